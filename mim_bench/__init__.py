@@ -1,0 +1,30 @@
+"""mim_bench: which reconstruction target makes the best masked image model, everything else being equal?
+
+The names below are the stable Python surface; the command line is a thin layer over it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mim_bench.encoder import load_encoder
+    from mim_bench.experiment import run
+    from mim_bench.model import MaskedAutoencoder
+    from mim_bench.resolve import build_target, load_config
+
+__all__ = ["MaskedAutoencoder", "build_target", "load_config", "load_encoder", "run"]
+
+_HOME = {
+    "MaskedAutoencoder": "mim_bench.model",
+    "build_target": "mim_bench.resolve",
+    "load_config": "mim_bench.resolve",
+    "load_encoder": "mim_bench.encoder",
+    "run": "mim_bench.experiment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use, so that `list` and `--help` do not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'mim_bench' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,286 @@
+"""The command line: a thin layer over the Python surface.
+
+Exit codes: 0 done, 1 our mistake, 2 the user's (one line, no traceback unless --debug), 130 stopped.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from mim_bench.error import UserError
+
+if TYPE_CHECKING:
+    from mim_bench.record import Record
+
+app = typer.Typer(
+    name="mim_bench",
+    help="Which reconstruction target makes the best masked image model, everything else being equal?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+_LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
+
+_out = Console(soft_wrap=not sys.stdout.isatty())
+_err = Console(stderr=True)
+
+Target = Annotated[str, typer.Option(help="Recipe name, or path of one ending in .toml.")]
+Preset = Annotated[str, typer.Option(help="Preset name, or path of one ending in .toml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Settings over preset and recipe."),
+]
+Seed = Annotated[int | None, typer.Option(help="Of weights, data order, crops, masks, probes.")]
+Data = Annotated[str | None, typer.Option(help="Data source; see `list data`.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
+Limit = Annotated[int | None, typer.Option(help="Use at most so many images of a split, for tests.")]
+Protocols = Annotated[str | None, typer.Option(help="Comma-separated; see `list protocols`.")]
+Out = Annotated[Path, typer.Option(help="Folder for run folders, or an existing run folder.")]
+
+
+def _settings(
+    overrides: list[str] | None,
+    seed: int | None,
+    data: str | None = None,
+    device: str | None = None,
+    limit_images: int | None = None,
+    protocols: str | None = None,
+    skip_bad_images: bool = False,
+) -> list[str]:
+    """Options as overrides, before the positional ones, so that both mean the same thing."""
+    options = {
+        "seed": seed,
+        "data.source": data,
+        "runtime.device": device,
+        "data.limit_images": limit_images,
+        "evaluate.protocols": protocols,
+        "data.skip_bad_images": "true" if skip_bad_images else None,
+    }
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    return given + (overrides or [])
+
+
+@app.command(
+    epilog="Example: python -m mim_bench run --target norm_pixel --preset tiny --seed 1 pretrain.epochs=20"
+)
+def run(
+    target: Target,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    seed: Seed = None,
+    data: Data = None,
+    device: Device = None,
+    limit_images: Limit = None,
+    protocols: Protocols = None,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="Leave unreadable images out and count them.")
+    ] = False,
+    out: Out = Path("runs"),
+    force: Annotated[bool, typer.Option("--force", help="Start again even if finished.")] = False,
+) -> None:
+    """Pre-train on one target, evaluate, record, draw. The same command again continues."""
+    from mim_bench import experiment, progress
+    from mim_bench.resolve import load_config
+
+    settings = _settings(overrides, seed, data, device, limit_images, protocols, skip_bad_images)
+    config = load_config(target, preset, settings)
+    for line in experiment.lr_lines(config):
+        _err.print(line, style="dim", highlight=False)
+    result = experiment.execute(config, out=out, force=force, stages=progress.Terminal(_err))
+    if result.was_finished:
+        _err.print(f"{result.folder} is already finished; --force starts again", highlight=False)
+    _print_records(result.records)
+    _out.print(f"records  {result.folder / 'records'}", highlight=False)
+    _out.print(f"picture  {result.folder / 'picture.png'}", highlight=False)
+    _out.print(f"encoder  {result.folder / 'encoder.safetensors'}", highlight=False)
+
+
+def _print_records(records: "list[Record]") -> None:
+    table = Table("target", "protocol", "readout")
+    for heading in ("top-1 %", "random weights %", "images/s", "wall time s"):
+        table.add_column(heading, justify="right")
+    for record in records:
+        for metric in record.metrics:
+            control = record.control_metric(metric.readout)
+            declared = metric.readout == record.declared_readout
+            table.add_row(
+                record.target,
+                record.protocol,
+                metric.readout + (" *" if declared and len(record.metrics) > 1 else ""),
+                f"{100 * metric.value:.1f} ± {100 * metric.stderr:.1f}",
+                f"{100 * control.value:.1f}" if control else "-",
+                f"{record.pretrain.images_per_s:,.0f}" if declared else "",
+                f"{record.pretrain.seconds + record.seconds:.0f}" if declared else "",
+                style="bold" if declared and _out.is_terminal else "",
+            )
+    if records:
+        _out.print(table)
+        _out.print(
+            "* the declared readout; ± standard error over test images; images/s of pre-training; "
+            "wall time of pre-training and the protocol",
+            style="dim",
+        )
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Literal["targets", "presets", "protocols", "data", "benchmarks"], typer.Argument()],
+) -> None:
+    """What there is: targets, presets, protocols, data sources, benchmarks."""
+    from mim_bench import recipe
+
+    if what == "targets":
+        rows = {name: recipe.load_recipe(name).description for name in recipe.names("targets")}
+    elif what == "data":
+        from mim_bench.data import list_sources
+
+        rows = list_sources()
+    elif what == "protocols":
+        from mim_bench.protocols import PROTOCOLS
+
+        rows = {name: protocol.description for name, protocol in PROTOCOLS.items()}
+    else:
+        kind = "preset" if what == "presets" else what
+        rows = {
+            name: recipe.read(kind, name).get("description", "") for name in recipe.names(kind)
+        }
+    width = max(map(len, rows), default=0)
+    for name, description in rows.items():
+        _out.print(f"{name:<{width}}  {description}", highlight=False)
+
+
+@config_app.command("show")
+def config_show(
+    target: Target,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    seed: Seed = None,
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The config as a run would write it.")] = False,
+) -> None:
+    """The resolved config, with where each value came from."""
+    from mim_bench.resolve import resolve
+
+    found = resolve(target, preset, _settings(overrides, seed, data))
+    if as_json:
+        print(found.config.model_dump_json(indent=1))
+        return
+    content = found.config.model_dump()
+    table = Table("field", "value", "from")
+    for key, origin in sorted(found.origin.items(), key=lambda item: _place(item[0], content)):
+        section, _, name = key.partition(".")
+        if section == "target":
+            value = content["target"]["params"][name]
+        else:
+            value = content[section][name] if name else content[section]
+        left_open = value is None and key in _LEFT_TO_THE_DATA
+        shown = "as in the data" if left_open else str(value)
+        table.add_row(key, shown, "" if origin == "default" else origin)
+    _out.print(table)
+    _out.print(f"lr {found.config.pretrain.lr:g}; values without an origin are defaults", style="dim")
+
+
+def _place(key: str, content: dict[str, object]) -> int:
+    return list(content).index(key.partition(".")[0])
+
+
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(help="Run folder, or a run's name below --out.")],
+    run_b: Annotated[str, typer.Argument(help="The other one.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Config difference of two runs: what could have moved a weight."""
+    from mim_bench import experiment
+
+    a, b = (_run_folder(name, out) for name in (run_a, run_b))
+    differences = experiment.difference(experiment.read_config(a), experiment.read_config(b))
+    if not differences:
+        _out.print("no difference")
+        return
+    table = Table("field", a.name, b.name)
+    for field, (left, right) in differences.items():
+        table.add_row(field, str(left), str(right))
+    _out.print(table)
+    only_target = all(field.startswith("target.") for field in differences)
+    _out.print("only the target differs" if only_target else "more than the target differs")
+
+
+def _run_folder(name: str, out: Path) -> Path:
+    from mim_bench.error import suggest
+
+    for folder in (Path(name), out / name):
+        if (folder / "config.json").is_file():
+            return folder
+    there = [path.parent.name for path in out.glob("*/config.json")]
+    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
+
+
+@app.command()
+def speed(
+    preset: Preset = "tiny",
+    overrides: Overrides = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Recipe to time, repeatable; by default every one.")
+    ] = None,
+    device: Device = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps timed for each target, after warm-up.")] = 20,
+) -> None:
+    """Time the pre-training step for each target on this device."""
+    from mim_bench import speed as speeds
+
+    table = speeds.measure(target, preset, _settings(overrides, None, device=device), steps)
+    _out.print(table)
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=_err, show_time=False, show_path=False)],
+    )
+    for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        code = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="mim_bench")
+        sys.exit(code if isinstance(code, int) else 0)
+    except UserError as error:
+        if debug:
+            raise
+        _err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        _err.print("stopped; the same command continues")
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's errors, which typer brings along
+        if usage is not None:
+            _err.print(f"error: {usage()}", markup=False, highlight=False, soft_wrap=True)
+            sys.exit(2)
+        if debug:
+            raise
+        name = type(error).__name__
+        _err.print(
+            f"internal error: {name}: {error}; --debug shows where", markup=False, soft_wrap=True
+        )
+        sys.exit(1)

@@ -1,0 +1,161 @@
+"""The images of a run, and what the config leaves to them: size, channels, statistics."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from mim_bench.config import DataConfig, RunConfig, digest
+from mim_bench.data import (
+    Split,
+    hold_out,
+    limit,
+    load_split,
+    normalisation,
+    open_source,
+)
+from mim_bench.error import UserError
+from mim_bench.record import DataFacts
+from mim_bench.resolve import validated
+
+_logger = logging.getLogger(__name__)
+_TUNE_SEED = 0  # the held-out slice is the same for every run of a data set
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The splits of a run, ready for use."""
+
+    train: Split
+    evaluate: Split | None
+    """Test split, or a slice held out of the training split; unset where the source has none."""
+    class_names: tuple[str, ...] | None
+    """Unset for unlabelled data."""
+    facts: DataFacts
+    num_workers: int
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels.
+
+        Raises:
+            UserError: the data has no labels.
+        """
+        if self.class_names is None:
+            raise UserError(f"data source '{self.facts.source}' has no labels")
+        return len(self.class_names)
+
+
+def open_data(config: RunConfig, device: torch.device) -> Data:
+    """Opens the source, cuts the splits and keeps them in memory where they fit.
+
+    Raises:
+        UserError: unknown or unreadable source, a bad image, or labels missing for what is asked.
+    """
+    settings, runtime = config.data, config.runtime
+    source = open_source(settings.source, skip_bad_images=settings.skip_bad_images)
+    train, evaluated = source.train, source.test
+    if settings.evaluate_on == "tune":
+        train, evaluated = hold_out(train, settings.tune_fraction, seed=_TUNE_SEED)
+    if settings.limit_images is not None:
+        train = limit(train, settings.limit_images)
+        evaluated = None if evaluated is None else limit(evaluated, settings.limit_images)
+    _check_labels(config, source.class_names is not None, evaluated is not None)
+    if settings.in_chans is not None and train.num_channels not in (None, settings.in_chans):
+        raise UserError(
+            f"data.in_chans={settings.in_chans}: the images of '{settings.source}' have "
+            f"{train.num_channels} channels"
+        )
+
+    splits = [
+        load_split(image_set, device=device, memory_gb=runtime.memory_gb, name=name)
+        for image_set, name in ((train, "train"), (evaluated, settings.evaluate_on))
+        if image_set is not None
+    ]
+    facts = DataFacts(
+        source=settings.source,
+        fingerprint=digest([split.fingerprint for split in splits]),
+        split=settings.evaluate_on,
+        num_train_images=splits[0].num_images,
+        num_evaluated_images=splits[1].num_images if len(splits) > 1 else 0,
+        num_skipped_images=train.num_skipped + (evaluated.num_skipped if evaluated else 0),
+        limited=settings.limit_images is not None,
+    )
+    return Data(
+        train=splits[0],
+        evaluate=splits[1] if len(splits) > 1 else None,
+        class_names=source.class_names,
+        facts=facts,
+        num_workers=_num_workers(config, splits[0]),
+    )
+
+
+def _check_labels(config: RunConfig, labelled: bool, has_test: bool) -> None:
+    protocols = ", ".join(config.evaluate.protocols)
+    if not protocols:
+        return
+    missing = "labels" if not labelled else "images to evaluate on"
+    if not labelled or not has_test:
+        raise UserError(
+            f"evaluate.protocols={protocols}: data source '{config.data.source}' has no {missing}; "
+            "use evaluate.protocols=[] to pre-train only"
+        )
+
+
+def _num_workers(config: RunConfig, split: Split) -> int:
+    """Reading processes: none for images in memory unless asked for, else one a core up to 16."""
+    if config.runtime.num_workers is not None:
+        return config.runtime.num_workers
+    if split.in_memory:
+        return 0
+    return min(16, torch.get_num_threads() if torch.get_num_threads() > 2 else 2)
+
+
+def complete(config: RunConfig, data: Data) -> RunConfig:
+    """Writes into the config what it left to the data, so that a record holds the values in force.
+
+    Raises:
+        UserError: sizes that do not fit the patches, or a batch larger than the data.
+    """
+    settings = config.data
+    size = settings.image_size or data.train.image_size
+    if size is None:
+        raise UserError(
+            f"data.image_size must be given: the images of '{settings.source}' differ in size"
+        )
+    mean, std = settings.mean, settings.std
+    if mean is None or std is None:
+        found = normalisation(data.train)
+        mean, std = mean or found[0], std or found[1]
+    filled = DataConfig.model_validate(
+        settings.model_dump()
+        | {
+            "source": data.facts.source,
+            "image_size": size,
+            "in_chans": data.train.num_channels,
+            "mean": _per_channel(mean, "mean", data),
+            "std": _per_channel(std, "std", data),
+        }
+    )
+    content = config.model_dump() | {"data": filled.model_dump()}
+    num_images = data.train.num_images
+    for section in ("pretrain", "linear", "finetune"):
+        schedule = content[section]
+        if schedule["batch_size"] > num_images:
+            # mixup needs an even batch, and parts of equal size
+            whole = num_images - num_images % (2 * schedule["accumulation_steps"])
+            _logger.warning(
+                "%s.batch_size=%d is more than the %d training images; %d is used",
+                section, schedule["batch_size"], num_images, whole,
+            )  # fmt: skip
+            content[section] = schedule | {"batch_size": whole}
+    return validated(content)
+
+
+def _per_channel(values: tuple[float, ...], field: str, data: Data) -> tuple[float, ...]:
+    if len(values) not in (1, data.train.num_channels):
+        raise UserError(
+            f"data.{field} has {len(values)} values, the images have "
+            f"{data.train.num_channels} channels"
+        )
+    return values * (data.train.num_channels if len(values) == 1 else 1)

@@ -1,0 +1,107 @@
+"""Where a number came from: commit, package versions, device."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from mim_bench.error import UserError
+from mim_bench.frozen import Frozen
+
+_PACKAGES = ("mim_bench", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-image")
+_SOURCE = ("mim_bench", "targets", "benchmarks", "pyproject.toml")
+
+
+class Code(Frozen):
+    """The source that made a number."""
+
+    commit: str
+    """Of the checkout that the package runs from; `wheel-<version>` for an installed wheel."""
+    dirty: bool
+    """True if the checkout's code or recipes differed from the commit."""
+
+
+class Device(Frozen):
+    """The hardware a number was made on."""
+
+    kind: str
+    """`cpu`, `cuda` or `mps`."""
+    name: str
+    """Model name of the processor or GPU."""
+    count: int
+    """Devices that trained together."""
+    cpu_threads: int
+    """Threads of torch's CPU operations."""
+
+
+@functools.cache
+def code() -> Code:
+    """Commit and dirty flag of the package's own checkout, never of the current folder."""
+    root = Path(__file__).resolve().parent.parent
+    snapshot = root / "COMMIT"  # a copy of the source made for a queued job carries its commit along
+    if snapshot.is_file():
+        commit, _, state = snapshot.read_text().strip().partition(" ")
+        return Code(commit=commit, dirty=state == "dirty")
+    if not (root / ".git").exists():
+        return Code(commit=f"wheel-{importlib.metadata.version('mim_bench')}", dirty=False)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return Code(
+            commit=git("rev-parse", "HEAD"),
+            dirty=bool(git("status", "--porcelain", "--", *_SOURCE)),
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return Code(commit="none", dirty=True)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Python, the packages that can move a number, and the system."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` -> cuda, else mps, else cpu.
+
+    Raises:
+        UserError: a device that this machine does not have.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available[name]:
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
+    return torch.device(name)
+
+
+def device_facts(device: torch.device) -> Device:
+    """What the record says of the hardware."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor()
+    return Device(kind=device.type, name=name, count=1, cpu_threads=torch.get_num_threads())
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,340 @@
+"""One run from config to records: data, fit, pre-train, evaluate, picture.
+
+Calling it again continues where it stopped; a finished run only reads its records back. A run folder:
+
+    config.json        the resolved config        pretrain.jsonl       learning curve
+    manifest.json      where and with what        encoder.safetensors  timm's names
+    pretrain.json      what pre-training took     model.safetensors    encoder, decoder and head
+    records/           one JSON and one npz a protocol
+    picture.png        what was asked, what was answered
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mim_bench import draw, environment, loop, masking, pretrain
+from mim_bench.config import RunConfig, digest
+from mim_bench.dataset import Data, complete, open_data
+from mim_bench.error import UserError
+from mim_bench.fit import Fitted, fitted_target
+from mim_bench.model import MaskedAutoencoder, build_encoder
+from mim_bench.picture import draw_grid
+from mim_bench.progress import Quiet
+from mim_bench.protocols import PROTOCOLS, Answer, Subject
+from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, write_text
+from mim_bench.resolve import geometry, validated
+
+_NUM_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave."""
+
+    folder: Path
+    records: list[Record]
+    was_finished: bool
+    """True if there was nothing left to do."""
+
+
+class Stages(Protocol):
+    """Somebody who watches a run; see `mim_bench.progress`."""
+
+    def stage(self, name: str) -> AbstractContextManager[loop.Report]:
+        """Entered when a stage begins, left when it ends."""
+        ...
+
+
+def run(config: RunConfig, *, out: str | Path = "runs", force: bool = False) -> list[Record]:
+    """Fits the target, pre-trains, evaluates; returns one record a protocol. See `execute`."""
+    return execute(config, out=out, force=force).records
+
+
+def execute(
+    config: RunConfig,
+    *,
+    out: str | Path = "runs",
+    force: bool = False,
+    stages: Stages | None = None,
+    command: str | None = None,
+) -> Result:
+    """Fits the target, pre-trains, evaluates and draws; records come in the order asked for.
+
+    Args:
+        out: folder that holds run folders, or an existing run folder.
+        force: start from nothing, even if the run is finished.
+        stages: shown what happens; by default nobody.
+        command: what the record names as its origin; by default this process's command line.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    stages = stages or Quiet()
+    device = environment.choose_device(config.runtime.device)
+    torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
+    torch.backends.cudnn.allow_tf32 = config.runtime.tf32
+    with stages.stage("read images"):
+        data = open_data(config, device)
+    config = complete(config, data)
+    folder = claim(Path(out), config, force=force)
+    if is_finished(folder, config):
+        records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
+        return Result(folder, records, was_finished=True)
+
+    origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
+    _write_manifest(folder, config, data, device, origin)
+    with stages.stage(f"fit {config.target.name}"):
+        fitted = fitted_target(config, data, folder.parent, device)
+    model, facts = _pretrained(config, data, fitted, folder, device, stages)
+
+    # the picture comes first: it shows within seconds whether the model learned anything
+    if not (folder / "picture.png").exists():
+        draw_picture(config, data, fitted, model, folder, device)
+    records = []
+    for name in config.evaluate.protocols:
+        path = record_path(folder, name)
+        if not _is_current(path, config, name):
+            record, answer = _evaluate(name, config, data, model, folder, device, stages, facts, origin)
+            write(path, record, answer.correct)
+        records.append(read(path))
+    return Result(folder, records, was_finished=False)
+
+
+def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
+    """The run's folder, made if need be.
+
+    Raises:
+        UserError: it holds a run of a different config.
+    """
+    folder = out if (out / "config.json").is_file() else out / config.run_id
+    if force and folder.is_dir():
+        shutil.rmtree(folder)
+    path = folder / "config.json"
+    if path.is_file():
+        there = read_config(folder)
+        if there.hash != config.hash:
+            fields = ", ".join(sorted(difference(there, config))) or "fields of another version"
+            raise UserError(f"{folder} holds a run of a different config ({fields}); choose another --out")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists but is no run folder; choose another --out")
+    write_text(path, config.model_dump_json(indent=1) + "\n")
+    return folder
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of a run folder.
+
+    Raises:
+        UserError: no run folder, or one of another version.
+    """
+    path = folder / "config.json"
+    try:
+        return validated(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder} is no run folder: {error}") from None
+
+
+def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
+    """Fields of the identity in which two configs differ -> their two values."""
+
+    def flat(content: object, prefix: str = "") -> dict[str, object]:
+        if not isinstance(content, dict):
+            return {prefix.rstrip("."): content}
+        return {k: v for name, value in content.items() for k, v in flat(value, f"{prefix}{name}.").items()}
+
+    left, right = flat(a.identity()), flat(b.identity())
+    missing = "-"
+    names = [*left, *(name for name in right if name not in left)]
+    pairs = {name: (left.get(name, missing), right.get(name, missing)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def record_path(folder: Path, protocol: str) -> Path:
+    """Where a run's record of a protocol lies."""
+    return folder / "records" / f"{protocol}.json"
+
+
+def record_hash(config: RunConfig, protocol: str) -> str:
+    """sha256 of all that a record's numbers depend on."""
+    entry = PROTOCOLS[protocol]
+    section = config.model_dump(mode="json")[entry.section]
+    return digest([config.hash, protocol, entry.version, section, config.evaluate.readout])
+
+
+def is_finished(folder: Path, config: RunConfig) -> bool:
+    """True if every record asked for and the picture are there."""
+    names = config.evaluate.protocols
+    complete_records = all(_is_current(record_path(folder, name), config, name) for name in names)
+    return (folder / "pretrain.json").is_file() and (folder / "picture.png").is_file() and complete_records
+
+
+def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
+    return path.is_file() and read(path).record_hash == record_hash(config, protocol)
+
+
+def _write_manifest(
+    folder: Path, config: RunConfig, data: Data, device: torch.device, command: str
+) -> None:
+    """Written before the first step: what is needed to say later where a number came from."""
+    manifest = {
+        "run_id": config.run_id,
+        "run_hash": config.hash,
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": environment.code().model_dump(),
+        "versions": environment.versions(),
+        "device": environment.device_facts(device).model_dump(),
+        "precision": loop.precision(device, config.runtime),
+        "tf32": config.runtime.tf32,
+        "compiled": pretrain.is_compiled(config, device),
+        "lr": config.pretrain.lr,
+        "data": data.facts.model_dump(),
+        "first_batches": pretrain.first_batches_hash(config, data),
+    }
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _pretrained(
+    config: RunConfig,
+    data: Data,
+    fitted: Fitted,
+    folder: Path,
+    device: torch.device,
+    stages: Stages,
+) -> tuple[MaskedAutoencoder, PretrainFacts]:
+    """The pre-trained model: trained now, resumed, or read back."""
+    path = folder / "pretrain.json"
+    if path.is_file():
+        model = pretrain.build_model(config, fitted.target.dim).to(device)
+        pretrain.load_weights(folder, model)
+        return model, PretrainFacts.model_validate_json(path.read_text())
+    with stages.stage(f"pre-train {config.target.name}") as report:
+        model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    facts = PretrainFacts(
+        images_seen=outcome.images_seen,
+        seconds=outcome.seconds,
+        images_per_s=outcome.images_per_s,
+        final_loss=pretrain.final_loss(folder),
+        first_batches=manifest["first_batches"],
+        fit=fitted.figures,
+        fit_key=fitted.key,
+    )
+    write_text(path, facts.model_dump_json(indent=1) + "\n")
+    shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now
+    return model, facts
+
+
+def _evaluate(
+    name: str,
+    config: RunConfig,
+    data: Data,
+    model: MaskedAutoencoder,
+    folder: Path,
+    device: torch.device,
+    stages: Stages,
+    facts: PretrainFacts,
+    command: str,
+) -> tuple[Record, Answer]:
+    """One protocol, on the encoder and, where that is one, on its random-weights control."""
+    protocol = PROTOCOLS[name]
+    started, clock = datetime.now(UTC), time.perf_counter()
+    key = record_hash(config, name)
+    with stages.stage(name) as report:
+        subject = Subject(config, data, model.encoder, device, folder, key, report)
+        answer = protocol.run(subject)
+    control: tuple[Metric, ...] = ()
+    if protocol.has_control:
+        with stages.stage(f"{name}, random weights") as report:
+            encoder = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
+            random = Subject(config, data, encoder, device, folder / "control", f"{key} control", report)
+            control = _metrics(protocol.run(random))
+    declared = config.evaluate.readout
+    record = Record(
+        run_id=config.run_id,
+        run_hash=config.hash,
+        record_hash=key,
+        target=config.target.name,
+        preset=config.preset,
+        seed=config.seed,
+        protocol=name,
+        protocol_version=protocol.version,
+        declared_readout=declared if declared in answer.correct else next(iter(answer.correct)),
+        metrics=_metrics(answer),
+        control=control,
+        notes=answer.notes,
+        config=config.model_dump(mode="json"),
+        data=data.facts,
+        pretrain=facts,
+        code=environment.code(),
+        versions=environment.versions(),
+        device=environment.device_facts(device),
+        precision=loop.precision(device, config.runtime),
+        compiled=pretrain.is_compiled(config, device),
+        seconds=time.perf_counter() - clock,
+        started=started.isoformat(timespec="seconds"),
+        command=command,
+    )
+    for done in (folder / name, folder / "control"):
+        shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
+    return record, answer
+
+
+def _metrics(answer: Answer) -> tuple[Metric, ...]:
+    return tuple(top1(readout, correct) for readout, correct in answer.correct.items())
+
+
+def draw_picture(
+    config: RunConfig,
+    data: Data,
+    fitted: Fitted,
+    model: MaskedAutoencoder,
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """`picture.png`: image, masked image, what was asked, what was answered, for 8 images."""
+    split = data.evaluate or data.train
+    index = draw.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
+    clean = Subject(config, data, model.encoder, device, folder, "").eval_crop
+    batches = split.batches([index], clean, seed=0, epoch=0, device=device, num_workers=0)
+    images = next(iter(batches))[0].float() / 255
+    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
+    noise = sampler.noise(index.to(device), seed=config.seed, epoch=0)
+    target = fitted.target
+    model.eval()
+    with torch.no_grad(), loop.autocast(device, config.runtime):
+        _, prediction, mask = model(images, target, noise)
+        asked = target.picture(target(images), images)
+        answered = target.picture(target.answer(prediction.float()), images)
+    draw_grid(
+        folder / "picture.png",
+        target_name=config.target.name,
+        images=images.cpu(),
+        mask=mask.cpu(),
+        asked=asked.float().cpu(),
+        answered=answered.float().cpu(),
+        geometry=model.geometry,
+        ground_truth=target.picture_uses_ground_truth,
+        title=config.run_id,
+    )
+
+
+def lr_lines(config: RunConfig) -> Sequence[str]:
+    """`blr -> lr` of every training that the run does, for people."""
+    sections = {"pretrain": config.pretrain, "linear": config.linear, "finetune": config.finetune}
+    used = {"pretrain"} | {PROTOCOLS[name].section for name in config.evaluate.protocols}
+    return [
+        f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
+        for name, section in sections.items()
+        if name in used
+    ]

@@ -1,0 +1,294 @@
+"""The one training loop: pre-training, probes and fine-tuning differ only in their task.
+
+Order of an epoch, read top to bottom: steps, log lines now and then, then check and save. Everything
+random is a function of (seed, epoch, sample index) or of (seed, step), so a checkpoint needs weights,
+optimiser and step alone, and a resumed run is bit-equal to one that was never stopped.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mim_bench import checkpoint, draw
+from mim_bench.config import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
+from mim_bench.error import UserError
+from mim_bench.optimizer import learning_rate
+
+_logger = logging.getLogger(__name__)
+
+Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
+"""(index batches, epoch) -> (inputs on the device, their int64 indices on the CPU), in that order."""
+
+
+class Task(Protocol):
+    """What is trained: it owns the modules and the loss, and knows nothing of steps or files."""
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """Everything that training changes, by the name it has in a checkpoint."""
+        ...
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """Inputs and their sample indices (B,) -> mean loss (scalar)."""
+        ...
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Called after each optimiser step; `step` counts those done."""
+        ...
+
+
+class Report(Protocol):
+    """Somebody who watches: a progress bar, or nobody."""
+
+    def __call__(self, done_steps: int, num_steps: int, images_per_s: float, loss: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training took."""
+
+    num_steps: int
+    images_seen: int
+    seconds: float
+    """Wall time over all sittings, in s."""
+    images_per_s: float
+    """Of the last sitting, log and save included; 0 if nothing was left to do."""
+    final_loss: float | None
+    """Mean over the last logged steps; unset if nothing was left to do."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training to run to its end, from wherever its folder says it stands."""
+
+    name: str
+    """`pretrain`, `finetune`, ...: its log is `<name>.jsonl`, its checkpoints are in `<name>/`."""
+    key: str
+    """Hash of all that it depends on; a checkpoint with another key is refused."""
+    folder: Path
+    schedule: ScheduleConfig
+    seed: int
+    num_images: int
+    runtime: RuntimeConfig
+    device: torch.device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches only, so that every step sees `batch_size` images."""
+        return self.num_images // self.schedule.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps_per_epoch * self.schedule.epochs
+
+    def epoch_batches(self, epoch: int) -> list[Tensor]:
+        """The epoch's batches of sample indices, cut into `accumulation_steps` parts each."""
+        order = draw.permutation(self.num_images, seed=self.seed, epoch=epoch)
+        used = order[: self.steps_per_epoch * self.schedule.batch_size]
+        part = self.schedule.batch_size // self.schedule.accumulation_steps
+        return list(used.split(part))
+
+
+def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
+    """bfloat16 on cuda unless float32 is asked for; float32 elsewhere unless bfloat16 is."""
+    if precision(device, runtime) == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def precision(device: torch.device, runtime: RuntimeConfig) -> str:
+    """The precision in force: `float32` or `bfloat16`."""
+    if runtime.precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return runtime.precision
+
+
+def adamw(
+    groups: list[dict[str, Any]], schedule: PretrainConfig | FinetuneConfig
+) -> torch.optim.Optimizer:
+    """torch's AdamW over parameter groups, fused where the device has that."""
+    first = next(parameter for group in groups for parameter in group["params"])
+    fused = first.device.type in ("cuda", "cpu")
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused)
+
+
+def train(
+    training: Training,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    report: Report | None = None,
+) -> Outcome:
+    """Runs a training to its end and returns what it took.
+
+    Raises:
+        UserError: a loss that is not finite, or a disk that is full.
+    """
+    schedule, device = training.schedule, training.device
+    modules = task.modules_to_save
+    parts = schedule.accumulation_steps
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group in optimizer.param_groups:
+        group.setdefault("lr_scale", 1.0)
+
+    # ---- resume: the newest usable checkpoint of this very training
+    step, seconds_before = 0, 0.0
+    found = checkpoint.load_newest(training.folder / training.name, training.key)
+    if found is not None:
+        checkpoint.unpack(found.tensors, modules, optimizer)
+        step, seconds_before = found.step, found.seconds
+    log = _Log(training.folder / f"{training.name}.jsonl", step, training)
+    started, first_step = time.perf_counter(), step
+
+    def seconds() -> float:
+        return seconds_before + time.perf_counter() - started
+
+    watch = _LossWatch(device)
+    while step < training.num_steps:
+        epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
+        index_batches = training.epoch_batches(epoch)[done_in_epoch * parts :]
+        stream = batches(index_batches, epoch)
+
+        # ---- steps
+        for _ in range(len(index_batches) // parts):
+            lr = learning_rate(schedule, step / training.steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+            # whatever a layer draws itself (drop path) depends on the step alone
+            torch.manual_seed(draw.integer(seed=training.seed, stream=training.name, index=step))
+            for _ in range(parts):
+                inputs, index = next(stream)
+                with autocast(device, training.runtime):
+                    loss = task.loss(inputs, index, epoch=epoch, step=step) / parts
+                loss.backward()
+                watch.add(loss.detach(), step)
+            if schedule.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            task.after_step(step, training.num_steps)
+
+            # ---- log: the only place where the host waits for the device
+            if step % training.runtime.log_every_steps == 0 or step == training.num_steps:
+                mean_loss = watch.read(training, schedule.batch_size)
+                speed = (step - first_step) * schedule.batch_size / (seconds() - seconds_before)
+                log.write(step=step, loss=mean_loss, lr=lr, images_per_s=speed, seconds=seconds())
+                if report is not None:
+                    report(step, training.num_steps, speed, mean_loss)
+
+        # ---- save, but never weights that a bad loss has touched
+        is_last = step == training.num_steps
+        if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
+            watch.check(training, schedule.batch_size)
+            state = checkpoint.Checkpoint(checkpoint.pack(modules, optimizer), step, seconds())
+            checkpoint.save(training.folder / training.name, training.key, state)
+
+    sitting = seconds() - seconds_before
+    done = (step - first_step) * schedule.batch_size
+    return Outcome(
+        num_steps=training.num_steps,
+        images_seen=training.num_steps * schedule.batch_size,
+        seconds=seconds(),
+        images_per_s=done / sitting if done else 0.0,
+        final_loss=log.last_loss,
+    )
+
+
+class _LossWatch:
+    """Sums losses and remembers the first bad step on the device, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sum = torch.zeros((), device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self.steps: set[int] = set()
+
+    def add(self, loss: Tensor, step: int) -> None:
+        self.sum += loss.float()
+        is_first_bad = ~torch.isfinite(loss) & (self.first_bad < 0)
+        self.first_bad = torch.where(is_first_bad, step, self.first_bad)
+        self.steps.add(step)
+
+    def read(self, training: Training, batch_size: int) -> float:
+        """The mean loss since the last call."""
+        self.check(training, batch_size)
+        mean = self.sum.item() / len(self.steps)
+        self.sum.zero_()
+        self.steps.clear()
+        return mean
+
+    def check(self, training: Training, batch_size: int) -> None:
+        """Raises UserError if any loss so far was not finite."""
+        step = int(self.first_bad.item())
+        if step < 0:
+            return
+        epoch, place = divmod(step, training.steps_per_epoch)
+        order = draw.permutation(training.num_images, seed=training.seed, epoch=epoch)
+        index = order[place * batch_size : (place + 1) * batch_size].tolist()
+        shown = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
+        name = training.name
+        raise UserError(
+            f"{name}: the loss is not finite at step {step} (epoch {epoch}, training images {shown}); "
+            f"try {name}.clip_norm=1, a lower {name}.blr, more {name}.warmup_epochs, or "
+            "runtime.precision=float32"
+        )
+
+
+class _Log:
+    """The learning curve: JSON lines, cut back to the step that training resumes from."""
+
+    def __init__(self, path: Path, step: int, training: Training) -> None:
+        self.path = path
+        self.steps_per_epoch = max(1, training.steps_per_epoch)
+        self.last_loss: float | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() else []
+        if kept:
+            self.last_loss = kept[-1]["loss"]
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self.board = _tensorboard(path.parent) if training.runtime.tensorboard else None
+
+    def write(self, *, step: int, **values: float) -> None:
+        line = {"step": step, "epoch": step / self.steps_per_epoch, **values}
+        self.last_loss = values["loss"]
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error}") from None
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
+            self.board.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a learning curve; a line cut off by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            _logger.warning("left out a broken line of %s", path)
+    return lines
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "runtime.tensorboard needs TensorBoard: pip install 'mim_bench[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))

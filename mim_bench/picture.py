@@ -1,0 +1,156 @@
+"""The picture of a run: what a target asks for and what the model answered, for a few test images.
+
+Four rows: image, image with the hidden patches grey, what was asked, what was answered. In the last row the
+visible patches show what was asked, as no answer was trained there. Pixels are enlarged by whole
+factors and placed one to one, so that nothing is blurred.
+
+Legend: N images, C channels, H W image, H' W' = k*H k*W with a whole k, L patches (row-major grid).
+"""
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from torch import Tensor
+
+from mim_bench.target import Geometry, to_rgb
+
+_DPI = 100
+_MIN_TILE = 112
+"""Pixels; an image is enlarged by the least whole factor that makes its shorter side this long."""
+_GAP, _LEFT, _TOP, _BOTTOM = 6, 132, 44, 34
+"""Pixels between tiles, and the margins for row labels, title and footnote."""
+_MIN_WIDTH = 720
+"""Pixels; room for the title and the footnote where there are few images."""
+_HIDDEN_GREY = 0.62
+_INK, _SOFT_INK, _FONT = "#1a1a1a", "#5f5f5f", "DejaVu Sans"
+_FOOTNOTE = "Drawn with the true image's own statistics (mean and std of each patch); the model did not predict them."
+
+
+def draw_grid(
+    path: str | os.PathLike[str],
+    *,
+    target_name: str,
+    images: Tensor,
+    mask: Tensor,
+    asked: Tensor,
+    answered: Tensor,
+    geometry: Geometry,
+    ground_truth: bool,
+    title: str,
+) -> None:
+    """Writes a PNG of four labelled rows with one column an image; atomic, folders are made.
+
+    Args:
+        path: where to; replaced if there.
+        target_name: for the row label.
+        images: (N, C, H, W) in [0, 1].
+        mask: (N, L) bool, True = hidden.
+        asked: (N, 3, H', W') in [0, 1], `Target.picture` of the target's values.
+        answered: the same of the model's answer; only its hidden patches are shown.
+        geometry: of the target.
+        ground_truth: whether statistics of the true image were used to draw; the picture then says so.
+        title: one line at the top.
+    """
+    shown = to_rgb(images.detach().float().cpu())
+    asked, answered = (x.detach().float().cpu().clamp(0, 1) for x in (asked, answered))
+    hidden = mask.detach().cpu().bool()
+    _check(shown, hidden, asked, answered, geometry)
+
+    height, width = geometry.image_size
+    factor = asked.shape[-1] // width
+    factor *= max(1, -(-_MIN_TILE // (factor * min(height, width))))
+    shown, asked, answered = (_enlarge(x, factor * width) for x in (shown, asked, answered))
+    covered = _enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
+    rows = (
+        ("image", "", shown),
+        ("input", "hidden patches grey", torch.where(covered, _HIDDEN_GREY, shown)),
+        ("asked", textwrap.fill(f"target: {target_name}", 24), asked),
+        ("answered", "on hidden patches;\nvisible ones as asked", torch.where(covered, answered, asked)),
+    )  # fmt: skip
+    figure = _compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
+    _write(figure, Path(path))
+
+
+def _check(
+    shown: Tensor, hidden: Tensor, asked: Tensor, answered: Tensor, geometry: Geometry
+) -> None:
+    """Raises ValueError where shapes do not belong together."""
+    num, (height, width) = shown.shape[0], geometry.image_size
+    if num == 0 or shown.shape[2:] != (height, width):
+        raise ValueError(f"images {tuple(shown.shape)} for image size {height} x {width}")
+    if hidden.shape != (num, geometry.num_patches):
+        raise ValueError(f"mask {tuple(hidden.shape)}, expected {(num, geometry.num_patches)}")
+    factor = asked.shape[-1] // width
+    expected = (num, 3, factor * height, factor * width)
+    if factor < 1 or asked.shape != expected or answered.shape != expected:
+        raise ValueError(
+            f"asked {tuple(asked.shape)}, answered {tuple(answered.shape)}: both must be "
+            f"({num}, 3, k*{height}, k*{width})"
+        )
+
+
+def _enlarge(images: Tensor, width: int) -> Tensor:
+    """(N, C, h, w) -> the same with each pixel repeated so that the width is `width`."""
+    factor = width // images.shape[-1]
+    return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+
+
+def _compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: str) -> Figure:
+    """Rows of (name, remark, (N, 3, h, w) tiles) -> a figure, one figure pixel a tile pixel."""
+    num, _, tile_height, tile_width = rows[0][2].shape
+    width = max(_LEFT + num * (tile_width + _GAP) + 2 * _GAP, _MIN_WIDTH)
+    bottom = _BOTTOM if footnote else 2 * _GAP
+    height = _TOP + len(rows) * (tile_height + _GAP) + bottom
+
+    sheet = np.ones((height, width, 3), dtype=np.float32)
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    for row, (name, remark, tiles) in enumerate(rows):
+        top = _TOP + row * (tile_height + _GAP)
+        for column, tile in enumerate(tiles.permute(0, 2, 3, 1).numpy()):
+            left = _LEFT + column * (tile_width + _GAP)
+            sheet[top : top + tile_height, left : left + tile_width] = tile
+        middle = 1 - (top + tile_height / 2) / height
+        step = (3 if remark else 0) / height
+        va = "bottom" if remark else "center"
+        _text(figure, _LEFT - 12, middle + step, name, ha="right", va=va, size=10, weight="bold")
+        _text(figure, _LEFT - 12, middle - step, remark, ha="right", va="top", color=_SOFT_INK)
+    figure.figimage((sheet * 255).round().astype(np.uint8), zorder=-1)
+    _text(figure, _LEFT, 1 - _TOP / 2 / height, title, size=11)
+    _text(figure, _LEFT, _BOTTOM / 2 / height, footnote, color=_SOFT_INK)
+    return figure
+
+
+def _text(
+    figure: Figure,
+    left: float,
+    y: float,
+    text: str,
+    *,
+    ha: Literal["left", "right"] = "left",
+    va: Literal["top", "center", "bottom"] = "center",
+    size: float = 7.5,
+    weight: str = "normal",
+    color: str = _INK,
+) -> None:
+    """Text at `left` pixels from the left and `y` of the height from below."""
+    x = left / (figure.get_figwidth() * _DPI)
+    style = FontProperties(family=_FONT, size=size, weight=weight)
+    figure.text(x, y, text, ha=ha, va=va, color=color, fontproperties=style, parse_math=False)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    """Saves as PNG under a temporary name, then replaces."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        FigureCanvasAgg(figure).print_png(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

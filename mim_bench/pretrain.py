@@ -1,0 +1,166 @@
+"""Pre-training: the masked model, its target, and the same crops and masks for every target of a seed."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mim_bench import checkpoint, draw, loop, masking
+from mim_bench.config import RunConfig
+from mim_bench.data import Crop
+from mim_bench.dataset import Data
+from mim_bench.model import MaskedAutoencoder
+from mim_bench.optimizer import decay_groups
+from mim_bench.resolve import geometry
+from mim_bench.target import Target
+
+_HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
+
+
+@dataclass
+class PretrainTask:
+    """Masked image modelling, as the loop sees it."""
+
+    model: MaskedAutoencoder
+    target: Target
+    sampler: masking.MaskSampler
+    seed: int
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """The model, and the target if it learns along."""
+        own: dict[str, nn.Module] = {"model": self.model}
+        return own | {"target": self.target} if self.target.follows_student else own
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
+        noise = self.sampler.noise(index.to(inputs.device), seed=self.seed, epoch=epoch)
+        return self.model(inputs.float() / 255, self.target, noise)[0]
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Lets a teacher follow."""
+        self.target.after_step(self.model, step, num_steps)
+
+
+def crop(config: RunConfig) -> Crop:
+    """The crops that pre-training sees."""
+    augment = config.augment
+    return Crop(
+        size=geometry(config).image_size,
+        mode=augment.crop,
+        scale=augment.crop_scale,
+        ratio=augment.crop_ratio,
+        flip=augment.flip,
+        crop_fraction=config.data.crop_fraction,
+    )
+
+
+def build_model(config: RunConfig, target_dim: int) -> MaskedAutoencoder:
+    """The run's model at its initial weights."""
+    sampler = masking.MaskSampler(config.mask, geometry(config).grid)
+    return MaskedAutoencoder(
+        config.model,
+        geometry(config),
+        target_dim,
+        num_visible=sampler.num_visible,
+        seed=config.seed,
+    )
+
+
+def make_training(config: RunConfig, num_images: int, folder: Path, device: torch.device) -> loop.Training:
+    """The pre-training of a run, for the loop."""
+    return loop.Training(
+        name="pretrain",
+        key=config.hash,
+        folder=folder,
+        schedule=config.pretrain,
+        seed=config.seed,
+        num_images=num_images,
+        runtime=config.runtime,
+        device=device,
+    )
+
+
+def pretrain(
+    config: RunConfig,
+    data: Data,
+    target: Target,
+    folder: Path,
+    device: torch.device,
+    report: loop.Report | None = None,
+) -> tuple[MaskedAutoencoder, loop.Outcome]:
+    """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder."""
+    model = build_model(config, target.dim).to(device)
+    task = PretrainTask(model, target, masking.MaskSampler(config.mask, model.geometry.grid), config.seed)
+    optimizer = loop.adamw(
+        decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
+    )
+    if is_compiled(config, device):
+        model.predict = torch.compile(model.predict)  # the target stays eager, so it stays exact
+    crops = crop(config)
+
+    def batches(index_batches: Any, epoch: int) -> Any:
+        return data.train.batches(
+            index_batches,
+            crops,
+            seed=config.seed,
+            epoch=epoch,
+            device=device,
+            num_workers=data.num_workers,
+        )
+
+    training = make_training(config, data.train.num_images, folder, device)
+    outcome = loop.train(training, task, optimizer, batches, report)
+    save_weights(folder, model, config)
+    return model, outcome
+
+
+def is_compiled(config: RunConfig, device: torch.device) -> bool:
+    """Whether torch.compile is in force: by default on cuda only."""
+    if config.runtime.compile == "auto":
+        return device.type == "cuda"
+    return config.runtime.compile == "on"
+
+
+def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> None:
+    """`encoder.safetensors` with timm's names, and `model.safetensors` with all of it."""
+    header = {"run_hash": config.hash, "model": config.model.model_dump_json()}
+    checkpoint.save_tensors(folder / "encoder.safetensors", model.encoder.state_dict(), header)
+    checkpoint.save_tensors(folder / "model.safetensors", model.state_dict(), header)
+
+
+def load_weights(folder: Path, model: MaskedAutoencoder) -> None:
+    """The finished model of a run folder; every tensor must match."""
+    path = folder / "model.safetensors"
+    tensors, _ = checkpoint.load_tensors(path)
+    checkpoint.load_exactly(model, tensors, str(path))
+
+
+def final_loss(folder: Path) -> float | None:
+    """Mean loss over the last epoch's log lines of a run folder."""
+    path = folder / "pretrain.jsonl"
+    lines = loop.read_log(path) if path.exists() else []
+    if not lines:
+        return None
+    last_epoch = [line["loss"] for line in lines if line["epoch"] > lines[-1]["epoch"] - 1]
+    return sum(last_epoch) / len(last_epoch)
+
+
+def first_batches_hash(config: RunConfig, data: Data) -> str:
+    """sha256 over crops and masks of the first images of epoch 0; the target plays no part."""
+    order = draw.permutation(data.train.num_images, seed=config.seed, epoch=0)[:_HASHED_IMAGES]
+    sampler = masking.MaskSampler(config.mask, geometry(config).grid)
+    cpu = torch.device("cpu")
+    digest = hashlib.sha256()
+    batches = data.train.batches(
+        list(order.split(128)), crop(config), seed=config.seed, epoch=0, device=cpu, num_workers=0
+    )
+    for images, index in batches:
+        noise = sampler.noise(index, seed=config.seed, epoch=0)
+        mask = masking.split(noise, sampler.num_visible)[2]
+        digest.update(images.numpy().tobytes())
+        digest.update(mask.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""Linear probe on frozen features as MAE does it: BatchNorm without affine, a linear layer, LARS.
+
+MAE, appendix A.1, Table 10; numbers in tests/golden (probe.npz, lars.npz). All four readouts are probed
+in one training; their heads share nothing. With `linear.augment` off the features of the clean images
+are taken once and kept, and the record says so.
+
+Legend: B batch, R readouts, D width, K classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mim_bench import draw, feature, loop
+from mim_bench.data import Crop
+from mim_bench.optimizer import LARS
+from mim_bench.protocols.subject import Answer, Subject
+from mim_bench.resolve import geometry
+
+
+class Probes(nn.Module):
+    """One MAE probe for each readout."""
+
+    def __init__(self, dim: int, num_classes: int, *, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw.integer(seed=seed, stream="init probe"))
+            self.heads = nn.ModuleList(probe(dim, num_classes) for _ in feature.READOUTS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, R, D) -> logits (R, B, K)."""
+        return torch.stack([head(features[:, place]) for place, head in enumerate(self.heads)])
+
+
+def probe(dim: int, num_classes: int) -> nn.Sequential:
+    """BatchNorm without affine (eps 1e-6) and a linear layer with weights of std 0.01."""
+    linear = nn.Linear(dim, num_classes)
+    nn.init.trunc_normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(dim, affine=False, eps=1e-6), linear)
+
+
+@dataclass
+class ProbeTask:
+    """Probing, as the loop sees it; inputs are features, or 8-bit images to be encoded first."""
+
+    probes: Probes
+    labels: Tensor
+    subject: Subject | None
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """The heads; the encoder stays as it is."""
+        return {"probes": self.probes}
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """Sum over readouts of the cross-entropy; each head gets the gradient it would get alone."""
+        features = inputs if self.subject is None else self.subject.encode(inputs)
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.probes(features)
+        truth = self.labels[index.to(self.labels.device)]
+        return F.cross_entropy(
+            logits.flatten(0, 1), truth.repeat(len(logits)), reduction="sum"
+        ) / len(truth)
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Nothing follows."""
+
+
+def run(subject: Subject) -> Answer:
+    """Trains the probes and returns the accuracy of every readout at the last epoch."""
+    config, data, device = subject.config, subject.data, subject.device
+    schedule = config.linear
+    probes = Probes(config.model.embed_dim, data.num_classes, seed=config.seed).to(device)
+    task = ProbeTask(probes, subject.labels(data.train), subject if schedule.augment else None)
+    optimizer = LARS(
+        probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum
+    )
+    training = loop.Training(
+        name="linear",
+        key=subject.key,
+        folder=subject.folder,
+        schedule=schedule,
+        seed=config.seed,
+        num_images=data.train.num_images,
+        runtime=config.runtime,
+        device=device,
+    )
+    loop.train(training, task, optimizer, _batches(subject), subject.report)
+
+    probes.eval()
+    with torch.no_grad():
+        answers = probes(subject.clean_features(subject.test)).argmax(dim=2)
+    truth = subject.labels(subject.test)
+    correct = {
+        readout: (answers[place] == truth).cpu().numpy()
+        for place, readout in enumerate(feature.READOUTS)
+    }
+    notes = () if schedule.augment else ("linear: features of the clean images, cached",)
+    return Answer(correct, notes)
+
+
+def _batches(subject: Subject) -> loop.Batches:
+    """Cached features of the clean images, or freshly cropped images."""
+    data, config = subject.data, subject.config
+    if not config.linear.augment:
+        features = subject.clean_features(data.train)
+
+        def cached(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for index in index_batches:
+                yield features[index.to(features.device)], index
+
+        return cached
+
+    crop = Crop(size=geometry(config).image_size, scale=config.linear.crop_scale)
+
+    def cropped(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return data.train.batches(
+            index_batches,
+            crop,
+            seed=config.seed,
+            epoch=epoch,
+            device=subject.device,
+            num_workers=data.num_workers,
+        )
+
+    return cropped

@@ -1,0 +1,201 @@
+"""The record: a number with its proof. One JSON file for each (run, protocol).
+
+Beside it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from mim_bench.environment import Code, Device
+from mim_bench.error import UserError
+from mim_bench.frozen import Frozen
+
+SCHEMA = "mim_bench.record.1"
+
+
+class Metric(Frozen):
+    """One number."""
+
+    name: Literal["top1"]
+    """Share of test images whose most likely class is right."""
+    readout: str
+    """Layer and pooling of the features (`last/patch_mean`), or `model` for a trained classifier."""
+    value: float = Field(ge=0, le=1)
+    """Fraction, not per cent."""
+    stderr: float = Field(ge=0)
+    """Of the value, over test images: sqrt(p (1 - p) / n)."""
+    n: int = Field(ge=1)
+    """Test images."""
+    higher_is_better: bool = True
+
+
+class DataFacts(Frozen):
+    """The images behind a number."""
+
+    source: str
+    fingerprint: str
+    """sha256 over the content of all splits."""
+    split: Literal["test", "tune"]
+    """What was evaluated on; `tune` is a slice of the training split."""
+    num_train_images: int
+    num_evaluated_images: int
+    num_skipped_images: int
+    """Unreadable images left out."""
+    limited: bool
+    """True if `data.limit_images` cut the data: not comparable with full runs."""
+
+
+class PretrainFacts(Frozen):
+    """What pre-training took."""
+
+    images_seen: int
+    seconds: float
+    """Wall time in s, over all sittings."""
+    images_per_s: float
+    final_loss: float | None
+    first_batches: str
+    """sha256 over images and masks of the first batches: equal for every target of a seed."""
+    fit: dict[str, float] = Field(default_factory=dict)
+    """Figures of the target's fit, such as codebook use; empty if it needed none."""
+    fit_key: str | None = None
+    """Hash of the fitted state that was used."""
+
+
+class Record(Frozen):
+    """What one protocol says of one run."""
+
+    schema_version: Literal["mim_bench.record.1"] = SCHEMA
+    run_id: str
+    run_hash: str
+    """sha256 of the run's identity."""
+    record_hash: str
+    """sha256 of identity, protocol settings and protocol version."""
+    target: str
+    preset: str
+    seed: int
+    protocol: str
+    protocol_version: int
+    declared_readout: str
+    """The readout that a table prints; the others are there to show how far the choice matters."""
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    control: tuple[Metric, ...]
+    """The same protocol on the same architecture with random weights; empty where that is no control."""
+    notes: tuple[str, ...] = ()
+    """Choices that a reader must know, such as cached features."""
+    config: dict[str, Any]
+    """The resolved config, all of it."""
+    data: DataFacts
+    pretrain: PretrainFacts
+    code: Code
+    versions: dict[str, str]
+    device: Device
+    precision: str
+    compiled: bool
+    seconds: float
+    """Wall time of the protocol, its control included, in s."""
+    started: str
+    """UTC, ISO 8601."""
+    command: str
+
+    def metric(self, readout: str | None = None) -> Metric:
+        """The metric of a readout, by default the declared one."""
+        return _by_readout(self.metrics, readout or self.declared_readout)
+
+    def control_metric(self, readout: str | None = None) -> Metric | None:
+        """The control's metric of a readout, by default the declared one."""
+        return _by_readout(self.control, readout or self.declared_readout) if self.control else None
+
+
+def _by_readout(metrics: tuple[Metric, ...], readout: str) -> Metric:
+    return next(metric for metric in metrics if metric.readout == readout)
+
+
+def top1(readout: str, correct: np.ndarray) -> Metric:
+    """The metric of per-image correctness (N,) bool."""
+    value = float(correct.mean())
+    stderr = float(np.sqrt(value * (1 - value) / len(correct)))
+    return Metric(name="top1", readout=readout, value=value, stderr=stderr, n=len(correct))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file under a temporary name, then replaces.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None:
+    """Writes a record and, beside it, per-image correctness: readout -> (N,) bool."""
+    arrays = path.with_suffix(".npz")
+    temporary = arrays.with_name(f".{arrays.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **{key: np.packbits(value) for key, value in correct.items()})
+        os.replace(temporary, arrays)
+    except OSError as error:
+        raise UserError(f"cannot write {arrays}: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    # validated once more, as a reader will
+    text = Record.model_validate(record.model_dump()).model_dump_json(indent=1)
+    write_text(path, text + "\n")
+
+
+def read(path: Path) -> Record:
+    """A record from its file.
+
+    Raises:
+        UserError: unreadable, of another schema, or not what the schema says.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is no record: {error}") from None
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
+        raise UserError(f"{path} is no record of schema {SCHEMA}")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is no valid record: {where}: {first['msg']}") from None
+
+
+def read_correct(path: Path) -> dict[str, np.ndarray]:
+    """Per-image correctness beside a record: readout -> (N,) bool, in the order of the test split.
+
+    Raises:
+        UserError: the file is missing or does not fit the record.
+    """
+    record = read(path)
+    arrays = path.with_suffix(".npz")
+    try:
+        with np.load(arrays) as file:
+            packed = {key: file[key] for key in file.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{arrays} cannot be read: {error}") from None
+    correct = {}
+    for metric in record.metrics:
+        bits = np.unpackbits(packed[metric.readout], count=metric.n).astype(bool)
+        if not np.isclose(bits.mean(), metric.value):
+            raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")
+        correct[metric.readout] = bits
+    return correct

@@ -1,0 +1,144 @@
+"""A target: what is predicted for each patch. The base class that every recipe's class extends.
+
+The loop knows nothing of what a target is made of. It calls `forward` on the clean images, hands the
+head's output and that value to `loss`, and averages over the hidden patches itself.
+
+Legend: B batch, C channels, H W image, L patches (row-major grid), dim width of the prediction head.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mim_bench.frozen import Frozen
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The images and patches a target is built for."""
+
+    image_size: tuple[int, int]
+    """Height and width in pixels, each a multiple of `patch_size`."""
+    patch_size: int
+    """Side of a square patch in pixels."""
+    in_chans: int
+    """Channels of an image."""
+    mean: tuple[float, ...]
+    """Per channel, of images in [0, 1]."""
+    std: tuple[float, ...]
+    """Per channel, of images in [0, 1]."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same with `mean` and `std` taken out."""
+        shape = (1, self.in_chans, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype).view(shape)
+        std = torch.tensor(self.std, device=images.device, dtype=images.dtype).view(shape)
+        return (images - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """The inverse of `normalize`; not clamped."""
+        shape = (1, self.in_chans, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype).view(shape)
+        std = torch.tensor(self.std, device=images.device, dtype=images.dtype).view(shape)
+        return images * std + mean
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, L, p*p*C), inside a patch row, column, channel (MAE's order)."""
+        p = self.patch_size
+        return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(B, L, p*p*C) -> (B, C, H, W), the inverse of `patchify`."""
+        p = self.patch_size
+        return rearrange(
+            patches, "b (h w) (p q c) -> b c (h p) (w q)", h=self.grid[0], p=p, q=p, c=self.in_chans
+        )
+
+
+class TrainingImages(Protocol):
+    """What a target is fitted on: each pass yields every training image once, freshly cropped."""
+
+    num_images: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Batches of (B, C, H, W) floats in [0, 1] on the target's device."""
+        ...
+
+
+class Target(nn.Module):
+    """What is predicted for each patch of an image in [0, 1]."""
+
+    Params: ClassVar[type[Frozen]] = Frozen
+    """The parameters of this target, with their defaults; a recipe may set these and nothing else."""
+    version: ClassVar[int] = 1
+    """Raised by every change that can move a score; older records are then marked stale."""
+    follows_student: ClassVar[bool] = False
+    """True if `after_step` changes the target's own state, which then goes into the checkpoints."""
+    picture_uses_ground_truth: ClassVar[bool] = False
+    """True if `picture` needs statistics of the true image to draw an answer; the picture says so."""
+    dim: int
+    """Width of the prediction head."""
+
+    def __init__(self, params: Any, geometry: Geometry) -> None:
+        super().__init__()
+        self.params = params
+        self.geometry = geometry
+
+    @property
+    def needs_fit(self) -> bool:
+        """True if `fit` must be called (or a fitted state loaded) before `forward`."""
+        return False
+
+    def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
+        """Fits the target's state (its `state_dict`) to the training images.
+
+        Returns figures for the record, such as the use of a codebook. `seed` is the only source of
+        randomness. Raises UserError when what came out is not worth using, and says what to change.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to fit")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) floats in [0, 1] -> (B, L, dim) values or (B, L) token ids."""
+        raise NotImplementedError
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Head output (B, L, dim) and `forward`'s result -> (B, L), one loss a patch, unmasked."""
+        raise NotImplementedError
+
+    def answer(self, prediction: Tensor) -> Tensor:
+        """Head output (B, L, dim) -> what `forward` would return if the model were right."""
+        return prediction
+
+    def picture(self, values: Tensor, images: Tensor) -> Tensor:
+        """Values as `forward` returns them -> (B, 3, k*H, k*W) in [0, 1], for people to look at.
+
+        `k` is a whole number, 1 unless the drawing needs more room than the image has (strokes).
+        `images` (B, C, H, W) may be used only where `picture_uses_ground_truth` is True.
+        """
+        raise NotImplementedError
+
+    def after_step(self, student: nn.Module, step: int, num_steps: int) -> None:
+        """Called after each optimiser step; a teacher that follows the student updates itself here."""
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """(B, C, H, W) of any channel count -> (B, 3, H, W) in [0, 1]: grey repeated, else the first three."""
+    images = images.clamp(0, 1)
+    if images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    if images.shape[1] == 2:
+        return torch.cat([images, images[:, :1]], dim=1)
+    return images[:, :3]

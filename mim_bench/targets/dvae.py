@@ -1,0 +1,284 @@
+"""Visual words of a discrete VAE: the target of BEiT (Bao et al. 2022, arXiv 2106.08254).
+
+A frozen tokenizer (DALL-E's: Ramesh et al. 2021, arXiv 2102.12092) turns the image into a grid of word
+ids, one for each patch; the model classifies the word of each hidden patch. The tokenizer is fitted to
+the run's own training images, or read from a local copy of the published encoder.
+
+Deliberate differences: BEiT cuts one crop from the photograph and resizes it twice, to the model's
+224 pixels and to the tokenizer's 112; here the tokenizer's image is the model's image resized, with
+the same Lanczos window but without rounding to 8 bits between. The tokenizer always computes in
+float32. A tokenizer of our own down-samples by the largest power of two that is not above the patch
+size, at most 8, so that small patches need no resizing.
+
+Legend: B batch, C channels, H W image, L patches (h x w grid), V vocabulary, f pixels a side of a token.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mim_bench import draw
+from mim_bench.error import UserError
+from mim_bench.frozen import Frozen
+from mim_bench.target import Geometry, Target, TrainingImages, to_rgb
+from mim_bench.tokenizer import training
+from mim_bench.tokenizer.decoder import Decoder, initialize_decoder
+from mim_bench.tokenizer.encoder import Encoder, initialize, map_pixels
+from mim_bench.tokenizer.lanczos import resize
+from mim_bench.tokenizer.weights import load_encoder
+
+_logger = logging.getLogger(__name__)
+
+MIN_CODEBOOK_USE = 0.05
+"""A fit that uses a smaller fraction of its vocabulary has collapsed."""
+_MAX_FACTOR = 8
+
+
+def factor_for(patch_size: int) -> int:
+    """Down-sampling of our own tokenizer: the largest power of two <= `patch_size`, at most 8."""
+    return min(_MAX_FACTOR, 2 ** int(math.log2(patch_size)))
+
+
+def palette(num: int) -> Tensor:
+    """(num, 3) colours in [0, 1], all distinct, entry i the same for every `num`.
+
+    A Kronecker sequence in the colour cube, steps 1/g, 1/g^2, 1/g^3 with g^4 = g + 1.
+    """
+    g = 1.2207440846057596
+    steps = torch.tensor([g**-1, g**-2, g**-3], dtype=torch.float64)
+    return ((0.5 + torch.arange(1, num + 1)[:, None] * steps) % 1).float()
+
+
+class DvaeParams(Frozen):
+    """Parameters of the `dvae` target; the defaults suit 10,000 images of 28x28 on two CPU cores."""
+
+    weights: str | None = None
+    """Local file of the published DALL-E encoder (pickled module, state dict or safetensors); its size
+    is read from the file, and every other parameter is then without effect (BEiT uses this)."""
+    vocab_size: int = Field(default=256, ge=2)
+    """Visual words (8192 in DALL-E)."""
+    width: int = Field(default=16, ge=4)
+    """Channels of the first group of blocks (n_hid; 256 in DALL-E)."""
+    blocks_per_group: int = Field(default=1, ge=1)
+    """Residual blocks between two changes of resolution (2 in DALL-E)."""
+    residual_gain: float | None = Field(default=1.0, gt=0)
+    """Factor on each residual path; None: 1 / (number of blocks)^2 as in DALL-E, slow in short fits."""
+    reconstruction: training.Reconstruction = "l2"
+    """Likelihood of the pixels: DALL-E's logit_laplace, or a Gaussian of standard deviation 0.1 (l2),
+    which halves the squared error of a fit of minutes."""
+    fit_epochs: int = Field(default=6, ge=1)
+    """Passes over the training images (DALL-E: 3 million updates)."""
+    fit_batch_size: int = Field(default=32, ge=1)
+    """Images an update (512 in DALL-E)."""
+    fit_lr: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of Adam (1e-4 in DALL-E), falling by a cosine to a hundredth of it."""
+    temperature_start: float = Field(default=1.0, gt=0)
+    """Temperature of the Gumbel-softmax at the first update (DALL-E's value)."""
+    temperature_end: float = Field(default=0.0625, gt=0)
+    """Temperature at the end of the annealing (DALL-E's value, 1/16)."""
+    temperature_fraction: float = Field(default=0.5, gt=0, le=1)
+    """Fraction of all updates over which the temperature falls (0.05 in DALL-E)."""
+    kl_weight: float = Field(default=0.1, ge=0)
+    """Weight of each word's KL divergence to the uniform distribution, in units of the evidence lower
+    bound (beta; 6.6 in DALL-E)."""
+    balance_weight: float = Field(default=3.0, ge=0)
+    """Weight, in the same units, of the divergence of a batch's mean distribution to the uniform one;
+    keeps the vocabulary in use in a short fit (our own; 0 in DALL-E)."""
+    kl_warmup_fraction: float = Field(default=0.2, gt=0, le=1)
+    """Fraction of all updates over which both weights rise from 0 (5000 updates in DALL-E)."""
+
+    @model_validator(mode="after")
+    def _temperature_falls(self) -> "DvaeParams":
+        if self.temperature_end > self.temperature_start:
+            raise ValueError(
+                f"temperature_end is {self.temperature_end}; allowed: at most temperature_start "
+                f"({self.temperature_start})"
+            )
+        return self
+
+
+class DvaeTarget(Target):
+    """The id of each patch's visual word; `forward` -> (B, L) int64, `dim` = V."""
+
+    Params = DvaeParams
+    version: ClassVar[int] = 1
+
+    fitted: Tensor
+    weights_sha256: str | None = None
+    """Of the weights file's content; None for a tokenizer of our own."""
+    encoder: Encoder
+    decoder: Decoder | None = None
+
+    def __init__(self, params: DvaeParams, geometry: Geometry) -> None:
+        super().__init__(params, geometry)
+        self.params: DvaeParams = params
+        if params.weights is None:
+            self._build_own()
+        else:
+            self._load_published(Path(params.weights).expanduser())
+        self.register_buffer("fitted", torch.tensor(params.weights is not None))
+        self._ready = params.weights is not None
+        self.dim = self.encoder.vocab_size
+        factor = self.encoder.factor
+        self.token_image_size = (geometry.grid[0] * factor, geometry.grid[1] * factor)
+        """Height and width in pixels at which one token is one patch."""
+        self.requires_grad_(False)
+        self.train()
+
+    def _build_own(self) -> None:
+        params, chans = self.params, self.geometry.in_chans
+        num_pools = int(math.log2(factor_for(self.geometry.patch_size)))
+        self.encoder = Encoder(
+            width=params.width,
+            blocks_per_group=params.blocks_per_group,
+            vocab_size=params.vocab_size,
+            in_chans=chans,
+            num_pools=num_pools,
+            gain=params.residual_gain,
+        )
+        self.decoder = Decoder(
+            width=params.width,
+            blocks_per_group=params.blocks_per_group,
+            vocab_size=params.vocab_size,
+            out_chans=chans,
+            num_pools=num_pools,
+            gain=params.residual_gain,
+        )
+
+    def _load_published(self, path: Path) -> None:
+        loaded = load_encoder(path)
+        self.encoder, self.weights_sha256 = loaded.encoder, loaded.sha256
+        wanted, given = loaded.encoder.in_chans, self.geometry.in_chans
+        if given not in (wanted, 1):
+            raise UserError(
+                f"in_chans is {given}, but the encoder of weights file {path} takes {wanted}; "
+                f"allowed: {wanted}, or 1 (repeated)"
+            )
+        if given != wanted:
+            _logger.info("the tokenizer's %d channels are the image's one, repeated", wanted)
+        others = sorted(self.params.model_fields_set - {"weights"})
+        if others:
+            _logger.warning("weights are given, so these are without effect: %s", ", ".join(others))
+
+    def train(self, mode: bool = True) -> "DvaeTarget":
+        """Stays in evaluation mode: a frozen network."""
+        super().train(False)
+        return self
+
+    @property
+    def needs_fit(self) -> bool:
+        if not self._ready:
+            self._ready = bool(self.fitted)
+        return not self._ready
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, C', h*f, w*f) in [0, 1], the tokenizer's image."""
+        expected = (self.geometry.in_chans, *self.geometry.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise UserError(
+                f"images have shape {tuple(images.shape)}; allowed: (B, {', '.join(map(str, expected))})"
+            )
+        if images.shape[1] != self.encoder.in_chans:
+            images = images.expand(-1, self.encoder.in_chans, -1, -1)
+        return resize(images.float(), self.token_image_size)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, V, h, w), float32 whatever autocast says."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.encoder(map_pixels(self.prepare(images)))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) floats in [0, 1] -> (B, L) int64 word ids."""
+        if self.needs_fit:
+            raise RuntimeError("the dvae target needs `fit`, or the state of a fitted one")
+        return self.logits(images).argmax(dim=1).flatten(1)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(B, L, V) logits, (B, L) ids -> (B, L) cross-entropy in nats, float32."""
+        return F.cross_entropy(prediction.float().movedim(-1, 1), target, reduction="none")
+
+    def answer(self, prediction: Tensor) -> Tensor:
+        """(B, L, V) logits -> (B, L) ids."""
+        return prediction.argmax(dim=-1)
+
+    @torch.no_grad()
+    def picture(self, values: Tensor, images: Tensor) -> Tensor:
+        """(B, L) ids -> (B, 3, H, W): decoded, or a colour for each id where there is no decoder."""
+        tokens = values.unflatten(1, self.geometry.grid)
+        size = self.geometry.image_size
+        if self.decoder is None:
+            colours = palette(self.dim).to(tokens.device)[tokens].movedim(-1, 1)
+            return F.interpolate(colours, size=size, mode="nearest")
+        with torch.autocast(tokens.device.type, enabled=False):
+            mean, _ = self.decoder.from_tokens(tokens)
+        decoded = training.reconstruction(self.params.reconstruction, mean)
+        return to_rgb(resize(decoded, size))
+
+    def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
+        """Trains the tokenizer; figures are of its arg-max words on one more pass over the images.
+
+        Raises:
+            UserError: no images, or fewer than 5 % of the vocabulary in use afterwards.
+        """
+        if self.params.weights is not None or self.decoder is None:
+            raise TypeError("a tokenizer read from a weights file has nothing to fit")
+        if images.num_images < 1:
+            raise UserError("the dvae target needs at least 1 training image to be fitted, not 0")
+        started = time.perf_counter()
+        params = self.params
+        device = self.fitted.device
+        schedule = training.Schedule(
+            num_steps=params.fit_epochs * math.ceil(images.num_images / params.fit_batch_size),
+            lr=params.fit_lr,
+            temperature_start=params.temperature_start,
+            temperature_end=params.temperature_end,
+            temperature_fraction=params.temperature_fraction,
+            kl_weight=params.kl_weight,
+            balance_weight=params.balance_weight,
+            kl_warmup_fraction=params.kl_warmup_fraction,
+        )
+        kind = params.reconstruction
+
+        def one_pass() -> Iterator[Tensor]:
+            return training.rebatch((self.prepare(b) for b in images), params.fit_batch_size)
+
+        devices = [device] if device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=devices),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            torch.manual_seed(draw.integer(seed=seed, stream="dvae"))
+            initialize(self.encoder)
+            initialize_decoder(self.decoder)
+            self.requires_grad_(True)
+            try:
+                passes = (one_pass() for _ in range(params.fit_epochs))
+                loss = training.train(self.encoder, self.decoder, passes, schedule, kind)
+            finally:
+                self.requires_grad_(False)
+        book = training.measure(self.encoder, self.decoder, one_pass(), kind)
+        if not book.use >= MIN_CODEBOOK_USE or not math.isfinite(loss):
+            raise UserError(
+                f"the dvae tokenizer collapsed: {book.use:.1%} of vocab_size {params.vocab_size} "
+                f"in use after {schedule.num_steps} updates (loss {loss:.3g}); allowed: at least "
+                f"{MIN_CODEBOOK_USE:.0%}; raise fit_epochs or balance_weight "
+                f"({params.balance_weight}), lower fit_lr ({params.fit_lr}) or vocab_size"
+            )
+        self.fitted.fill_(True)
+        return {
+            "codebook_use": book.use,
+            "codebook_perplexity": book.perplexity,
+            "reconstruction_loss": loss,
+            "reconstruction_mse": book.mse,
+            "fit_seconds": time.perf_counter() - started,
+        }
