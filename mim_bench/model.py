@@ -57,7 +57,7 @@ def build_encoder(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw.integer(seed=seed, stream="init encoder"))
-        encoder.apply(_init_layer)
+        encoder.blocks.apply(_init_layer)
         projection = encoder.patch_embed.proj
         nn.init.xavier_uniform_(projection.weight.view(config.embed_dim, -1))
         nn.init.zeros_(projection.bias)
@@ -66,6 +66,7 @@ def build_encoder(
         if num_classes:
             torch.manual_seed(draw.integer(seed=seed, stream="init head"))
             nn.init.trunc_normal_(encoder.head.weight, std=2e-5)  # MAE's fine-tuning
+            nn.init.zeros_(encoder.head.bias)
     return encoder
 
 

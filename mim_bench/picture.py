@@ -30,7 +30,7 @@ _MIN_WIDTH = 720
 """Pixels; room for the title and the footnote where there are few images."""
 _HIDDEN_GREY = 0.62
 _INK, _SOFT_INK, _FONT = "#1a1a1a", "#5f5f5f", "DejaVu Sans"
-_FOOTNOTE = "Drawn with the true image's own statistics (mean and std of each patch); the model did not predict them."
+_FOOTNOTE = "Drawn with statistics of the true image (for pixels: each patch's mean and std) that the model did not predict."
 
 
 def draw_grid(

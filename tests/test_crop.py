@@ -17,7 +17,7 @@ def sizes(size: tuple[int, int], num: int) -> torch.Tensor:
     return torch.tensor(size).expand(num, 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     source=SIZES,
     size=SIZES,
@@ -58,7 +58,7 @@ def test_plan__changes_with_seed_and_epoch():
 
 @pytest.mark.parametrize("source", [(64, 64), (48, 100)])
 def test_random_size__distributed_as_torchvision(source):
-    num = 6000
+    num = 3000
     ours, _ = Crop(size=(32, 32)).plan(torch.arange(num), sizes(source, num), seed=0, epoch=0)
     torch.manual_seed(0)
     blank = torch.empty(1, *source)

@@ -22,6 +22,8 @@ from mim_bench.error import UserError
 
 TEST_NAMES = ("test", "val", "validation")
 HELD_OUT = 0.1
+SPLIT_OFF = f"{HELD_OUT:.0%} of the images, by hash"
+"""The split rule where the data has no test images of its own."""
 _WHOLE_BYTES = 1 << 30
 _BLOCK_BYTES = 64 << 10
 _NUM_SAMPLED = 1024
@@ -145,4 +147,4 @@ def open_folder(path: Path) -> Opened:
                 _match(test, test_names, names)
                 return train, test, names, f"the folder {test_path.name}"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")
-    return rest, held_out, names, f"{HELD_OUT:.0%} of the images, by hash"
+    return rest, held_out, names, SPLIT_OFF

@@ -10,7 +10,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -188,7 +188,7 @@ def _hashed(num: int, *, seed: int, stream: str) -> np.ndarray:
     return draw.uniform(torch.arange(num), 1, seed=seed, epoch=0, stream=stream)[:, 0].numpy()
 
 
-def _classes(image_set: ImageSet) -> Iterable[np.ndarray]:
+def _classes(image_set: ImageSet) -> list[np.ndarray]:
     """Positions of each class; all of them where there are no labels."""
     if image_set.labels is None:
         return [np.arange(len(image_set))]
@@ -208,14 +208,18 @@ def limit(image_set: ImageSet, num: int) -> ImageSet:
 
 def hold_out(
     image_set: ImageSet, fraction: float, seed: int = 0, stream: str = "hold_out"
-) -> tuple[ImageSet, ImageSet]:
+) -> tuple[Subset, Subset]:
     """(the rest, held out): `fraction` of each class by hash, at least one image of each if it has two.
 
-    `fraction` in (0, 1). Raises UserError where one of the two would be empty.
+    Where no class has two images, and where there are no labels, `fraction` of all. `fraction` in
+    (0, 1). Raises UserError where one of the two would be empty.
     """
     value = _hashed(len(image_set), seed=seed, stream=stream)
     out = np.zeros(len(image_set), dtype=bool)
-    for members in _classes(image_set):
+    groups = _classes(image_set)
+    if all(len(members) == 1 for members in groups):
+        groups = [np.arange(len(image_set))]
+    for members in groups:
         if len(members) > 1:
             num = min(max(round(fraction * len(members)), 1), len(members) - 1)
             out[members[np.argsort(value[members], kind="stable")[:num]]] = True

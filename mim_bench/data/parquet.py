@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mim_bench.data.decode import decode
-from mim_bench.data.folder import HELD_OUT, Opened, fingerprint_files
+from mim_bench.data.folder import HELD_OUT, SPLIT_OFF, Opened, fingerprint_files
 from mim_bench.data.image_set import ImageSet, hold_out
 from mim_bench.data.resample import Image8
 from mim_bench.data.torchvision_source import cache_folder
@@ -185,4 +185,4 @@ def open_parquet(path: Path) -> Opened:
         if files:
             return train, ParquetSet(files), train.class_names, f"the files {prefix}*.parquet"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")
-    return rest, held_out, train.class_names, f"{HELD_OUT:.0%} of the images, by hash"
+    return rest, held_out, train.class_names, SPLIT_OFF

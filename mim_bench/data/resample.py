@@ -1,10 +1,13 @@
 """Crop and resize 8-bit images in batches, bit for bit as Pillow's `crop(...).resize(...)` does.
 
-Pillow's 8-bit resampling is integer arithmetic: weights rounded to 22 fractional bits, a horizontal
-pass rounded and clipped to 8 bits, then a vertical one. Here each pass is one batched float64 product
-with dense integer-valued weights. Every partial sum is an integer below 2^53, so the result does not
-depend on the order of summation: the same on every device and in every batch.
-Reference: Pillow 13, `Image.resize` with BICUBIC or BILINEAR (test_resample compares, pixel by pixel).
+Pillow's 8-bit resampling is integer arithmetic: weights rounded to 22 fractional bits, each pass
+rounded and clipped to 8 bits. Here each pass is one batched float64 product with dense integer-valued
+weights. Every partial sum is an integer below 2^53, so the result does not depend on the order of
+summation: the same on every device and in every batch.
+Reference: Pillow's `Image.resize` with BICUBIC or BILINEAR (test_resample compares, pixel by pixel).
+Deliberate difference: the horizontal pass always comes first, as in Pillow up to 12. Pillow 13 goes
+vertically first where that is less work (its pull request 9549), which moves some pixels by a level;
+asking it for one direction at a time makes the pixels the same under every version.
 
 Legend: B images, C channels, H W source size, h w output size, S the longer source side.
 """
@@ -98,6 +101,16 @@ def _dense(
     return _round(torch.matmul(down.transpose(1, 2)[:, None], rows)).to(torch.uint8)
 
 
+def _resize(pixels: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 -> (h, w) or (h, w, 3): across, then down."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if image.width != size[1]:
+        image = image.resize((size[1], image.height), method)
+    if image.height != size[0]:
+        image = image.resize((size[1], size[0]), method)
+    return np.asarray(image)
+
+
 def cut(
     images: Sequence[Image8],
     boxes: Tensor,
@@ -108,18 +121,16 @@ def cut(
     """By Pillow: images (H, W, C) uint8 of any sizes, boxes and flips as `resample` -> (B, h, w, C)."""
     channels = images[0].shape[2]
     out = np.empty((len(images), *size, channels), dtype=np.uint8)
-    target, method = (size[1], size[0]), _PILLOW[interpolation]
+    method = _PILLOW[interpolation]
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         image = images[i][top : top + height, left : left + width]
         if (height, width) == size:
             out[i] = image
         elif channels == 3:
-            whole = Image.fromarray(np.ascontiguousarray(image))
-            out[i] = np.asarray(whole.resize(target, method))
+            out[i] = _resize(image, size, method)
         else:
             for c in range(channels):
-                plane = Image.fromarray(np.ascontiguousarray(image[:, :, c]))
-                out[i, :, :, c] = np.asarray(plane.resize(target, method))
+                out[i, :, :, c] = _resize(image[:, :, c], size, method)
     turned = flips.numpy()
     if turned.any():
         out[turned] = out[turned, :, ::-1]

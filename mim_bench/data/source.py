@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import mim_bench
-from mim_bench.data.folder import open_folder
+from mim_bench.data.folder import SPLIT_OFF, open_folder
 from mim_bench.data.image_set import ImageSet, Source, drop_bad, settle_channels
 from mim_bench.data.parquet import open_parquet
 from mim_bench.data.torchvision_source import DOWNLOADABLE, open_torchvision
@@ -73,13 +73,14 @@ def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
                 raise UserError(
                     f"{name}: not one of {images.num_skipped} {split} images is readable"
                 )
-    _check_labels(name, train, test)
+    _check_labels(name, train, None if rule == SPLIT_OFF else test)
     settle_channels([train, test])
     constants = IMAGENET if kind == "imagenet" and train.num_channels == 3 else None
     return Source(name, train, test, class_names, rule, constants)
 
 
-def _check_labels(name: str, train: ImageSet, test: ImageSet) -> None:
+def _check_labels(name: str, train: ImageSet, test: ImageSet | None) -> None:
+    """`test`: only where the data brought it, and may use other labels."""
     if train.labels is None:
         return
     classes = np.unique(train.labels)

@@ -115,7 +115,7 @@ class DvaeTarget(Target):
     weights_sha256: str | None = None
     """Of the weights file's content; None for a tokenizer of our own."""
     encoder: Encoder
-    decoder: Decoder | None = None
+    decoder: Decoder | None
 
     def __init__(self, params: DvaeParams, geometry: Geometry) -> None:
         super().__init__(params, geometry)
@@ -155,7 +155,8 @@ class DvaeTarget(Target):
 
     def _load_published(self, path: Path) -> None:
         loaded = load_encoder(path)
-        self.encoder, self.weights_sha256 = loaded.encoder, loaded.sha256
+        self.encoder, self.decoder = loaded.encoder, None
+        self.weights_sha256 = loaded.sha256
         wanted, given = loaded.encoder.in_chans, self.geometry.in_chans
         if given not in (wanted, 1):
             raise UserError(

@@ -12,8 +12,8 @@ Deliberate differences:
   with itself between convolution kernels. On levels every gradient is an exact integer.
 - Gradients are sliced additions, not convolutions. Bins come from comparing gy / gx with the cotangents of the
   borders: for 9 bins equal to floor(atan2(gx, gy) / pi * 9) mod 9 in float64 for every gradient there is.
-- Sums are taken in float64, where sums of such magnitudes are exact, so that their order, and with it the
-  device and the batch size, cannot change them.
+- Magnitudes are float64 rounded to multiples of 2^-32, whose sums are exact, so that the order of adding, and
+  with it the device, the batch size and a compiler's rounding of square roots, cannot change them.
 - Cells follow the patch: 2 x 2 a patch where they are at least 2 pixels wide, any channel count and grid.
 
 Legend: B batch, C channels, H W image, L patches, c cells along a patch's side, n bins, s side of a drawn cell.
@@ -34,8 +34,8 @@ from mim_bench.target import Geometry, Target
 
 _CELL_IN_PICTURE = 12
 """Pixels; smaller cells are drawn up to this size, for nine strokes cannot be told apart in 2 pixels."""
-_WINDOW_STEP = 2.0**-32
-"""Windowed magnitudes are rounded to multiples of this, so that their sums are exact in float64."""
+_STEP = 2.0**-32
+"""Magnitudes are rounded to multiples of this; in float64 their sums over 1,400 pixels and more are exact."""
 
 
 class HogParams(Frozen):
@@ -137,10 +137,10 @@ class HogTarget(Target):
 
     def histogram(self, gx: Tensor, gy: Tensor) -> Tensor:
         """Two integer-valued float32 gradients (B, C, H, W) -> (B, L, dim) float32."""
-        magnitude = (gx * gx + gy * gy).sqrt_().double()
+        magnitude = (gx * gx + gy * gy).double().sqrt_()
         if self._window is not None:
-            weighted = magnitude * self._window
-            magnitude = (weighted / _WINDOW_STEP).round_() * _WINDOW_STEP
+            magnitude = magnitude.mul_(self._window)
+        magnitude = magnitude.mul_(1 / _STEP).round_().mul_(_STEP)
         index = self.bins(gx, gy).flatten(1).mul_(self.cells**2).add_(self._slot)
 
         num_images, num_patches = gx.shape[0], self.geometry.num_patches

@@ -1,0 +1,52 @@
+"""Shared by the tests: golden files, tiny configs, one thread so that several test processes fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mim_bench.config import RunConfig
+from mim_bench.resolve import load_config
+
+GOLDEN = Path(__file__).parent / "golden"
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """Arrays of a golden file by name."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            return {key: file[key] for key in file.files}
+
+    return load
+
+
+SMALL = (
+    "data.limit_images=120",
+    "model.embed_dim=24",
+    "model.depth=2",
+    "model.decoder_dim=16",
+    "pretrain.epochs=3",
+    "pretrain.batch_size=30",
+    "pretrain.warmup_epochs=1",
+    "linear.epochs=3",
+    "linear.batch_size=60",
+    "linear.warmup_epochs=1",
+    "finetune.epochs=2",
+    "finetune.batch_size=40",
+    "runtime.device=cpu",
+)
+
+
+@pytest.fixture
+def small() -> Callable[..., RunConfig]:
+    """A config that trains in a second: `small("hog", "seed=1")`."""
+
+    def build(target: str = "norm_pixel", *overrides: str) -> RunConfig:
+        return load_config(target, "tiny", [*SMALL, *overrides])
+
+    return build
