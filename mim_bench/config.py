@@ -75,7 +75,7 @@ class AugmentConfig(Frozen):
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Area of a random-size crop over the image's area (MAE)."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Aspect (width over height) of a random-size crop (torchvision's default)."""
+    """Aspect (width over height) of a random-size crop over that of the output (torchvision)."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip (MAE)."""
 

@@ -7,6 +7,7 @@ import torch
 
 from mim_bench.config import DataConfig, RunConfig, digest
 from mim_bench.data import (
+    ImageSet,
     Split,
     hold_out,
     limit,
@@ -27,10 +28,10 @@ class Data:
     """The splits of a run, ready for use."""
 
     train: Split
-    evaluate: Split | None
-    """Test split, or a slice held out of the training split; unset where the source has none."""
-    class_names: tuple[str, ...] | None
-    """Unset for unlabelled data."""
+    evaluate: Split
+    """Test split, or a slice held out of the training split."""
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    """Mean and std per channel, of images in [0, 1]."""
     facts: DataFacts
     num_workers: int
 
@@ -41,9 +42,12 @@ class Data:
         Raises:
             UserError: the data has no labels.
         """
-        if self.class_names is None:
+        if self.train.labels is None:
             raise UserError(f"data source '{self.facts.source}' has no labels")
-        return len(self.class_names)
+        highest = int(self.train.labels.max())
+        if self.evaluate.labels is not None:
+            highest = max(highest, int(self.evaluate.labels.max()))
+        return highest + 1
 
 
 def open_data(config: RunConfig, device: torch.device) -> Data:
@@ -55,12 +59,12 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
     settings, runtime = config.data, config.runtime
     source = open_source(settings.source, skip_bad_images=settings.skip_bad_images)
     train, evaluated = source.train, source.test
+    _check_labels(config, train)
     if settings.evaluate_on == "tune":
         train, evaluated = hold_out(train, settings.tune_fraction, seed=_TUNE_SEED)
     if settings.limit_images is not None:
         train = limit(train, settings.limit_images)
-        evaluated = None if evaluated is None else limit(evaluated, settings.limit_images)
-    _check_labels(config, source.class_names is not None, evaluated is not None)
+        evaluated = limit(evaluated, settings.limit_images)
     if settings.in_chans is not None and train.num_channels not in (None, settings.in_chans):
         raise UserError(
             f"data.in_chans={settings.in_chans}: the images of '{settings.source}' have "
@@ -70,34 +74,30 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
     splits = [
         load_split(image_set, device=device, memory_gb=runtime.memory_gb, name=name)
         for image_set, name in ((train, "train"), (evaluated, settings.evaluate_on))
-        if image_set is not None
     ]
     facts = DataFacts(
         source=settings.source,
         fingerprint=digest([split.fingerprint for split in splits]),
         split=settings.evaluate_on,
         num_train_images=splits[0].num_images,
-        num_evaluated_images=splits[1].num_images if len(splits) > 1 else 0,
-        num_skipped_images=train.num_skipped + (evaluated.num_skipped if evaluated else 0),
+        num_evaluated_images=splits[1].num_images,
+        num_skipped_images=source.train.num_skipped + source.test.num_skipped,
         limited=settings.limit_images is not None,
     )
     return Data(
         train=splits[0],
-        evaluate=splits[1] if len(splits) > 1 else None,
-        class_names=source.class_names,
+        evaluate=splits[1],
+        normalisation=normalisation(splits[0], source),
         facts=facts,
         num_workers=_num_workers(config, splits[0]),
     )
 
 
-def _check_labels(config: RunConfig, labelled: bool, has_test: bool) -> None:
+def _check_labels(config: RunConfig, train: ImageSet) -> None:
     protocols = ", ".join(config.evaluate.protocols)
-    if not protocols:
-        return
-    missing = "labels" if not labelled else "images to evaluate on"
-    if not labelled or not has_test:
+    if protocols and train.labels is None:
         raise UserError(
-            f"evaluate.protocols={protocols}: data source '{config.data.source}' has no {missing}; "
+            f"evaluate.protocols={protocols}: data source '{config.data.source}' has no labels; "
             "use evaluate.protocols=[] to pre-train only"
         )
 
@@ -123,10 +123,8 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
         raise UserError(
             f"data.image_size must be given: the images of '{settings.source}' differ in size"
         )
-    mean, std = settings.mean, settings.std
-    if mean is None or std is None:
-        found = normalisation(data.train)
-        mean, std = mean or found[0], std or found[1]
+    mean = settings.mean or data.normalisation[0]
+    std = settings.std or data.normalisation[1]
     filled = DataConfig.model_validate(
         settings.model_dump()
         | {

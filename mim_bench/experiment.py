@@ -303,7 +303,7 @@ def draw_picture(
     device: torch.device,
 ) -> None:
     """`picture.png`: image, masked image, what was asked, what was answered, for 8 images."""
-    split = data.evaluate or data.train
+    split = data.evaluate
     index = draw.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
     clean = Subject(config, data, model.encoder, device, folder, "").eval_crop
     batches = split.batches([index], clean, seed=0, epoch=0, device=device, num_workers=0)

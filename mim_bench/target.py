@@ -94,6 +94,7 @@ class Target(nn.Module):
 
     def __init__(self, params: Any, geometry: Geometry) -> None:
         super().__init__()
+        self.dim = 0  # set by the subclass
         self.params = params
         self.geometry = geometry
 

@@ -89,8 +89,8 @@ def _check_labels(name: str, train: ImageSet, test: ImageSet | None) -> None:
             f"{name}: all training images are of one class, at least two are needed; "
             "for images without labels give a flat folder"
         )
-    unknown = (
-        [] if test.labels is None else sorted(set(test.labels.tolist()) - set(classes.tolist()))
-    )
+    if test is None or test.labels is None:
+        return
+    unknown = sorted(set(test.labels.tolist()) - set(classes.tolist()))
     if unknown:
         raise UserError(f"{name}: test label {unknown[0]} is not among those of training")

@@ -51,7 +51,6 @@ class Subject:
     @property
     def test(self) -> Split:
         """The images that are evaluated."""
-        assert self.data.evaluate is not None
         return self.data.evaluate
 
     def labels(self, split: Split) -> Tensor:

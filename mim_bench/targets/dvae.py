@@ -65,31 +65,31 @@ class DvaeParams(Frozen):
     is read from the file, and every other parameter is then without effect (BEiT uses this)."""
     vocab_size: int = Field(default=256, ge=2)
     """Visual words (8192 in DALL-E)."""
-    width: int = Field(default=16, ge=4)
+    width: int = Field(default=24, ge=4)
     """Channels of the first group of blocks (n_hid; 256 in DALL-E)."""
     blocks_per_group: int = Field(default=1, ge=1)
     """Residual blocks between two changes of resolution (2 in DALL-E)."""
     residual_gain: float | None = Field(default=1.0, gt=0)
     """Factor on each residual path; None: 1 / (number of blocks)^2 as in DALL-E, slow in short fits."""
     reconstruction: training.Reconstruction = "l2"
-    """Likelihood of the pixels: DALL-E's logit_laplace, or a Gaussian of standard deviation 0.1 (l2),
+    """Likelihood of the pixels: DALL-E's logit_laplace, or a Gaussian of standard deviation 0.05 (l2),
     which halves the squared error of a fit of minutes."""
     fit_epochs: int = Field(default=6, ge=1)
     """Passes over the training images (DALL-E: 3 million updates)."""
     fit_batch_size: int = Field(default=32, ge=1)
     """Images an update (512 in DALL-E)."""
-    fit_lr: float = Field(default=3e-3, gt=0)
+    fit_lr: float = Field(default=6e-3, gt=0)
     """Peak learning rate of Adam (1e-4 in DALL-E), falling by a cosine to a hundredth of it."""
     temperature_start: float = Field(default=1.0, gt=0)
     """Temperature of the Gumbel-softmax at the first update (DALL-E's value)."""
     temperature_end: float = Field(default=0.0625, gt=0)
     """Temperature at the end of the annealing (DALL-E's value, 1/16)."""
-    temperature_fraction: float = Field(default=0.5, gt=0, le=1)
+    temperature_fraction: float = Field(default=0.7, gt=0, le=1)
     """Fraction of all updates over which the temperature falls (0.05 in DALL-E)."""
     kl_weight: float = Field(default=0.1, ge=0)
     """Weight of each word's KL divergence to the uniform distribution, in units of the evidence lower
     bound (beta; 6.6 in DALL-E)."""
-    balance_weight: float = Field(default=3.0, ge=0)
+    balance_weight: float = Field(default=15.0, ge=0)
     """Weight, in the same units, of the divergence of a batch's mean distribution to the uniform one;
     keeps the vocabulary in use in a short fit (our own; 0 in DALL-E)."""
     kl_warmup_fraction: float = Field(default=0.2, gt=0, le=1)

@@ -29,7 +29,7 @@ Reconstruction = Literal["logit_laplace", "l2"]
 
 LOG_SCALE_FLOOR = -3.0
 """About the width of one 8-bit level in logit units, so a likelihood cannot grow without bound."""
-L2_STD = 0.1
+L2_STD = 0.05
 """Standard deviation of the Gaussian likelihood, of values in [0, 1]."""
 
 
