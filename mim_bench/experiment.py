@@ -30,7 +30,7 @@ from mim_bench.fit import Fitted, fitted_target
 from mim_bench.model import MaskedAutoencoder, build_encoder
 from mim_bench.picture import draw_grid
 from mim_bench.progress import Quiet
-from mim_bench.protocols import PROTOCOLS, Answer, Subject
+from mim_bench.protocols import PROTOCOLS, Answer, Features, Subject
 from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, write_text
 from mim_bench.resolve import geometry, validated
 
@@ -101,10 +101,13 @@ def execute(
     if not (folder / "picture.png").exists():
         draw_picture(config, data, fitted, model, folder, device)
     records = []
+    trained = Features(config, data, model.encoder, device)
+    untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
+    random = Features(config, data, untrained, device)
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
         if not _is_current(path, config, name):
-            record, answer = _evaluate(name, config, data, model, folder, device, stages, facts, origin)
+            record, answer = _evaluate(name, trained, random, folder, stages, facts, origin)
             write(path, record, answer.correct)
         records.append(read(path))
     return Result(folder, records, was_finished=False)
@@ -237,28 +240,25 @@ def _pretrained(
 
 def _evaluate(
     name: str,
-    config: RunConfig,
-    data: Data,
-    model: MaskedAutoencoder,
+    trained: Features,
+    random: Features,
     folder: Path,
-    device: torch.device,
     stages: Stages,
     facts: PretrainFacts,
     command: str,
 ) -> tuple[Record, Answer]:
     """One protocol, on the encoder and, where that is one, on its random-weights control."""
+    config, device = trained.config, trained.device
     protocol = PROTOCOLS[name]
     started, clock = datetime.now(UTC), time.perf_counter()
     key = record_hash(config, name)
     with stages.stage(name) as report:
-        subject = Subject(config, data, model.encoder, device, folder, key, report)
-        answer = protocol.run(subject)
+        answer = protocol.run(Subject(trained, folder, key, report))
     control: tuple[Metric, ...] = ()
     if protocol.has_control:
         with stages.stage(f"{name}, random weights") as report:
-            encoder = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
-            random = Subject(config, data, encoder, device, folder / "control", f"{key} control", report)
-            control = _metrics(protocol.run(random))
+            beside = Subject(random, folder / "control", f"{key} control", report)
+            control = _metrics(protocol.run(beside))
     declared = config.evaluate.readout
     record = Record(
         run_id=config.run_id,
@@ -274,7 +274,7 @@ def _evaluate(
         control=control,
         notes=answer.notes,
         config=config.model_dump(mode="json"),
-        data=data.facts,
+        data=trained.data.facts,
         pretrain=facts,
         code=environment.code(),
         versions=environment.versions(),
@@ -305,8 +305,8 @@ def draw_picture(
     """`picture.png`: image, masked image, what was asked, what was answered, for 8 images."""
     split = data.evaluate
     index = draw.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
-    clean = Subject(config, data, model.encoder, device, folder, "").eval_crop
-    batches = split.batches([index], clean, seed=0, epoch=0, device=device, num_workers=0)
+    clean = Features(config, data, model.encoder, device).crop
+    batches = split.batches([index], clean, device=device)
     images = next(iter(batches))[0].float() / 255
     sampler = masking.MaskSampler(config.mask, model.geometry.grid)
     noise = sampler.noise(index.to(device), seed=config.seed, epoch=0)

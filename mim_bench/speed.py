@@ -142,7 +142,8 @@ class _Stepper:
         shape = (part_size(config), channels, *size)
         self.images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
         self.index = torch.arange(len(self.images))
-        self.target = make_target(config).to(device)  # a fitted one costs the same as an unfitted one
+        self.target = make_target(config).to(device)
+        self.target.skip_fit()  # a fitted one costs the same
         model = build_model(config, self.target.dim).to(device)
         if is_compiled(config, device):
             model.predict = torch.compile(model.predict)

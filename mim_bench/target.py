@@ -111,6 +111,9 @@ class Target(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has nothing to fit")
 
+    def skip_fit(self) -> None:
+        """Takes the unfitted state for a fitted one: for timing, where the values do not matter."""
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L, dim) values or (B, L) token ids."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ from mim_bench.error import UserError
 from mim_bench.experiment import execute
 from mim_bench.fit import fitted_target
 from mim_bench.pretrain import pretrain
-from mim_bench.protocols import PROTOCOLS, Subject
+from mim_bench.protocols import PROTOCOLS, Features, Subject
 
 CPU = torch.device("cpu")
 
@@ -68,13 +68,14 @@ def test_protocol__resumes_bit_equal(small, tmp_path, protocol, step):
     overrides = ("runtime.log_every_steps=1", "linear.augment=true", "finetune.erasing=0.5")
     config, data = prepared(small("pixel", *overrides))
     encoder = build_encoder(config.model, geometry(config), seed=0)
+    features = Features(config, data, encoder, CPU)
     finals = []
     for folder, stops in ((tmp_path / "whole", ()), (tmp_path / "killed", (step,))):
         for stop in stops:
-            subject = Subject(config, data, encoder, CPU, folder, "key", stop_at(stop))
+            subject = Subject(features, folder, "key", stop_at(stop))
             with pytest.raises(Stop):
                 PROTOCOLS[protocol].run(subject)
-        answer = PROTOCOLS[protocol].run(Subject(config, data, encoder, CPU, folder, "key"))
+        answer = PROTOCOLS[protocol].run(Subject(features, folder, "key"))
         state = checkpoint.load_newest(folder / protocol, "key")
         assert state is not None
         finals.append((answer.correct, state.tensors))

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mim_bench.protocols import finetune, knn, linear
-from mim_bench.protocols.subject import Answer, Subject
+from mim_bench.protocols.subject import Answer, Features, Subject
 
-__all__ = ["PROTOCOLS", "Answer", "Protocol", "Subject"]
+__all__ = ["PROTOCOLS", "Answer", "Features", "Protocol", "Subject"]
 
 
 @dataclass(frozen=True)

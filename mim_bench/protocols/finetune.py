@@ -132,7 +132,7 @@ def build_classifier(subject: Subject, *, pretrained: bool) -> VisionTransformer
         tensors = dict(model.state_dict())  # the head's and fresh norm's own
         taken = {
             name: tensor
-            for name, tensor in subject.encoder.state_dict().items()
+            for name, tensor in subject.features.encoder.state_dict().items()
             if not name.startswith("norm.")  # replaced by fc_norm
         }
         checkpoint.load_exactly(model, tensors | taken, "finetune")
@@ -171,9 +171,7 @@ def _train(subject: Subject, name: str, *, pretrained: bool) -> Answer:
     answers = torch.zeros(subject.test.num_images, dtype=torch.int64, device=device)
     batches = subject.test.batches(
         feature.in_order(subject.test.num_images, config.evaluate.batch_size),
-        subject.eval_crop,
-        seed=0,
-        epoch=0,
+        subject.features.crop,
         device=device,
         num_workers=data.num_workers,
     )

@@ -19,7 +19,7 @@ _CHUNK = 1000  # test images at once, so that the similarities fit in memory
 def run(subject: Subject) -> Answer:
     """Accuracy of every readout."""
     config, data = subject.config.knn, subject.data
-    train, test = subject.clean_features(data.train), subject.clean_features(subject.test)
+    train, test = subject.features.clean(data.train), subject.features.clean(subject.test)
     labels = subject.labels(data.train)
     truth = subject.labels(subject.test)
     correct = {}

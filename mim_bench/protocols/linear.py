@@ -58,7 +58,7 @@ class ProbeTask:
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """Sum over readouts of the cross-entropy; each head gets the gradient it would get alone."""
-        features = inputs if self.subject is None else self.subject.encode(inputs)
+        features = inputs if self.subject is None else self.subject.features.encode(inputs)
         with torch.autocast(features.device.type, enabled=False):
             logits = self.probes(features)
         truth = self.labels[index.to(self.labels.device)]
@@ -93,7 +93,7 @@ def run(subject: Subject) -> Answer:
 
     probes.eval()
     with torch.no_grad():
-        answers = probes(subject.clean_features(subject.test)).argmax(dim=2)
+        answers = probes(subject.features.clean(subject.test)).argmax(dim=2)
     truth = subject.labels(subject.test)
     correct = {
         readout: (answers[place] == truth).cpu().numpy()
@@ -107,7 +107,7 @@ def _batches(subject: Subject) -> loop.Batches:
     """Cached features of the clean images, or freshly cropped images."""
     data, config = subject.data, subject.config
     if not config.linear.augment:
-        features = subject.clean_features(data.train)
+        features = subject.features.clean(data.train)
 
         def cached(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             for index in index_batches:

@@ -1,7 +1,6 @@
 """What a protocol is given, and what it answers."""
 
-import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,27 +25,64 @@ class Answer:
     """Choices that the record must tell."""
 
 
-@dataclass(eq=False)
+class Features:
+    """The frozen readouts of one encoder, taken once for all protocols that ask for them."""
+
+    def __init__(
+        self, config: RunConfig, data: Data, encoder: VisionTransformer, device: torch.device
+    ) -> None:
+        self.config, self.data, self.encoder, self.device = config, data, encoder, device
+        self.geometry = geometry(config)
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def crop(self) -> EvalCrop:
+        """The central crop: clean images, the same function for training and test."""
+        fraction = self.config.data.crop_fraction
+        return EvalCrop(size=self.geometry.image_size, crop_fraction=fraction)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """8-bit images (B, C, H, W) -> (B, R, D) float32, without gradient."""
+        self.encoder.eval()
+        normalized = self.geometry.normalize(images.float() / 255)
+        with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
+            return feature.readouts(self.encoder, normalized)
+
+    def clean(self, split: Split) -> Tensor:
+        """Readouts of every image of a split, (N, R, D) float32."""
+        if split.name not in self._kept:
+            batches = split.batches(
+                feature.in_order(split.num_images, self.config.evaluate.batch_size),
+                self.crop,
+                device=self.device,
+                num_workers=self.data.num_workers,
+            )
+            self._kept[split.name] = feature.extract(self.encode, batches, split.num_images)
+        return self._kept[split.name]
+
+
+@dataclass(frozen=True)
 class Subject:
     """An encoder to evaluate, and the images to do it on; never the trainer."""
 
-    config: RunConfig
-    data: Data
-    encoder: VisionTransformer
-    device: torch.device
+    features: Features
     folder: Path
     """Where a protocol that trains keeps its log and checkpoints."""
     key: str
     """Hash of all that the evaluation depends on, for those checkpoints."""
     report: loop.Report | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
-    def eval_crop(self) -> EvalCrop:
-        """The central crop: clean images, the same function for training and test."""
-        return EvalCrop(
-            size=geometry(self.config).image_size, crop_fraction=self.config.data.crop_fraction
-        )
+    def config(self) -> RunConfig:
+        return self.features.config
+
+    @property
+    def data(self) -> Data:
+        return self.features.data
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
 
     @property
     def test(self) -> Split:
@@ -57,26 +93,3 @@ class Subject:
         """(N,) int64 on the device."""
         assert split.labels is not None
         return split.labels.to(self.device)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """8-bit images (B, C, H, W) -> frozen readouts (B, R, D) float32."""
-        self.encoder.eval()
-        normalized = geometry(self.config).normalize(images.float() / 255)
-        with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
-            return feature.readouts(self.encoder, normalized)
-
-    def clean_features(self, split: Split) -> Tensor:
-        """Readouts of every image of a split, (N, R, D) float32; taken once, then kept."""
-        return self._clean_features(id(split), split)
-
-    @functools.cache  # noqa: B019 - a subject lives as long as its evaluation
-    def _clean_features(self, _: int, split: Split) -> Tensor:
-        batches = split.batches(
-            feature.in_order(split.num_images, self.config.evaluate.batch_size),
-            self.eval_crop,
-            seed=0,
-            epoch=0,
-            device=self.device,
-            num_workers=self.data.num_workers,
-        )
-        return feature.extract(self.encode, batches, split.num_images)

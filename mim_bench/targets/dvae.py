@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from mim_bench.tokenizer import training
 from mim_bench.tokenizer.decoder import Decoder, initialize_decoder
 from mim_bench.tokenizer.encoder import Encoder, initialize, map_pixels
 from mim_bench.tokenizer.lanczos import resize
-from mim_bench.tokenizer.weights import load_encoder
+from mim_bench.tokenizer.weights import file_sha256, load_encoder
 
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class DvaeParams(Frozen):
     weights: str | None = None
     """Local file of the published DALL-E encoder (pickled module, state dict or safetensors); its size
     is read from the file, and every other parameter is then without effect (BEiT uses this)."""
+    weights_sha256: str | None = None
+    """Of the content of `weights`, filled in when unset, so that a run's hash covers it."""
     vocab_size: int = Field(default=256, ge=2)
     """Visual words (8192 in DALL-E)."""
     width: int = Field(default=24, ge=4)
@@ -94,6 +96,14 @@ class DvaeParams(Frozen):
     keeps the vocabulary in use in a short fit (our own; 0 in DALL-E)."""
     kl_warmup_fraction: float = Field(default=0.2, gt=0, le=1)
     """Fraction of all updates over which both weights rise from 0 (5000 updates in DALL-E)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hash_weights(cls, values: Any) -> Any:
+        """A config names the file by its content, not by its place alone."""
+        if isinstance(values, dict) and values.get("weights") and not values.get("weights_sha256"):
+            return {**values, "weights_sha256": file_sha256(Path(values["weights"]).expanduser())}
+        return values
 
     @model_validator(mode="after")
     def _temperature_falls(self) -> "DvaeParams":
@@ -157,6 +167,11 @@ class DvaeTarget(Target):
         loaded = load_encoder(path)
         self.encoder, self.decoder = loaded.encoder, None
         self.weights_sha256 = loaded.sha256
+        if loaded.sha256 != self.params.weights_sha256:
+            raise UserError(
+                f"weights file {path} has changed: its sha256 is {loaded.sha256}, the config's "
+                f"weights_sha256 is {self.params.weights_sha256}"
+            )
         wanted, given = loaded.encoder.in_chans, self.geometry.in_chans
         if given not in (wanted, 1):
             raise UserError(
@@ -165,7 +180,8 @@ class DvaeTarget(Target):
             )
         if given != wanted:
             _logger.info("the tokenizer's %d channels are the image's one, repeated", wanted)
-        others = sorted(self.params.model_fields_set - {"weights"})
+        changed = self.params.model_dump(exclude_defaults=True)
+        others = sorted(changed.keys() - {"weights", "weights_sha256"})
         if others:
             _logger.warning("weights are given, so these are without effect: %s", ", ".join(others))
 
@@ -179,6 +195,9 @@ class DvaeTarget(Target):
         if not self._ready:
             self._ready = bool(self.fitted)
         return not self._ready
+
+    def skip_fit(self) -> None:
+        self.fitted.fill_(True)
 
     def prepare(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, C', h*f, w*f) in [0, 1], the tokenizer's image."""

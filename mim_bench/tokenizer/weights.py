@@ -297,6 +297,17 @@ def load_encoder(path: Path) -> LoadedEncoder:
             f"shape (first: {example}); allowed: every tensor matched"
         )
     encoder.load_state_dict(tensors, assign=True)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return LoadedEncoder(encoder, num_matched, sha256)
+    return LoadedEncoder(encoder, num_matched, file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's content.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"weights file {path} cannot be read: {error.strerror}") from None
