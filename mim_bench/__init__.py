@@ -7,18 +7,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mim_bench.benchmark import results
     from mim_bench.encoder import load_encoder
     from mim_bench.experiment import run
     from mim_bench.model import MaskedAutoencoder
     from mim_bench.resolve import build_target, load_config
 
-__all__ = ["MaskedAutoencoder", "build_target", "load_config", "load_encoder", "run"]
+__all__ = ["MaskedAutoencoder", "build_target", "load_config", "load_encoder", "results", "run"]
 
 _HOME = {
     "MaskedAutoencoder": "mim_bench.model",
     "build_target": "mim_bench.resolve",
     "load_config": "mim_bench.resolve",
     "load_encoder": "mim_bench.encoder",
+    "results": "mim_bench.benchmark",
     "run": "mim_bench.experiment",
 }
 

@@ -49,7 +49,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         save_file(whole, temporary, dict(metadata))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}; free space or choose another --out") from None
+        raise UserError(
+            f"cannot write {path}: {error}; free space or choose another --out"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -31,7 +31,7 @@ app.add_typer(config_app, name="config")
 
 _LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
 
-_out = Console(soft_wrap=not sys.stdout.isatty())
+_out = Console(width=None if sys.stdout.isatty() else 140)  # a log file has room
 _err = Console(stderr=True)
 
 Target = Annotated[str, typer.Option(help="Recipe name, or path of one ending in .toml.")]
@@ -43,7 +43,9 @@ Overrides = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Of weights, data order, crops, masks, probes.")]
 Data = Annotated[str | None, typer.Option(help="Data source; see `list data`.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
-Limit = Annotated[int | None, typer.Option(help="Use at most so many images of a split, for tests.")]
+Limit = Annotated[
+    int | None, typer.Option(help="Use at most so many images of a split, for tests.")
+]
 Protocols = Annotated[str | None, typer.Option(help="Comma-separated; see `list protocols`.")]
 Out = Annotated[Path, typer.Option(help="Folder for run folders, or an existing run folder.")]
 
@@ -134,7 +136,9 @@ def _print_records(records: "list[Record]") -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[Literal["targets", "presets", "protocols", "data", "benchmarks"], typer.Argument()],
+    what: Annotated[
+        Literal["targets", "presets", "protocols", "data", "benchmarks"], typer.Argument()
+    ],
 ) -> None:
     """What there is: targets, presets, protocols, data sources, benchmarks."""
     from mim_bench import recipe
@@ -151,9 +155,7 @@ def list_(
         rows = {name: protocol.description for name, protocol in PROTOCOLS.items()}
     else:
         kind = "preset" if what == "presets" else what
-        rows = {
-            name: recipe.read(kind, name).get("description", "") for name in recipe.names(kind)
-        }
+        rows = {name: recipe.read(kind, name).get("description", "") for name in recipe.names(kind)}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         _out.print(f"{name:<{width}}  {description}", highlight=False)
@@ -166,7 +168,9 @@ def config_show(
     preset: Preset = "tiny",
     seed: Seed = None,
     data: Data = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The config as a run would write it.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The config as a run would write it.")
+    ] = False,
 ) -> None:
     """The resolved config, with where each value came from."""
     from mim_bench.resolve import resolve
@@ -187,7 +191,9 @@ def config_show(
         shown = "as in the data" if left_open else str(value)
         table.add_row(key, shown, "" if origin == "default" else origin)
     _out.print(table)
-    _out.print(f"lr {found.config.pretrain.lr:g}; values without an origin are defaults", style="dim")
+    _out.print(
+        f"lr {found.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
+    )
 
 
 def _place(key: str, content: dict[str, object]) -> int:
@@ -226,6 +232,70 @@ def _run_folder(name: str, out: Path) -> Path:
     raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
 
 
+Name = Annotated[str, typer.Argument(help="Benchmark; see `list benchmarks`.")]
+Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
+
+
+@app.command()
+def sweep(
+    benchmark: Name,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Run every missing cell of a benchmark here. The same command again continues."""
+    from mim_bench import progress
+    from mim_bench.benchmark import sweep as run_sweep
+
+    failed = run_sweep(
+        benchmark,
+        preset,
+        out=out,
+        results=results,
+        overrides=overrides or [],
+        stages=progress.Terminal(_err),
+        told=lambda line: _out.print(line, highlight=False),
+    )
+    if failed:
+        raise UserError(f"{len(failed)} cells failed; the same command tries them again")
+
+
+@app.command()
+def table(
+    benchmark: Name,
+    preset: Preset = "tiny",
+    results: Results = Path("results"),
+    into: Annotated[
+        Path | None, typer.Option(help="Also put it into this page, between its table marks.")
+    ] = None,
+) -> None:
+    """Print a benchmark's table and write it beside its records."""
+    from mim_bench import table as tables
+
+    paths = tables.write_tables(benchmark, preset, results)
+    print(tables.markdown(benchmark, preset, results))
+    if into is not None:
+        tables.insert(into, benchmark, preset, results)
+        paths.append(into)
+    _out.print("wrote " + ", ".join(map(str, paths)), highlight=False)
+
+
+@app.command()
+def figure(
+    benchmark: Name,
+    preset: Preset = "tiny",
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Draw every target of a benchmark on the same images: what was asked, what was answered."""
+    from mim_bench.gallery import draw_gallery
+
+    _out.print(
+        f"wrote {draw_gallery(benchmark, preset, out=out, results=results)}", highlight=False
+    )
+
+
 @app.command()
 def speed(
     preset: Preset = "tiny",
@@ -234,7 +304,9 @@ def speed(
         list[str] | None, typer.Option(help="Recipe to time, repeatable; by default every one.")
     ] = None,
     device: Device = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps timed for each target, after warm-up.")] = 20,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps timed for each target, after warm-up.")
+    ] = 20,
 ) -> None:
     """Time the pre-training step for each target on this device."""
     from mim_bench import speed as speeds
@@ -245,7 +317,9 @@ def speed(
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")
+    ] = False,
 ) -> None:
     pass
 
@@ -262,7 +336,9 @@ def main(arguments: list[str] | None = None) -> None:
     for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        code = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="mim_bench")
+        code = app(
+            [a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="mim_bench"
+        )
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         if debug:

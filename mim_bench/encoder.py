@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mim_bench import checkpoint
 from mim_bench.error import UserError
-from mim_bench.model import layer_norm
+from mim_bench.vit import Encoder, LayerNorm
 
 _logger = logging.getLogger(__name__)
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # ViT-T, S, B, L, H
@@ -28,7 +27,7 @@ def load_encoder(
     *,
     image_size: int | tuple[int, int] | None = None,
     num_heads: int | None = None,
-) -> VisionTransformer:
+) -> Encoder:
     """A timm ViT (no head, tokens out) with pre-trained weights; every encoder tensor must match.
 
     Args:
@@ -82,7 +81,7 @@ def _skeleton(
     name: str,
     image_size: int | tuple[int, int] | None,
     num_heads: int | None,
-) -> VisionTransformer:
+) -> Encoder:
     """An encoder of the shapes that the tensors have."""
     try:
         embed_dim, in_chans, patch_size, _ = tensors["patch_embed.proj.weight"].shape
@@ -91,16 +90,17 @@ def _skeleton(
     except KeyError as error:
         raise UserError(f"{name}: no ViT encoder: 0 of its tensors {error} are there") from None
     depth = len({key.split(".")[1] for key in tensors if key.startswith("blocks.")})
-    if image_size is None:
+    size = image_size
+    if size is None:
         side = round(num_patches**0.5)
         if side * side != num_patches:
             raise UserError(f"{name}: {num_patches} patches are no square; give image_size")
-        image_size = side * patch_size
+        size = side * patch_size
     num_heads = num_heads or _HEADS.get(embed_dim)
     if num_heads is None:
         raise UserError(f"{name}: give num_heads for an encoder of width {embed_dim}")
-    return VisionTransformer(
-        img_size=image_size,
+    return Encoder(
+        img_size=size,
         patch_size=patch_size,
         in_chans=in_chans,
         num_classes=0,
@@ -109,5 +109,5 @@ def _skeleton(
         depth=depth,
         num_heads=num_heads,
         mlp_ratio=hidden / embed_dim,
-        norm_layer=layer_norm,
+        norm_layer=LayerNorm,
     )

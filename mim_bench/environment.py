@@ -40,12 +40,14 @@ class Device(Frozen):
 
 @functools.cache
 def code() -> Code:
-    """Commit and dirty flag of the package's own checkout, never of the current folder."""
-    root = Path(__file__).resolve().parent.parent
-    snapshot = root / "COMMIT"  # a copy of the source made for a queued job carries its commit along
-    if snapshot.is_file():
-        commit, _, state = snapshot.read_text().strip().partition(" ")
-        return Code(commit=commit, dirty=state == "dirty")
+    """Commit and dirty flag of the package's own checkout or wheel, never of the current folder."""
+    package = Path(__file__).resolve().parent
+    root = package.parent
+    # A source copy made for a queued job, an sdist and a wheel carry their commit along.
+    for carried in (root / "COMMIT", package / "_shipped" / "COMMIT"):
+        if carried.is_file():
+            commit, _, state = carried.read_text().strip().partition(" ")
+            return Code(commit=commit, dirty=state == "dirty")
     if not (root / ".git").exists():
         return Code(commit=f"wheel-{importlib.metadata.version('mim_bench')}", dirty=False)
 
@@ -80,7 +82,11 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: a device that this machine does not have.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if not available[name]:

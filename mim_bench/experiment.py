@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from mim_bench import draw, environment, loop, masking, pretrain
 from mim_bench.config import RunConfig, digest
@@ -33,6 +34,7 @@ from mim_bench.progress import Quiet
 from mim_bench.protocols import PROTOCOLS, Answer, Features, Subject
 from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, write_text
 from mim_bench.resolve import geometry, validated
+from mim_bench.target import Target
 
 _NUM_PICTURES = 8
 
@@ -99,7 +101,8 @@ def execute(
 
     # the picture comes first: it shows within seconds whether the model learned anything
     if not (folder / "picture.png").exists():
-        draw_picture(config, data, fitted, model, folder, device)
+        found = sample(config, data, fitted.target, model, device)
+        draw_picture(folder / "picture.png", config, found)
     records = []
     trained = Features(config, data, model.encoder, device)
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
@@ -127,7 +130,9 @@ def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
         there = read_config(folder)
         if there.hash != config.hash:
             fields = ", ".join(sorted(difference(there, config))) or "fields of another version"
-            raise UserError(f"{folder} holds a run of a different config ({fields}); choose another --out")
+            raise UserError(
+                f"{folder} holds a run of a different config ({fields}); choose another --out"
+            )
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} exists but is no run folder; choose another --out")
     write_text(path, config.model_dump_json(indent=1) + "\n")
@@ -153,7 +158,11 @@ def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
     def flat(content: object, prefix: str = "") -> dict[str, object]:
         if not isinstance(content, dict):
             return {prefix.rstrip("."): content}
-        return {k: v for name, value in content.items() for k, v in flat(value, f"{prefix}{name}.").items()}
+        return {
+            k: v
+            for name, value in content.items()
+            for k, v in flat(value, f"{prefix}{name}.").items()
+        }
 
     left, right = flat(a.identity()), flat(b.identity())
     missing = "-"
@@ -178,7 +187,11 @@ def is_finished(folder: Path, config: RunConfig) -> bool:
     """True if every record asked for and the picture are there."""
     names = config.evaluate.protocols
     complete_records = all(_is_current(record_path(folder, name), config, name) for name in names)
-    return (folder / "pretrain.json").is_file() and (folder / "picture.png").is_file() and complete_records
+    return (
+        (folder / "pretrain.json").is_file()
+        and (folder / "picture.png").is_file()
+        and complete_records
+    )
 
 
 def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
@@ -294,39 +307,74 @@ def _metrics(answer: Answer) -> tuple[Metric, ...]:
     return tuple(top1(readout, correct) for readout, correct in answer.correct.items())
 
 
-def draw_picture(
-    config: RunConfig,
-    data: Data,
-    fitted: Fitted,
-    model: MaskedAutoencoder,
-    folder: Path,
-    device: torch.device,
-) -> None:
-    """`picture.png`: image, masked image, what was asked, what was answered, for 8 images."""
+@dataclass(frozen=True)
+class Sample:
+    """What a run asked for and answered on a few evaluated images; see `mim_bench.picture`."""
+
+    images: Tensor
+    """(N, C, H, W) in [0, 1]."""
+    mask: Tensor
+    """(N, L) bool, True = hidden."""
+    asked: Tensor
+    """(N, 3, k*H, k*W) in [0, 1]."""
+    answered: Tensor
+    """(N, 3, k*H, k*W) in [0, 1]."""
+    ground_truth: bool
+    """True if statistics of the true images were used to draw."""
+
+
+def sample(
+    config: RunConfig, data: Data, target: Target, model: MaskedAutoencoder, device: torch.device
+) -> Sample:
+    """The same images, under the same masks, for every target of a seed."""
     split = data.evaluate
     index = draw.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
     clean = Features(config, data, model.encoder, device).crop
-    batches = split.batches([index], clean, device=device)
-    images = next(iter(batches))[0].float() / 255
-    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
-    noise = sampler.noise(index.to(device), seed=config.seed, epoch=0)
-    target = fitted.target
+    images = next(iter(split.batches([index], clean, device=device)))[0].float() / 255
+    noise = masking.MaskSampler(config.mask, model.geometry.grid).noise(
+        index.to(device), seed=config.seed, epoch=0
+    )
     model.eval()
     with torch.no_grad(), loop.autocast(device, config.runtime):
         _, prediction, mask = model(images, target, noise)
         asked = target.picture(target(images), images)
         answered = target.picture(target.answer(prediction.float()), images)
+    return Sample(
+        images.cpu(),
+        mask.cpu(),
+        asked.float().cpu(),
+        answered.float().cpu(),
+        target.picture_uses_ground_truth,
+    )
+
+
+def draw_picture(path: Path, config: RunConfig, found: Sample) -> None:
+    """`picture.png`: image, masked image, what was asked, what was answered."""
     draw_grid(
-        folder / "picture.png",
+        path,
         target_name=config.target.name,
-        images=images.cpu(),
-        mask=mask.cpu(),
-        asked=asked.float().cpu(),
-        answered=answered.float().cpu(),
-        geometry=model.geometry,
-        ground_truth=target.picture_uses_ground_truth,
+        images=found.images,
+        mask=found.mask,
+        asked=found.asked,
+        answered=found.answered,
+        geometry=geometry(config),
+        ground_truth=found.ground_truth,
         title=config.run_id,
     )
+
+
+def reopen(folder: Path, device: torch.device) -> tuple[RunConfig, Sample]:
+    """A finished run's sample, taken again from its weights.
+
+    Raises:
+        UserError: the run is not finished, or its weights do not match.
+    """
+    config = read_config(folder)
+    data = open_data(config, device)
+    target = fitted_target(config, data, folder.parent, device).target
+    model = pretrain.build_model(config, target.dim).to(device)
+    pretrain.load_weights(folder, model)
+    return config, sample(config, data, target, model, device)
 
 
 def lr_lines(config: RunConfig) -> Sequence[str]:

@@ -10,13 +10,14 @@ Legend: N images, R readouts, L patches, D encoder width.
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+
+from mim_bench.vit import Encoder
 
 READOUTS = ("last/cls", "last/patch_mean", "middle/cls", "middle/patch_mean")
 
 
-def readouts(encoder: VisionTransformer, images: Tensor) -> Tensor:
+def readouts(encoder: Encoder, images: Tensor) -> Tensor:
     """Normalised images (B, C, H, W) -> (B, R, D) float32, in the order of `READOUTS`."""
     tokens = encoder.patch_embed(images)
     first = encoder.cls_token.expand(len(tokens), -1, -1)

@@ -49,7 +49,9 @@ class Task(Protocol):
 class Report(Protocol):
     """Somebody who watches: a progress bar, or nobody."""
 
-    def __call__(self, done_steps: int, num_steps: int, images_per_s: float, loss: float) -> None: ...
+    def __call__(
+        self, done_steps: int, num_steps: int, images_per_s: float, loss: float
+    ) -> None: ...
 
 
 @dataclass(frozen=True)

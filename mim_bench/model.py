@@ -12,20 +12,17 @@ Legend: B batch, C channels, H W image, L patches, V visible patches, D encoder 
 dim target width. Masks: True = hidden.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mim_bench import draw, masking
 from mim_bench.config import ModelConfig
 from mim_bench.position import sincos_table
 from mim_bench.target import Geometry, Target
-
-layer_norm = partial(nn.LayerNorm, eps=1e-6)
+from mim_bench.vit import Encoder, LayerNorm
 
 
 def build_encoder(
@@ -35,13 +32,13 @@ def build_encoder(
     seed: int,
     num_classes: int = 0,
     drop_path: float = 0.0,
-) -> VisionTransformer:
+) -> Encoder:
     """timm's ViT with initial weights that depend on `seed` alone.
 
     With `num_classes` it is a classifier on the mean of the patch tokens with a fresh norm (`fc_norm`),
     as MAE fine-tunes; without, it ends in `norm` and returns tokens.
     """
-    encoder = VisionTransformer(
+    encoder = Encoder(
         img_size=geometry.image_size,
         patch_size=config.patch_size,
         in_chans=geometry.in_chans,
@@ -52,7 +49,7 @@ def build_encoder(
         num_heads=config.num_heads,
         mlp_ratio=config.mlp_ratio,
         drop_path_rate=drop_path,
-        norm_layer=layer_norm,
+        norm_layer=LayerNorm,
         weight_init="skip",
     )
     with torch.random.fork_rng(devices=[]):
@@ -117,20 +114,18 @@ class MaskedAutoencoder(nn.Module):
         )
         if not light:
             self.decoder_embed = nn.Linear(config.embed_dim, width)
-            self.decoder_pos_embed = nn.Parameter(
-                torch.zeros(1, geometry.num_patches + 1, width)
-            )
+            self.decoder_pos_embed = nn.Parameter(torch.zeros(1, geometry.num_patches + 1, width))
             self.decoder_blocks = nn.ModuleList(
                 Block(
                     width,
                     config.decoder_num_heads,
                     config.mlp_ratio,
                     qkv_bias=True,
-                    norm_layer=layer_norm,
+                    norm_layer=LayerNorm,
                 )
                 for _ in range(config.decoder_depth)
             )
-            self.decoder_norm = layer_norm(width)
+            self.decoder_norm = LayerNorm(width)
         self.decoder_pred = nn.Linear(width, target_dim)
         self._init_decoder(seed)
 

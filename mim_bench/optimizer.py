@@ -27,7 +27,9 @@ def learning_rate(schedule: ScheduleConfig, epoch: float) -> float:
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * cosine
 
 
-def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
     """MAE's pre-training groups: no decay for 1-D parameters; class and mask token are decayed."""
     decayed, plain = [], []
     for name, parameter in named:

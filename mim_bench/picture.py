@@ -9,6 +9,7 @@ Legend: N images, C channels, H W image, H' W' = k*H k*W with a whole k, L patch
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,10 @@ _MIN_WIDTH = 720
 """Pixels; room for the title and the footnote where there are few images."""
 _HIDDEN_GREY = 0.62
 _INK, _SOFT_INK, _FONT = "#1a1a1a", "#5f5f5f", "DejaVu Sans"
-_FOOTNOTE = "Drawn with statistics of the true image (for pixels: each patch's mean and std) that the model did not predict."
+_FOOTNOTE = (
+    "Drawn with statistics of the true image (for pixels: each patch's mean and std) "
+    "that the model did not predict."
+)
 
 
 def draw_grid(
@@ -66,8 +70,8 @@ def draw_grid(
     height, width = geometry.image_size
     factor = asked.shape[-1] // width
     factor *= max(1, -(-_MIN_TILE // (factor * min(height, width))))
-    shown, asked, answered = (_enlarge(x, factor * width) for x in (shown, asked, answered))
-    covered = _enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
+    shown, asked, answered = (enlarge(x, factor * width) for x in (shown, asked, answered))
+    covered = enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
     rows = (
         ("image", "", shown),
         ("input", "hidden patches grey", torch.where(covered, _HIDDEN_GREY, shown)),
@@ -75,7 +79,7 @@ def draw_grid(
         ("answered", "on hidden patches;\nvisible ones as asked", torch.where(covered, answered, asked)),
     )  # fmt: skip
     figure = _compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
-    _write(figure, Path(path))
+    write(figure, Path(path))
 
 
 def _check(
@@ -96,7 +100,7 @@ def _check(
         )
 
 
-def _enlarge(images: Tensor, width: int) -> Tensor:
+def enlarge(images: Tensor, width: int) -> Tensor:
     """(N, C, h, w) -> the same with each pixel repeated so that the width is `width`."""
     factor = width // images.shape[-1]
     return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
@@ -108,26 +112,33 @@ def _compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote:
     width = max(_LEFT + num * (tile_width + _GAP) + 2 * _GAP, _MIN_WIDTH)
     bottom = _BOTTOM if footnote else 2 * _GAP
     height = _TOP + len(rows) * (tile_height + _GAP) + bottom
-
-    sheet = np.ones((height, width, 3), dtype=np.float32)
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    for row, (name, remark, tiles) in enumerate(rows):
-        top = _TOP + row * (tile_height + _GAP)
-        for column, tile in enumerate(tiles.permute(0, 2, 3, 1).numpy()):
-            left = _LEFT + column * (tile_width + _GAP)
-            sheet[top : top + tile_height, left : left + tile_width] = tile
-        middle = 1 - (top + tile_height / 2) / height
+    figure = lay_out([tiles for _, _, tiles in rows], width, height, left=_LEFT, top=_TOP)
+    for row, (name, remark, _) in enumerate(rows):
+        middle = 1 - (_TOP + row * (tile_height + _GAP) + tile_height / 2) / height
         step = (3 if remark else 0) / height
         va = "bottom" if remark else "center"
-        _text(figure, _LEFT - 12, middle + step, name, ha="right", va=va, size=10, weight="bold")
-        _text(figure, _LEFT - 12, middle - step, remark, ha="right", va="top", color=_SOFT_INK)
-    figure.figimage((sheet * 255).round().astype(np.uint8), zorder=-1)
-    _text(figure, _LEFT, 1 - _TOP / 2 / height, title, size=11)
-    _text(figure, _LEFT, _BOTTOM / 2 / height, footnote, color=_SOFT_INK)
+        text(figure, _LEFT - 12, middle + step, name, ha="right", va=va, size=10, weight="bold")
+        text(figure, _LEFT - 12, middle - step, remark, ha="right", va="top", color=_SOFT_INK)
+    text(figure, _LEFT, 1 - _TOP / 2 / height, title, size=11)
+    text(figure, _LEFT, _BOTTOM / 2 / height, footnote, color=_SOFT_INK)
     return figure
 
 
-def _text(
+def lay_out(rows: Sequence[Tensor], width: int, height: int, *, left: int, top: int) -> Figure:
+    """Rows of (N, 3, h, w) tiles on a white sheet of `width` x `height` pixels, one to one."""
+    sheet = np.ones((height, width, 3), dtype=np.float32)
+    tile_height, tile_width = rows[0].shape[2:]
+    for row, tiles in enumerate(rows):
+        y = top + row * (tile_height + _GAP)
+        for column, tile in enumerate(tiles.permute(0, 2, 3, 1).numpy()):
+            x = left + column * (tile_width + _GAP)
+            sheet[y : y + tile_height, x : x + tile_width] = tile
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    figure.figimage((sheet * 255).round().astype(np.uint8), zorder=-1)
+    return figure
+
+
+def text(
     figure: Figure,
     left: float,
     y: float,
@@ -145,7 +156,7 @@ def _text(
     figure.text(x, y, text, ha=ha, va=va, color=color, fontproperties=style, parse_math=False)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write(figure: Figure, path: Path) -> None:
     """Saves as PNG under a temporary name, then replaces."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

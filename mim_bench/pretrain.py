@@ -70,7 +70,9 @@ def build_model(config: RunConfig, target_dim: int) -> MaskedAutoencoder:
     )
 
 
-def make_training(config: RunConfig, num_images: int, folder: Path, device: torch.device) -> loop.Training:
+def make_training(
+    config: RunConfig, num_images: int, folder: Path, device: torch.device
+) -> loop.Training:
     """The pre-training of a run, for the loop."""
     return loop.Training(
         name="pretrain",
@@ -94,7 +96,9 @@ def pretrain(
 ) -> tuple[MaskedAutoencoder, loop.Outcome]:
     """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder."""
     model = build_model(config, target.dim).to(device)
-    task = PretrainTask(model, target, masking.MaskSampler(config.mask, model.geometry.grid), config.seed)
+    task = PretrainTask(
+        model, target, masking.MaskSampler(config.mask, model.geometry.grid), config.seed
+    )
     optimizer = loop.adamw(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )

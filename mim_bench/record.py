@@ -148,7 +148,8 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **{key: np.packbits(value) for key, value in correct.items()})
+            packed: dict[str, Any] = {key: np.packbits(bits) for key, bits in correct.items()}
+            np.savez_compressed(file, **packed)
         os.replace(temporary, arrays)
     except OSError as error:
         raise UserError(f"cannot write {arrays}: {error}") from None

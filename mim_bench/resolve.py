@@ -137,7 +137,6 @@ class _Layers:
             )
             self.origin[name] = origin
 
-
     def _suggest(self, name: str) -> str:
         """Nearest fields of the section, or nearest of all where there is no such section."""
         section = name.partition(".")[0]
@@ -174,7 +173,9 @@ def resolve(
     content.pop("description", None)
     for other, params in content.pop("target", {}).items():
         if other == name:
-            layers.add({f"target.{key}": value for key, value in params.items()}, f"preset {preset}")
+            layers.add(
+                {f"target.{key}": value for key, value in params.items()}, f"preset {preset}"
+            )
     layers.add(_flatten(content), f"preset {preset}")
     layers.add({f"target.{key}": value for key, value in found.params.items()}, f"recipe {name}")
     layers.add(grid or {}, "benchmark")
@@ -269,9 +270,7 @@ def build_target(
             raise UserError(f"{field} has {len(values)} values for in_chans={in_chans}")
         return tuple(values) * (in_chans if len(values) == 1 else 1)
 
-    built = Geometry(
-        size, patch_size, in_chans, per_channel(mean, "mean"), per_channel(std, "std")
-    )
+    built = Geometry(size, patch_size, in_chans, per_channel(mean, "mean"), per_channel(std, "std"))
     try:
         return cls(cls.Params.model_validate({**found.params, **params}), built)
     except ValidationError as error:

@@ -64,7 +64,14 @@ def measure(
         title_style="",
     )
     table.add_column("target")
-    headings = ("images/s", "step ms", "target's share", "peak GB", "GFLOP a step", "of matrix peak")
+    headings = (
+        "images/s",
+        "step ms",
+        "target's share",
+        "peak GB",
+        "GFLOP a step",
+        "of matrix peak",
+    )
     for heading in headings:
         table.add_column(heading, justify="right")
     for speed in speeds:
@@ -208,10 +215,12 @@ def matrix_peak(device: torch.device, config: RunConfig) -> float:
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
     best = 0.0
     for size in sizes:
-        a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if is_half else torch.float32)
+        a = torch.randn(
+            size, size, device=device, dtype=torch.bfloat16 if is_half else torch.float32
+        )
 
         def multiply(matrix: Tensor = a) -> None:
-            matrix @ matrix
+            torch.mm(matrix, matrix)
 
         multiply()
         seconds = min(_timed(multiply, device) for _ in range(8))

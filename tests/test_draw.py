@@ -10,7 +10,9 @@ def test_uniform__ignores_batch_order_and_composition():
     whole = draw.uniform(torch.arange(1000), 7, seed=3, epoch=5, stream="a")
     order = torch.randperm(1000)
     assert torch.equal(draw.uniform(order, 7, seed=3, epoch=5, stream="a"), whole[order])
-    assert torch.equal(draw.uniform(order[:3], 2, seed=3, epoch=5, stream="a"), whole[order[:3], :2])
+    assert torch.equal(
+        draw.uniform(order[:3], 2, seed=3, epoch=5, stream="a"), whole[order[:3], :2]
+    )
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 6}, {"stream": "b"}])

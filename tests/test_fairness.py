@@ -63,7 +63,7 @@ def test_initial_model__is_equal_for_every_target_but_for_the_head(small):
 def test_recipe__cannot_touch_anything_but_the_target(tmp_path):
     from mim_bench.error import UserError
 
-    for line in ("[pretrain]\nblr = 1", "mask = 0.5", '[params]\nblr = 3'):
+    for line in ("[pretrain]\nblr = 1", "mask = 0.5", "[params]\nblr = 3"):
         path = tmp_path / "sly.toml"
         path.write_text(
             f'class = "mim_bench.targets.pixel:PixelTarget"\ndescription = "d"\npaper = "p"\n{line}\n'

@@ -60,12 +60,16 @@ def test_noise__depends_on_seed_epoch_and_sample_alone(sampling):
     assert not torch.equal(sampler.noise(torch.arange(20), seed=2, epoch=2), whole)
 
 
-@pytest.mark.parametrize("key", ["beit_class_default_min4", "beit_training_script_min16", "maskfeat_slowfast_ratio04"])
+@pytest.mark.parametrize(
+    "key", ["beit_class_default_min4", "beit_training_script_min16", "maskfeat_slowfast_ratio04"]
+)
 def test_block_masks__have_the_statistics_of_the_official_generator(key):
     want = json.loads((GOLDEN / "beit_mask.json").read_text())[key]
     config = MaskConfig(sampling="block", block_min_patches=want["min_num_patches"])
     quota, draws = want["num_masking_patches"], 4000
-    masks = masking.block_masks(torch.arange(draws), (14, 14), quota, config, seed=0, epoch=0).numpy()
+    masks = masking.block_masks(
+        torch.arange(draws), (14, 14), quota, config, seed=0, epoch=0
+    ).numpy()
     counts = masks.sum((1, 2))
     assert counts.max() == quota
     assert abs(counts.mean() - want["mean_count"]) < 4 * want["std_count"] / np.sqrt(2000)

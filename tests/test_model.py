@@ -18,7 +18,13 @@ from mim_bench.target import Geometry
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GEOMETRY = Geometry((32, 32), 4, 3, MEAN, STD)
 OFFICIAL = ModelConfig(
-    patch_size=4, embed_dim=48, depth=3, num_heads=3, decoder_dim=32, decoder_depth=2, decoder_num_heads=2
+    patch_size=4,
+    embed_dim=48,
+    depth=3,
+    num_heads=3,
+    decoder_dim=32,
+    decoder_depth=2,
+    decoder_num_heads=2,
 )
 
 
@@ -40,7 +46,11 @@ def target(name: str):
 
 @pytest.fixture(scope="module")
 def mae(golden):
-    return {key: torch.from_numpy(value) for key, value in golden("mae").items() if value.dtype.kind != "U"}
+    return {
+        key: torch.from_numpy(value)
+        for key, value in golden("mae").items()
+        if value.dtype.kind != "U"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +82,10 @@ def test_loss_prediction_gradients__equal_official(mae, images, name, key):
     torch.testing.assert_close(prediction, mae["pred"], atol=1e-5, rtol=0)
     torch.testing.assert_close(loss, mae[f"loss_norm_pix_{key}"].float(), atol=1e-6, rtol=0)
     loss.backward()
-    norms = {f"grad_norm_pix_{key}/{n.removeprefix('encoder.')}": p.grad for n, p in model.named_parameters()}
+    norms = {
+        f"grad_norm_pix_{key}/{n.removeprefix('encoder.')}": p.grad
+        for n, p in model.named_parameters()
+    }
     checked = 0
     for full_name, gradient in norms.items():
         if gradient is not None:
@@ -85,7 +98,9 @@ def test_loss_prediction_gradients__equal_official(mae, images, name, key):
 
 def test_position_table__equals_official(golden):
     tables = golden("mae_pos_embed")
-    np.testing.assert_allclose(sincos_table((8, 8), 48).numpy(), tables["pos_8x8_48_cls"], atol=1e-12)
+    np.testing.assert_allclose(
+        sincos_table((8, 8), 48).numpy(), tables["pos_8x8_48_cls"], atol=1e-12
+    )
     ours = sincos_table((14, 14), 768)[1:].float().numpy()
     np.testing.assert_allclose(ours, tables["pos_14x14_768_f32"], atol=1e-7)
 
@@ -130,7 +145,9 @@ def test_initial_weights__are_the_same_for_every_target_but_for_the_head():
     other = MaskedAutoencoder(OFFICIAL, GEOMETRY, 48, seed=4).state_dict()
     shared = [name for name in a if not name.startswith("decoder_pred")]
     assert all(torch.equal(a[name], b[name]) for name in shared)
-    assert not torch.equal(a["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
+    assert not torch.equal(
+        a["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"]
+    )
 
 
 def test_classifier__starts_from_the_same_encoder_as_pretraining():

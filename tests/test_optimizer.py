@@ -38,7 +38,9 @@ def test_learning_rate__is_blr_times_batch_over_256():
 @pytest.mark.parametrize("decay", ["0.65", "0.75"])
 def test_layer_decay__equals_official(decay):
     want = SCHEDULES["layer_decay"][f"global_pool_decay_{decay}"]["parameters"]
-    model = build_encoder(ModelConfig(), Geometry((224, 224), 16, 3, (0.5,) * 3, (0.5,) * 3), seed=0, num_classes=10)
+    model = build_encoder(
+        ModelConfig(), Geometry((224, 224), 16, 3, (0.5,) * 3, (0.5,) * 3), seed=0, num_classes=10
+    )
     model.pos_embed.requires_grad_(True)
     names = {id(p): name for name, p in model.named_parameters()}
     groups = layer_decay_groups(model, FinetuneConfig(layer_decay=float(decay)))
@@ -72,8 +74,12 @@ def test_decay_groups__equal_official_pretraining():
 def test_lars__equals_official(golden, key, decay):
     lars = golden("lars")
     names = [name.removeprefix("init/") for name in lars if name.startswith("init/")]
-    parameters = {name: torch.nn.Parameter(torch.from_numpy(lars[f"init/{name}"].copy())) for name in names}
-    optimizer = LARS(parameters.values(), 1.0, decay, float(lars["momentum"]), float(lars["trust_coefficient"]))
+    parameters = {
+        name: torch.nn.Parameter(torch.from_numpy(lars[f"init/{name}"].copy())) for name in names
+    }
+    optimizer = LARS(
+        parameters.values(), 1.0, decay, float(lars["momentum"]), float(lars["trust_coefficient"])
+    )
     for step, lr in enumerate(lars["lrs"], start=1):
         for name, parameter in parameters.items():
             gradient = lars.get(f"grad{step}/{name}")
@@ -94,7 +100,10 @@ def test_probe__equals_official_for_one_step(golden, kind):
     want = golden("probe")
     head = probe(48, 10)
     head[1].load_state_dict(
-        {"weight": torch.from_numpy(want["head_weight"]), "bias": torch.from_numpy(want["head_bias"])}
+        {
+            "weight": torch.from_numpy(want["head_weight"]),
+            "bias": torch.from_numpy(want["head_bias"]),
+        }
     )
     features, labels = torch.from_numpy(want[f"{kind}_features"]), torch.from_numpy(want["labels"])
     logits = head(features)
@@ -106,6 +115,10 @@ def test_probe__equals_official_for_one_step(golden, kind):
     for name, tensor in (("weight", head[1].weight), ("bias", head[1].bias)):
         np.testing.assert_allclose(tensor.detach(), want[f"{kind}_probe_{name}_after_1"], atol=1e-5)
     for name in ("running_mean", "running_var"):
-        np.testing.assert_allclose(getattr(head[0], name), want[f"{kind}_probe_{name}_after_1"], atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(head[0], name), want[f"{kind}_probe_{name}_after_1"], atol=1e-5
+        )
     head.eval()
-    np.testing.assert_allclose(head(features).detach(), want[f"{kind}_probe_eval_logits_after_1"], atol=2e-5)
+    np.testing.assert_allclose(
+        head(features).detach(), want[f"{kind}_probe_eval_logits_after_1"], atol=2e-5
+    )

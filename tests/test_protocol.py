@@ -91,7 +91,9 @@ def test_evaluated_images__are_read_once_for_each_encoder(small, tmp_path, monke
     assert sorted(reads) == sorted(list(range(120)) * encoders)
 
 
-def test_tuning_slice__is_cut_from_the_training_split_and_the_test_split_is_left_alone(small, tmp_path, monkeypatch):
+def test_tuning_slice__is_cut_from_the_training_split_and_the_test_split_is_left_alone(
+    small, tmp_path, monkeypatch
+):
     config = small("pixel", "data.evaluate_on=tune", "data.limit_images=none", "pretrain.epochs=0")
     found = execute(config, out=tmp_path)
     facts = found.records[0].data

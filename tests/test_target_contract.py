@@ -22,19 +22,29 @@ class Images:
         y = torch.linspace(0, 1, size[0])[None, :, None]
         x = torch.linspace(0, 1, size[1])[None, None, :]
         angle = torch.arange(64)[:, None, None] / 10
-        waves = 0.5 + 0.5 * torch.sin(20 * (y * torch.cos(angle) + x * torch.sin(angle)) + 3 * angle)
+        waves = 0.5 + 0.5 * torch.sin(
+            20 * (y * torch.cos(angle) + x * torch.sin(angle)) + 3 * angle
+        )
         self.images = waves[:, None].expand(-1, channels, -1, -1).contiguous()
 
     def __iter__(self):
         yield from self.images.split(32)
 
 
-@pytest.fixture(scope="module", params=[(name, case) for name in TARGETS for case in CASES], ids=str)
+@pytest.fixture(
+    scope="module", params=[(name, case) for name in TARGETS for case in CASES], ids=str
+)
 def built(request):
     name, (size, patch, channels) = request.param
     params = {"fit_epochs": 1, "vocab_size": 8, "width": 4} if name == "dvae" else {}
     target = build_target(
-        name, image_size=size, patch_size=patch, in_chans=channels, mean=(0.4,), std=(0.3,), **params
+        name,
+        image_size=size,
+        patch_size=patch,
+        in_chans=channels,
+        mean=(0.4,),
+        std=(0.3,),
+        **params,
     )
     images = Images(size, channels)
     if target.needs_fit:
@@ -52,7 +62,7 @@ def test_forward__has_one_entry_a_patch_and_is_finite(built):
         assert torch.isfinite(values).all()
     else:
         assert values.shape[:2] == (4, patches)
-        assert 0 <= values.min() and values.max() < target.dim
+        assert values.min() >= 0 and values.max() < target.dim
     assert not values.requires_grad
 
 

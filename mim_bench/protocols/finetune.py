@@ -22,7 +22,6 @@ from PIL import Image
 from timm.data import Mixup, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
-from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
@@ -34,13 +33,14 @@ from mim_bench.model import build_encoder
 from mim_bench.protocols.subject import Answer, Subject
 from mim_bench.resolve import geometry
 from mim_bench.target import Geometry
+from mim_bench.vit import Encoder
 
 
 @dataclass
 class ClassifyTask:
     """Supervised training of a whole classifier, as the loop sees it."""
 
-    model: VisionTransformer
+    model: Encoder
     labels: Tensor
     schedule: FinetuneConfig
     geometry: Geometry
@@ -73,7 +73,9 @@ class ClassifyTask:
         images = self.geometry.normalize(inputs.float() / 255)
         truth = self.labels[index.to(self.labels.device)]
         # timm draws from the global generators: seeded by the first sample of the part
-        part = draw.integer(seed=self.seed, epoch=epoch, stream=f"{self.stream} mix", index=int(index[0]))
+        part = draw.integer(
+            seed=self.seed, epoch=epoch, stream=f"{self.stream} mix", index=int(index[0])
+        )
         random.seed(part)
         np.random.seed(part)
         if self.schedule.erasing:
@@ -94,7 +96,9 @@ class RandAugment:
 
     def __init__(self, text: str, mean: Sequence[float], *, seed: int, epoch: int) -> None:
         fill = tuple(round(255 * value) for value in mean)
-        self.transform = rand_augment_transform(text, {"img_mean": fill if len(fill) == 3 else fill[0]})
+        self.transform = rand_augment_transform(
+            text, {"img_mean": fill if len(fill) == 3 else fill[0]}
+        )
         self.seed, self.epoch = seed, epoch
 
     def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
@@ -118,7 +122,7 @@ def run_scratch(subject: Subject) -> Answer:
     return _train(subject, "scratch", pretrained=False)
 
 
-def build_classifier(subject: Subject, *, pretrained: bool) -> VisionTransformer:
+def build_classifier(subject: Subject, *, pretrained: bool) -> Encoder:
     """A classifier with a fresh norm and head, on the subject's encoder or on random weights."""
     config = subject.config
     model = build_encoder(
@@ -182,7 +186,7 @@ def _train(subject: Subject, name: str, *, pretrained: bool) -> Answer:
     return Answer({"model": (answers == subject.labels(subject.test)).cpu().numpy()})
 
 
-def layer_decay_groups(model: VisionTransformer, schedule: FinetuneConfig) -> list[dict[str, Any]]:
+def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:
     """timm's groups of layer decay; no weight decay for 1-D parameters, class token and positions."""
     return param_groups_layer_decay(
         model,

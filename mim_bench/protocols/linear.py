@@ -76,9 +76,7 @@ def run(subject: Subject) -> Answer:
     schedule = config.linear
     probes = Probes(config.model.embed_dim, data.num_classes, seed=config.seed).to(device)
     task = ProbeTask(probes, subject.labels(data.train), subject if schedule.augment else None)
-    optimizer = LARS(
-        probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum
-    )
+    optimizer = LARS(probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum)
     training = loop.Training(
         name="linear",
         key=subject.key,

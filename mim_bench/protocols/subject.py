@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mim_bench import feature, loop
@@ -13,6 +12,7 @@ from mim_bench.config import RunConfig
 from mim_bench.data import EvalCrop, Split
 from mim_bench.dataset import Data
 from mim_bench.resolve import geometry
+from mim_bench.vit import Encoder
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Features:
     """The frozen readouts of one encoder, taken once for all protocols that ask for them."""
 
     def __init__(
-        self, config: RunConfig, data: Data, encoder: VisionTransformer, device: torch.device
+        self, config: RunConfig, data: Data, encoder: Encoder, device: torch.device
     ) -> None:
         self.config, self.data, self.encoder, self.device = config, data, encoder, device
         self.geometry = geometry(config)

@@ -237,7 +237,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _tensors(_read_zip(path) if head[:2] == b"PK" else _read_stream(path))
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 (a damaged pickle can raise nearly anything)
+    except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"weights file {path} cannot be read ({said}); allowed: a whole file with DALL-E's "
