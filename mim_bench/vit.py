@@ -4,7 +4,7 @@ Every encoder here has a class token, a position table and MAE's LayerNorm epsil
 timm's class: parameters, names and functions are timm's.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -13,8 +13,8 @@ from torch import nn
 class LayerNorm(nn.LayerNorm):
     """LayerNorm with epsilon 1e-6, as in all published MAE models."""
 
-    def __init__(self, normalized_shape: int) -> None:
-        super().__init__(normalized_shape, eps=1e-6)
+    def __init__(self, normalized_shape: int, **options: Any) -> None:
+        super().__init__(normalized_shape, eps=1e-6, **options)  # newer timm names device and dtype
 
 
 class Encoder(VisionTransformer):
