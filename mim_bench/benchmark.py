@@ -21,10 +21,11 @@ from pydantic import Field, ValidationError
 from mim_bench import recipe
 from mim_bench.config import RunConfig
 from mim_bench.error import UserError
-from mim_bench.experiment import Stages, execute, record_path
+from mim_bench.experiment import Stages, execute
 from mim_bench.frozen import Frozen
 from mim_bench.record import Record, read
 from mim_bench.resolve import explain, resolve
+from mim_bench.run_folder import record_path
 
 _logger = logging.getLogger(__name__)
 

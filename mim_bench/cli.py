@@ -207,10 +207,10 @@ def diff(
     out: Out = Path("runs"),
 ) -> None:
     """Config difference of two runs: what could have moved a weight."""
-    from mim_bench import experiment
+    from mim_bench import run_folder
 
     a, b = (_run_folder(name, out) for name in (run_a, run_b))
-    differences = experiment.difference(experiment.read_config(a), experiment.read_config(b))
+    differences = run_folder.difference(run_folder.read_config(a), run_folder.read_config(b))
     if not differences:
         _out.print("no difference")
         return

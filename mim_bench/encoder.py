@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mim_bench import checkpoint
 from mim_bench.error import UserError
+from mim_bench.run_folder import read_config
 from mim_bench.vit import Encoder, LayerNorm
 
 _logger = logging.getLogger(__name__)
@@ -40,8 +41,6 @@ def load_encoder(
     """
     path = Path(path_or_run)
     if path.is_dir():
-        from mim_bench.experiment import read_config
-
         config = read_config(path)
         path = path / "encoder.safetensors"
         image_size = config.data.image_size

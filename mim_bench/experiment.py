@@ -15,28 +15,23 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from mim_bench import draw, environment, loop, masking, pretrain
-from mim_bench.config import RunConfig, digest
+from mim_bench import environment, loop, pretrain
+from mim_bench.config import RunConfig
 from mim_bench.dataset import Data, complete, open_data
-from mim_bench.error import UserError
 from mim_bench.fit import Fitted, fitted_target
 from mim_bench.model import MaskedAutoencoder, build_encoder
-from mim_bench.picture import draw_grid
 from mim_bench.progress import Quiet
 from mim_bench.protocols import PROTOCOLS, Answer, Features, Subject
 from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, write_text
-from mim_bench.resolve import geometry, validated
-from mim_bench.target import Target
-
-_NUM_PICTURES = 8
+from mim_bench.resolve import geometry
+from mim_bench.run_folder import claim, record_hash, record_path
+from mim_bench.sample import draw_picture, sample
 
 
 @dataclass(frozen=True)
@@ -114,73 +109,6 @@ def execute(
             write(path, record, answer.correct)
         records.append(read(path))
     return Result(folder, records, was_finished=False)
-
-
-def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
-    """The run's folder, made if need be.
-
-    Raises:
-        UserError: it holds a run of a different config.
-    """
-    folder = out if (out / "config.json").is_file() else out / config.run_id
-    if force and folder.is_dir():
-        shutil.rmtree(folder)
-    path = folder / "config.json"
-    if path.is_file():
-        there = read_config(folder)
-        if there.hash != config.hash:
-            fields = ", ".join(sorted(difference(there, config))) or "fields of another version"
-            raise UserError(
-                f"{folder} holds a run of a different config ({fields}); choose another --out"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists but is no run folder; choose another --out")
-    write_text(path, config.model_dump_json(indent=1) + "\n")
-    return folder
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The config of a run folder.
-
-    Raises:
-        UserError: no run folder, or one of another version.
-    """
-    path = folder / "config.json"
-    try:
-        return validated(json.loads(path.read_text()))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder} is no run folder: {error}") from None
-
-
-def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
-    """Fields of the identity in which two configs differ -> their two values."""
-
-    def flat(content: object, prefix: str = "") -> dict[str, object]:
-        if not isinstance(content, dict):
-            return {prefix.rstrip("."): content}
-        return {
-            k: v
-            for name, value in content.items()
-            for k, v in flat(value, f"{prefix}{name}.").items()
-        }
-
-    left, right = flat(a.identity()), flat(b.identity())
-    missing = "-"
-    names = [*left, *(name for name in right if name not in left)]
-    pairs = {name: (left.get(name, missing), right.get(name, missing)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def record_path(folder: Path, protocol: str) -> Path:
-    """Where a run's record of a protocol lies."""
-    return folder / "records" / f"{protocol}.json"
-
-
-def record_hash(config: RunConfig, protocol: str) -> str:
-    """sha256 of all that a record's numbers depend on."""
-    entry = PROTOCOLS[protocol]
-    section = config.model_dump(mode="json")[entry.section]
-    return digest([config.hash, protocol, entry.version, section, config.evaluate.readout])
 
 
 def is_finished(folder: Path, config: RunConfig) -> bool:
@@ -305,76 +233,6 @@ def _evaluate(
 
 def _metrics(answer: Answer) -> tuple[Metric, ...]:
     return tuple(top1(readout, correct) for readout, correct in answer.correct.items())
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a run asked for and answered on a few evaluated images; see `mim_bench.picture`."""
-
-    images: Tensor
-    """(N, C, H, W) in [0, 1]."""
-    mask: Tensor
-    """(N, L) bool, True = hidden."""
-    asked: Tensor
-    """(N, 3, k*H, k*W) in [0, 1]."""
-    answered: Tensor
-    """(N, 3, k*H, k*W) in [0, 1]."""
-    ground_truth: bool
-    """True if statistics of the true images were used to draw."""
-
-
-def sample(
-    config: RunConfig, data: Data, target: Target, model: MaskedAutoencoder, device: torch.device
-) -> Sample:
-    """The same images, under the same masks, for every target of a seed."""
-    split = data.evaluate
-    index = draw.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
-    clean = Features(config, data, model.encoder, device).crop
-    images = next(iter(split.batches([index], clean, device=device)))[0].float() / 255
-    noise = masking.MaskSampler(config.mask, model.geometry.grid).noise(
-        index.to(device), seed=config.seed, epoch=0
-    )
-    model.eval()
-    with torch.no_grad(), loop.autocast(device, config.runtime):
-        _, prediction, mask = model(images, target, noise)
-        asked = target.picture(target(images), images)
-        answered = target.picture(target.answer(prediction.float()), images)
-    return Sample(
-        images.cpu(),
-        mask.cpu(),
-        asked.float().cpu(),
-        answered.float().cpu(),
-        target.picture_uses_ground_truth,
-    )
-
-
-def draw_picture(path: Path, config: RunConfig, found: Sample) -> None:
-    """`picture.png`: image, masked image, what was asked, what was answered."""
-    draw_grid(
-        path,
-        target_name=config.target.name,
-        images=found.images,
-        mask=found.mask,
-        asked=found.asked,
-        answered=found.answered,
-        geometry=geometry(config),
-        ground_truth=found.ground_truth,
-        title=config.run_id,
-    )
-
-
-def reopen(folder: Path, device: torch.device) -> tuple[RunConfig, Sample]:
-    """A finished run's sample, taken again from its weights.
-
-    Raises:
-        UserError: the run is not finished, or its weights do not match.
-    """
-    config = read_config(folder)
-    data = open_data(config, device)
-    target = fitted_target(config, data, folder.parent, device).target
-    model = pretrain.build_model(config, target.dim).to(device)
-    pretrain.load_weights(folder, model)
-    return config, sample(config, data, target, model, device)
 
 
 def lr_lines(config: RunConfig) -> Sequence[str]:

@@ -12,8 +12,8 @@ from mim_bench import environment, picture
 from mim_bench.benchmark import cells, home
 from mim_bench.dataset import complete, open_data
 from mim_bench.error import UserError
-from mim_bench.experiment import Sample, reopen
 from mim_bench.resolve import geometry
+from mim_bench.sample import Sample, reopen
 from mim_bench.target import to_rgb
 
 _NUM_ROWS = 4

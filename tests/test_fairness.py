@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from mim_bench import experiment, recipe
+from mim_bench import recipe, run_folder
 from mim_bench.dataset import complete, open_data
 from mim_bench.pretrain import build_model, first_batches_hash
 from mim_bench.resolve import load_config, make_target
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_configs_of_any_two_targets__differ_in_the_target_block_only(preset):
     configs = {name: load_config(name, preset) for name in TARGETS}
     for a, b in itertools.combinations(TARGETS, 2):
-        fields = experiment.difference(configs[a], configs[b])
+        fields = run_folder.difference(configs[a], configs[b])
         assert fields, f"{a} and {b} are the same target"
         assert [field for field in fields if not field.startswith("target.")] == []
         rest = ("preset", "evaluate", "knn", "linear", "finetune", "runtime")

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from mim_bench import record
 from mim_bench.error import UserError
-from mim_bench.experiment import execute, record_hash, record_path
+from mim_bench.experiment import execute
 from mim_bench.feature import READOUTS
+from mim_bench.run_folder import record_hash, record_path
 
 
 @pytest.fixture(scope="module")

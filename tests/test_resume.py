@@ -11,13 +11,14 @@ import pytest
 import torch
 from conftest import SMALL
 
-from mim_bench import checkpoint, experiment, loop
+from mim_bench import checkpoint, loop
 from mim_bench.dataset import complete, open_data
 from mim_bench.error import UserError
 from mim_bench.experiment import execute
 from mim_bench.fit import fitted_target
 from mim_bench.pretrain import pretrain
 from mim_bench.protocols import PROTOCOLS, Features, Subject
+from mim_bench.run_folder import read_config
 
 CPU = torch.device("cpu")
 
@@ -195,5 +196,5 @@ def test_folder_of_another_config__is_refused(small, tmp_path):
     with pytest.raises(UserError, match=r"different config \(mask\.ratio\)"):
         execute(small("pixel", "mask.ratio=0.5"), out=folder)
     weights = (folder / "model.safetensors").read_bytes()
-    assert experiment.read_config(folder).mask.ratio == 0.75
+    assert read_config(folder).mask.ratio == 0.75
     assert (folder / "model.safetensors").read_bytes() == weights

@@ -1,0 +1,78 @@
+"""A run's folder: whose it is, what config it holds, how two runs differ, where records lie."""
+
+import json
+import shutil
+from pathlib import Path
+
+from mim_bench.config import RunConfig, digest
+from mim_bench.error import UserError
+from mim_bench.protocols import PROTOCOLS
+from mim_bench.record import write_text
+from mim_bench.resolve import validated
+
+
+def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
+    """The run's folder, made if need be.
+
+    Raises:
+        UserError: it holds a run of a different config.
+    """
+    folder = out if (out / "config.json").is_file() else out / config.run_id
+    if force and folder.is_dir():
+        shutil.rmtree(folder)
+    path = folder / "config.json"
+    if path.is_file():
+        there = read_config(folder)
+        if there.hash != config.hash:
+            fields = ", ".join(sorted(difference(there, config))) or "fields of another version"
+            raise UserError(
+                f"{folder} holds a run of a different config ({fields}); choose another --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists but is no run folder; choose another --out")
+    write_text(path, config.model_dump_json(indent=1) + "\n")
+    return folder
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of a run folder.
+
+    Raises:
+        UserError: no run folder, or one of another version.
+    """
+    path = folder / "config.json"
+    try:
+        return validated(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder} is no run folder: {error}") from None
+
+
+def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
+    """Fields of the identity in which two configs differ -> their two values."""
+
+    def flat(content: object, prefix: str = "") -> dict[str, object]:
+        if not isinstance(content, dict):
+            return {prefix.rstrip("."): content}
+        return {
+            k: v
+            for name, value in content.items()
+            for k, v in flat(value, f"{prefix}{name}.").items()
+        }
+
+    left, right = flat(a.identity()), flat(b.identity())
+    missing = "-"
+    names = [*left, *(name for name in right if name not in left)]
+    pairs = {name: (left.get(name, missing), right.get(name, missing)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def record_path(folder: Path, protocol: str) -> Path:
+    """Where a run's record of a protocol lies."""
+    return folder / "records" / f"{protocol}.json"
+
+
+def record_hash(config: RunConfig, protocol: str) -> str:
+    """sha256 of all that a record's numbers depend on."""
+    entry = PROTOCOLS[protocol]
+    section = config.model_dump(mode="json")[entry.section]
+    return digest([config.hash, protocol, entry.version, section, config.evaluate.readout])
