@@ -23,6 +23,7 @@ from typing import Protocol
 import torch
 
 from mim_bench import environment, loop, pretrain
+from mim_bench.accelerate import accelerate, is_compiled
 from mim_bench.config import RunConfig
 from mim_bench.dataset import Data, complete, open_data
 from mim_bench.fit import Fitted, fitted_target
@@ -100,8 +101,10 @@ def execute(
         found = sample(config, data, fitted.target, model, device)
         draw_picture(folder / "picture.png", config, found)
     records = []
+    accelerate(model.encoder, device, config.runtime)
     trained = Features(config, data, model.encoder, device)
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
+    accelerate(untrained, device, config.runtime)
     random = Features(config, data, untrained, device)
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
@@ -141,7 +144,7 @@ def _write_manifest(
         "device": environment.device_facts(device).model_dump(),
         "precision": loop.precision(device, config.runtime),
         "tf32": config.runtime.tf32,
-        "compiled": pretrain.is_compiled(config, device),
+        "compiled": is_compiled(device, config.runtime),
         "lr": config.pretrain.lr,
         "data": data.facts.model_dump(),
         "first_batches": pretrain.first_batches_hash(config, data),
@@ -222,7 +225,7 @@ def _evaluate(
         versions=environment.versions(),
         device=environment.device_facts(device),
         precision=loop.precision(device, config.runtime),
-        compiled=pretrain.is_compiled(config, device),
+        compiled=is_compiled(device, config.runtime),
         seconds=time.perf_counter() - clock,
         started=started.isoformat(timespec="seconds"),
         command=command,

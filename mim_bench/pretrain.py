@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mim_bench import checkpoint, draw, loop, masking
+from mim_bench.accelerate import accelerate
 from mim_bench.config import RunConfig
 from mim_bench.data import Crop
 from mim_bench.dataset import Data
@@ -102,8 +103,7 @@ def pretrain(
     optimizer = loop.adamw(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )
-    if is_compiled(config, device):
-        model.predict = torch.compile(model.predict)  # the target stays eager, so it stays exact
+    accelerate(model, device, config.runtime)
     crops = crop(config)
 
     def batches(index_batches: Any, epoch: int) -> Any:
@@ -120,13 +120,6 @@ def pretrain(
     outcome = loop.train(training, task, optimizer, batches, report)
     save_weights(folder, model, config)
     return model, outcome
-
-
-def is_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Whether torch.compile is in force: by default on cuda only."""
-    if config.runtime.compile == "auto":
-        return device.type == "cuda"
-    return config.runtime.compile == "on"
 
 
 def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> None:

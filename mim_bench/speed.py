@@ -15,14 +15,15 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim_bench import environment, loop, masking, recipe
+from mim_bench.accelerate import accelerate
 from mim_bench.config import RunConfig
 from mim_bench.dataset import complete, open_data
 from mim_bench.optimizer import decay_groups
-from mim_bench.pretrain import PretrainTask, build_model, is_compiled
+from mim_bench.pretrain import PretrainTask, build_model
 from mim_bench.resolve import load_config, make_target, validated
 
 _WARM_UP_STEPS = 3
@@ -109,7 +110,6 @@ def time_targets(
     found = []
     for name, stepper in steppers.items():
         step_s = statistics.median(whole[name])
-        flops = stepper.count_flops()
         found.append(
             Speed(
                 target=name,
@@ -117,8 +117,8 @@ def time_targets(
                 step_s=step_s,
                 target_share=statistics.median(alone[name]) / step_s,
                 peak_gb=_peak_gb(stepper.step, device),
-                flops=flops,
-                peak_share=flops / step_s / peak,
+                flops=stepper.flops,
+                peak_share=stepper.flops / step_s / peak,
             )
         )
     return found, peak, config
@@ -152,13 +152,13 @@ class _Stepper:
         self.target = make_target(config).to(device)
         self.target.skip_fit()  # a fitted one costs the same
         model = build_model(config, self.target.dim).to(device)
-        if is_compiled(config, device):
-            model.predict = torch.compile(model.predict)
         sampler = masking.MaskSampler(config.mask, model.geometry.grid)
         self.task = PretrainTask(model, self.target, sampler, config.seed)
         groups = decay_groups(model.named_parameters(), config.pretrain.weight_decay)
         self.optimizer = loop.adamw(groups, config.pretrain)
         self.config, self.device = config, device
+        self.flops = self._count_flops()  # of the plain model: the counter does not know oneDNN
+        accelerate(model, device, config.runtime)
 
     def step(self) -> None:
         with loop.autocast(self.device, self.config.runtime):
@@ -171,7 +171,7 @@ class _Stepper:
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
             self.target(self.images.float() / 255)
 
-    def count_flops(self) -> int:
+    def _count_flops(self) -> int:
         counter = FlopCounterMode(display=False)
         with counter:
             self.step()
@@ -210,7 +210,7 @@ def _peak_gb(work: Callable[[], None], device: torch.device) -> float | None:
 
 
 def matrix_peak(device: torch.device, config: RunConfig) -> float:
-    """FLOP/s of the best square matrix product on this device in the run's precision."""
+    """FLOP/s of the best square matrix product, by the way that the model's layers take."""
     is_half = loop.precision(device, config.runtime) == "bfloat16"
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
     best = 0.0
@@ -219,8 +219,12 @@ def matrix_peak(device: torch.device, config: RunConfig) -> float:
             size, size, device=device, dtype=torch.bfloat16 if is_half else torch.float32
         )
 
-        def multiply(matrix: Tensor = a) -> None:
-            torch.mm(matrix, matrix)
+        layer = nn.Linear(size, size, device=device, dtype=a.dtype)
+        accelerate(layer, device, config.runtime)
+
+        def multiply(matrix: Tensor = a, layer: nn.Linear = layer) -> None:
+            with torch.no_grad():
+                layer(matrix)
 
         multiply()
         seconds = min(_timed(multiply, device) for _ in range(8))

@@ -26,6 +26,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from mim_bench import checkpoint, draw, feature, loop
+from mim_bench.accelerate import accelerate
 from mim_bench.config import FinetuneConfig
 from mim_bench.data import Crop
 from mim_bench.error import UserError
@@ -148,6 +149,7 @@ def _train(subject: Subject, name: str, *, pretrained: bool) -> Answer:
     config, data, device = subject.config, subject.data, subject.device
     schedule = config.finetune
     model = build_classifier(subject, pretrained=pretrained).to(device)
+    accelerate(model, device, config.runtime)
     task = ClassifyTask(
         model=model,
         labels=subject.labels(data.train),
