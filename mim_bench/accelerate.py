@@ -33,7 +33,7 @@ def accelerate(model: nn.Module, device: torch.device, runtime: RuntimeConfig) -
     if is_compiled(device, runtime):
         predict: Any = getattr(model, "predict", None)
         if predict is not None:
-            model.predict = torch.compile(predict)
+            model.predict = torch.compile(predict)  # pyright: ignore[reportArgumentType]
     elif device.type == "cpu" and runtime.precision != "bfloat16" and _has_onednn():
         for layer in model.modules():
             if type(layer) is nn.Linear:

@@ -3,10 +3,11 @@
 Exit codes: 0 done, 1 our mistake, 2 the user's (one line, no traceback unless --debug), 130 stopped.
 """
 
+import errno
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,6 +31,9 @@ config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
 _LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
+
+_NOT_OUR_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""A full disk, or one that may not be written to."""
 
 _out = Console(width=None if sys.stdout.isatty() else 140)  # a log file has room
 _err = Console(stderr=True)
@@ -88,6 +92,7 @@ def run(
         bool, typer.Option("--skip-bad-images", help="Leave unreadable images out and count them.")
     ] = False,
     out: Out = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="What happens anyway.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Start again even if finished.")] = False,
 ) -> None:
     """Pre-train on one target, evaluate, record, draw. The same command again continues."""
@@ -96,9 +101,13 @@ def run(
 
     settings = _settings(overrides, seed, data, device, limit_images, protocols, skip_bad_images)
     config = load_config(target, preset, settings)
-    for line in experiment.lr_lines(config):
-        _err.print(line, style="dim", highlight=False)
-    result = experiment.execute(config, out=out, force=force, stages=progress.Terminal(_err))
+    result = experiment.execute(
+        config,
+        out=out,
+        force=force,
+        stages=progress.Terminal(_err),
+        told=lambda line: _err.print(line, style="dim", highlight=False),
+    )
     if result.was_finished:
         _err.print(f"{result.folder} is already finished; --force starts again", highlight=False)
     _print_records(result.records)
@@ -343,20 +352,20 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if debug:
             raise
-        _err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _stop(f"error: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _err.print("stopped; the same command continues")
-        sys.exit(130)
+        _stop("stopped; the same command continues", 130)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's errors, which typer brings along
         if usage is not None:
-            _err.print(f"error: {usage()}", markup=False, highlight=False, soft_wrap=True)
-            sys.exit(2)
+            _stop(f"error: {usage()}", 2)
         if debug:
             raise
-        name = type(error).__name__
-        _err.print(
-            f"internal error: {name}: {error}; --debug shows where", markup=False, soft_wrap=True
-        )
-        sys.exit(1)
+        if isinstance(error, OSError) and error.errno in _NOT_OUR_FAULT:
+            _stop(f"error: {error.filename or 'disk'}: {error.strerror}", 2)
+        _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1)
+
+
+def _stop(line: str, code: int) -> NoReturn:
+    _err.print(line, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

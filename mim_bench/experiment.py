@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from mim_bench.progress import Quiet
 from mim_bench.protocols import PROTOCOLS, Answer, Features, Subject
 from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, write_text
 from mim_bench.resolve import geometry
-from mim_bench.run_folder import claim, record_hash, record_path
+from mim_bench.run_folder import claim, lock, record_hash, record_path
 from mim_bench.sample import draw_picture, sample
 
 
@@ -65,6 +65,7 @@ def execute(
     out: str | Path = "runs",
     force: bool = False,
     stages: Stages | None = None,
+    told: Callable[[str], None] = lambda line: None,
     command: str | None = None,
 ) -> Result:
     """Fits the target, pre-trains, evaluates and draws; records come in the order asked for.
@@ -73,6 +74,7 @@ def execute(
         out: folder that holds run folders, or an existing run folder.
         force: start from nothing, even if the run is finished.
         stages: shown what happens; by default nobody.
+        told: given a line or two for people, such as `blr -> lr`; by default nobody.
         command: what the record names as its origin; by default this process's command line.
 
     Raises:
@@ -85,11 +87,27 @@ def execute(
     with stages.stage("read images"):
         data = open_data(config, device)
     config = complete(config, data)
-    folder = claim(Path(out), config, force=force)
+    with lock(Path(out), config):
+        return _execute(config, data, device, Path(out), force, stages, told, command)
+
+
+def _execute(
+    config: RunConfig,
+    data: Data,
+    device: torch.device,
+    out: Path,
+    force: bool,
+    stages: Stages,
+    told: Callable[[str], None],
+    command: str | None,
+) -> Result:
+    folder = claim(out, config, force=force)
     if is_finished(folder, config):
         records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
         return Result(folder, records, was_finished=True)
 
+    for line in lr_lines(config):
+        told(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     _write_manifest(folder, config, data, device, origin)
     with stages.stage(f"fit {config.target.name}"):

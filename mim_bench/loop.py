@@ -7,7 +7,6 @@ optimiser and step alone, and a resumed run is bit-equal to one that was never s
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +21,7 @@ from mim_bench import checkpoint, draw
 from mim_bench.config import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
 from mim_bench.error import UserError
 from mim_bench.optimizer import learning_rate
+from mim_bench.record import write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -252,13 +252,10 @@ class _Log:
         self.path = path
         self.steps_per_epoch = max(1, training.steps_per_epoch)
         self.last_loss: float | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() else []
         if kept:
             self.last_loss = kept[-1]["loss"]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.board = _tensorboard(path.parent) if training.runtime.tensorboard else None
 
     def write(self, *, step: int, **values: float) -> None:

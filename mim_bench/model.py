@@ -154,7 +154,8 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             loss (scalar, mean over hidden patches), prediction (B, L, dim), mask (B, L) bool, True = hidden.
         """
-        with torch.no_grad():
+        # in full precision whatever the model runs in: a target is the same on every device
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             values = target(images)
         if noise is None:
             noise = torch.rand(len(images), self.geometry.num_patches, device=images.device)

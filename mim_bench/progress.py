@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -15,13 +14,6 @@ from rich.progress import (
 )
 
 from mim_bench.loop import Report
-
-
-class Stages(Protocol):
-    """Somebody who is told which stage of a run begins."""
-
-    def stage(self, name: str) -> "Iterator[Report]":  # a context manager
-        ...
 
 
 class Quiet:

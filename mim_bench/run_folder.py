@@ -2,7 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout  # the cross-platform lock that torch itself depends on
 
 from mim_bench.config import RunConfig, digest
 from mim_bench.error import UserError
@@ -11,13 +15,34 @@ from mim_bench.record import write_text
 from mim_bench.resolve import validated
 
 
+def place(out: Path, config: RunConfig) -> Path:
+    """The run's folder: below `out`, or `out` itself if it is a run folder."""
+    return out if (out / "config.json").is_file() else out / config.run_id
+
+
+@contextmanager
+def lock(out: Path, config: RunConfig) -> Iterator[None]:
+    """Keeps a second process out of the same run; freed by the system if this one is killed.
+
+    Raises:
+        UserError: another process has it.
+    """
+    folder = place(out, config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is busy with {folder}") from None
+
+
 def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
     """The run's folder, made if need be.
 
     Raises:
         UserError: it holds a run of a different config.
     """
-    folder = out if (out / "config.json").is_file() else out / config.run_id
+    folder = place(out, config)
     if force and folder.is_dir():
         shutil.rmtree(folder)
     path = folder / "config.json"

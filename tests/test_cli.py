@@ -62,7 +62,7 @@ def test_diff__names_the_only_difference(cli, tmp_path):
     )
     code, out, _ = cli("diff", a, b)
     assert code == 0 and "only the target differs" in out and "target.name" in out
-    assert cli("run", "--target", "hog", *SMALL, "evaluate.protocols=[]", "mask.ratio=0.5")[0] == 0
+    assert cli("run", "--target", "hog", *SMALL, "evaluate.protocols=[]", "mask.ratio=0.25")[0] == 0
     other = next(p.name for p in (tmp_path / "runs").glob("hog*") if p.name not in (a, b))
     code, out, _ = cli("diff", a, other)
     assert code == 0 and "more than the target differs" in out and "mask.ratio" in out
@@ -179,6 +179,39 @@ def test_single_class__is_refused(cli, tmp_path):
     write_images(tmp_path / "one" / "cat", 40)
     code, _, err = cli(*RUN, "--data", "folder:one")
     assert code == 2 and "class" in err
+
+
+def test_full_disk__is_the_users_to_mend(cli, monkeypatch):
+    from mim_bench import picture
+
+    def full(figure, path):
+        raise OSError(28, "No space left on device", "picture.png")
+
+    monkeypatch.setattr(picture, "write", full)
+    code, _, err = cli(*RUN)
+    assert code == 2 and "error: picture.png: No space left on device" in err
+
+
+def test_two_processes__never_share_a_run(cli, tmp_path):
+    import torch
+
+    from mim_bench.dataset import complete, open_data
+    from mim_bench.resolve import load_config
+    from mim_bench.run_folder import lock
+
+    config = load_config("pixel", "tiny", SMALL)
+    config = complete(config, open_data(config, torch.device("cpu")))
+    with lock(tmp_path / "runs", config):
+        code, _, err = cli(*RUN)
+    assert code == 2 and "another process is busy with" in err
+    assert list(tmp_path.rglob("config.json")) == []
+    assert cli(*RUN, "evaluate.protocols=[]", "--resume")[0] == 0
+
+
+def test_tensorboard__gets_the_learning_curve(cli, tmp_path):
+    code, _, err = cli(*RUN, "evaluate.protocols=[]", "runtime.tensorboard=true")
+    assert code == 0, err
+    assert next(tmp_path.glob("runs/*/tensorboard/events*")).stat().st_size > 200
 
 
 def test_internal_error__is_exit_code_1_without_traceback(cli, monkeypatch):
