@@ -10,6 +10,7 @@ Calling it again continues where it stopped; a finished run only reads its recor
 """
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +27,7 @@ from mim_bench import environment, loop, pretrain
 from mim_bench.accelerate import accelerate, is_compiled
 from mim_bench.config import RunConfig
 from mim_bench.dataset import Data, complete, open_data
+from mim_bench.error import UserError
 from mim_bench.fit import Fitted, fitted_target
 from mim_bench.model import MaskedAutoencoder, build_encoder
 from mim_bench.progress import Quiet
@@ -34,6 +36,8 @@ from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, w
 from mim_bench.resolve import geometry
 from mim_bench.run_folder import claim, lock, record_hash, record_path
 from mim_bench.sample import draw_picture, sample
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,14 @@ def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
 def _write_manifest(
     folder: Path, config: RunConfig, data: Data, device: torch.device, command: str
 ) -> None:
-    """Written before the first step: what is needed to say later where a number came from."""
+    """Written before the first step: what is needed to say later where a number came from.
+
+    Raises:
+        UserError: the folder's run began on other images.
+    """
+    path = folder / "manifest.json"
+    if path.is_file():
+        _check_continued(json.loads(path.read_text()), data, device, folder)
     manifest = {
         "run_id": config.run_id,
         "run_hash": config.hash,
@@ -167,7 +178,26 @@ def _write_manifest(
         "data": data.facts.model_dump(),
         "first_batches": pretrain.first_batches_hash(config, data),
     }
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_text(path, json.dumps(manifest, indent=1) + "\n")
+
+
+def _check_continued(
+    manifest: dict[str, Any], data: Data, device: torch.device, folder: Path
+) -> None:
+    """A run goes on with the same images; other code or another device is told."""
+    if manifest["data"]["fingerprint"] != data.facts.fingerprint:
+        raise UserError(
+            f"{folder} began on other images: '{data.facts.source}' has changed since; "
+            "use --force to start again, or another --out"
+        )
+    before, now = manifest["code"]["commit"], environment.code().commit
+    if before != now:
+        _logger.warning("%s began at commit %s and goes on at %s", folder, before, now)
+    if manifest["device"]["kind"] != device.type:
+        kind = manifest["device"]["kind"]
+        _logger.warning(
+            "%s began on %s and goes on on %s: not bit-equal", folder, kind, device.type
+        )
 
 
 def _pretrained(
@@ -195,6 +225,7 @@ def _pretrained(
         first_batches=manifest["first_batches"],
         fit=fitted.figures,
         fit_key=fitted.key,
+        code=environment.code(),
     )
     write_text(path, facts.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now

@@ -65,6 +65,8 @@ class PretrainFacts(Frozen):
     """Figures of the target's fit, such as codebook use; empty if it needed none."""
     fit_key: str | None = None
     """Hash of the fitted state that was used."""
+    code: Code | None = None
+    """The source that pre-trained, where it is not known to be the record's own."""
 
 
 class Record(Frozen):

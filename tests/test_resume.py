@@ -1,5 +1,6 @@
 """Rule 10: stop a training anywhere, call it again, and the weights are bit-equal."""
 
+import json
 import os
 import signal
 import subprocess
@@ -198,3 +199,19 @@ def test_folder_of_another_config__is_refused(small, tmp_path):
     weights = (folder / "model.safetensors").read_bytes()
     assert read_config(folder).mask.ratio == 0.5
     assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_changed_images__stop_a_run_that_began_on_others(small, tmp_path, monkeypatch, caplog):
+    result = execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
+    path = result.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (result.folder / "picture.png").unlink()
+    manifest["code"]["commit"], manifest["device"]["kind"] = "0" * 40, "cuda"
+    path.write_text(json.dumps(manifest))
+    execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
+    assert "began at commit 000" in caplog.text and "not bit-equal" in caplog.text
+    (result.folder / "picture.png").unlink()
+    manifest["data"]["fingerprint"] = "f" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="began on other images"):
+        execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
