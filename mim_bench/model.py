@@ -103,6 +103,10 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.geometry = geometry
+        for name, values in (("mean", geometry.mean), ("std", geometry.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
         self.num_visible = num_visible or masking.num_visible(geometry.num_patches, 0.75)
         self.encoder = build_encoder(config, geometry, seed=seed)
 
@@ -199,7 +203,7 @@ class MaskedAutoencoder(nn.Module):
     def _patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> normalised patches (B, L, C*p*p) in the order of the projection."""
         p = self.config.patch_size
-        images = self.geometry.normalize(images)
+        images = (images - self.mean) / self.std
         return rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
 
     def _embed(self, patches: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class PretrainTask:
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
-        noise = self.sampler.noise(index.to(inputs.device), seed=self.seed, epoch=epoch)
+        index = index.to(inputs.device, non_blocking=True)
+        noise = self.sampler.noise(index, seed=self.seed, epoch=epoch)
         return self.model(inputs.float() / 255, self.target, noise)[0]
 
     def after_step(self, step: int, num_steps: int) -> None:

@@ -6,6 +6,7 @@ head's output and that value to `loss`, and averages over the hidden patches its
 Legend: B batch, C channels, H W image, L patches (row-major grid), dim width of the prediction head.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -15,6 +16,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mim_bench.frozen import Frozen
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(1, C, 1, 1), made once: a copy to a GPU would make the host wait in every step."""
+    with torch.inference_mode(False):  # whoever asks first, everybody can use it
+        return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
+
+
+def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return _on_device(values, like.device, like.dtype)
 
 
 @dataclass(frozen=True)
@@ -43,17 +55,11 @@ class Geometry:
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> the same with `mean` and `std` taken out."""
-        shape = (1, self.in_chans, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype).view(shape)
-        std = torch.tensor(self.std, device=images.device, dtype=images.dtype).view(shape)
-        return (images - mean) / std
+        return (images - _constant(self.mean, images)) / _constant(self.std, images)
 
     def denormalize(self, images: Tensor) -> Tensor:
         """The inverse of `normalize`; not clamped."""
-        shape = (1, self.in_chans, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype).view(shape)
-        std = torch.tensor(self.std, device=images.device, dtype=images.dtype).view(shape)
-        return images * std + mean
+        return images * _constant(self.std, images) + _constant(self.mean, images)
 
     def patchify(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, L, p*p*C), inside a patch row, column, channel (MAE's order)."""

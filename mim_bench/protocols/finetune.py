@@ -72,7 +72,7 @@ class ClassifyTask:
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """8-bit images (B, C, H, W) -> mean (soft-target) cross-entropy."""
         images = self.geometry.normalize(inputs.float() / 255)
-        truth = self.labels[index.to(self.labels.device)]
+        truth = self.labels[index.to(self.labels.device, non_blocking=True)]
         # timm draws from the global generators: seeded by the first sample of the part
         part = draw.integer(
             seed=self.seed, epoch=epoch, stream=f"{self.stream} mix", index=int(index[0])

@@ -61,7 +61,7 @@ class ProbeTask:
         features = inputs if self.subject is None else self.subject.features.encode(inputs)
         with torch.autocast(features.device.type, enabled=False):
             logits = self.probes(features)
-        truth = self.labels[index.to(self.labels.device)]
+        truth = self.labels[index.to(self.labels.device, non_blocking=True)]
         return F.cross_entropy(
             logits.flatten(0, 1), truth.repeat(len(logits)), reduction="sum"
         ) / len(truth)
@@ -109,7 +109,7 @@ def _batches(subject: Subject) -> loop.Batches:
 
         def cached(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             for index in index_batches:
-                yield features[index.to(features.device)], index
+                yield features[index.to(features.device, non_blocking=True)], index
 
         return cached
 
