@@ -246,8 +246,9 @@ class EvaluateConfig(Frozen):
     """Run in this order."""
     layer: Literal["last", "middle"] = "last"
     """Declared readout: after the final norm, or after block depth // 2 (not normalised)."""
-    pooling: Literal["cls", "patch_mean"] = "cls"
-    """Declared readout: class token (MAE's probe), or mean of the patch tokens."""
+    pooling: Literal["cls", "patch_mean"] = "patch_mean"
+    """Declared readout: class token (MAE's probe; no loss reaches it directly in pre-training), or mean
+    of the patch tokens."""
     batch_size: int = Field(default=500, ge=1)
     """Images that go through the encoder at once when features are taken."""
 

@@ -36,7 +36,7 @@ def test_run__prints_table_and_paths_and_says_when_finished(cli, tmp_path):
         "pixel",
         "knn",
         "linear",
-        "last/cls *",
+        "last/patch_mean *",
         "images/s",
         "picture.png",
         "records",

@@ -39,7 +39,7 @@ def test_frozen_protocols__report_every_readout_and_a_control(finished):
         if found.protocol in ("knn", "linear"):
             assert [m.readout for m in found.metrics] == list(READOUTS)
             assert [m.readout for m in found.control] == list(READOUTS)
-            assert found.metric().readout == "last/cls"
+            assert found.metric().readout == "last/patch_mean"
         else:
             assert [m.readout for m in found.metrics] == ["model"] and found.control == ()
 
