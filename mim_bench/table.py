@@ -5,7 +5,6 @@ config difference of its rows; a table whose rows differ elsewhere is refused.
 """
 
 import re
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ def table(name: str, preset: str, folder: Path = Path("results")) -> pd.DataFram
         for protocol in benchmark.protocols:
             row[f"{protocol} top-1 %"] = interval(list(mine["top1"][mine["protocol"] == protocol]))
         fit_s = max(mine["fit_s"].tolist())
-        row["images/s"] = f"{statistics.median(mine['images_per_s'].tolist()):,.0f}"
         row["fit s"] = f"{fit_s:.0f}" if fit_s else "-"
         row["seeds"] = str(len(set(mine["seed"])))
         rows.append(row)
@@ -54,7 +52,7 @@ def table(name: str, preset: str, folder: Path = Path("results")) -> pd.DataFram
         values = [metric.value for metric in of_seed.values() if metric is not None]
         control[f"{protocol} top-1 %"] = interval(values)
     num_seeds = len({record.seed for record in records})
-    rows.append(control | {"images/s": "-", "fit s": "-", "seeds": str(num_seeds)})
+    rows.append(control | {"fit s": "-", "seeds": str(num_seeds)})
     return pd.DataFrame(rows)
 
 
@@ -126,13 +124,21 @@ def markdown(name: str, preset: str, folder: Path = Path("results")) -> str:
         f"{first.config['pretrain']['epochs']} epochs. Mean ± 95 % interval over seeds (Student's t).",
         f"Readout `{first.config['evaluate']['layer']}/{first.config['evaluate']['pooling']}`, the same "
         "for every row, on clean images; control: the same encoder at its random initial weights.",
-        f"Rows differ in: {', '.join(f'`{field}`' for field in differing_fields(records))}; "
-        "nothing else. Same seed, same images, crops and masks.",
+        f"Rows differ in {_block(differing_fields(records))}; in nothing else. Same seed, same images, "
+        "crops and masks.",
         f"Commit {', '.join(commits)}; {first.device.name}, {first.precision}; "
         f"{len({r.run_id for r in records})} runs"
         + (f", {max(dropped)} unreadable images left out." if max(dropped) else "."),
     ]
     return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def _block(fields: Sequence[str]) -> str:
+    """`target.params.a`, `target.name` -> one readable list of the block's fields."""
+    names = [field.removeprefix("target.") for field in fields]
+    params = [name.removeprefix("params.") for name in names if name.startswith("params.")]
+    others = [name for name in names if not name.startswith("params.")]
+    return f"`target` ({', '.join([*others, *params])})"
 
 
 def _row(values: Any) -> str:
