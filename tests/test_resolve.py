@@ -89,14 +89,14 @@ def test_config__survives_its_own_json():
 
 
 def test_outside_class__joins_by_recipe(tmp_path, monkeypatch):
-    (tmp_path / "their_package.py").write_text(
+    (tmp_path / "outside_package.py").write_text(
         "from mim_bench.targets.pixel import PixelTarget\nclass Mine(PixelTarget):\n    version = 7\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "mine.toml"
-    path.write_text('class = "their_package:Mine"\ndescription = "d"\npaper = "p"\n')
+    path.write_text('class = "outside_package:Mine"\ndescription = "d"\npaper = "p"\n')
     assert load_config(str(path)).target.version == 7
-    for wrong in ("their_package:Other", "nowhere:Mine", "their_package", "json:dumps"):
+    for wrong in ("outside_package:Other", "nowhere:Mine", "outside_package", "json:dumps"):
         path.write_text(f'class = "{wrong}"\ndescription = "d"\npaper = "p"\n')
         with pytest.raises(UserError, match="target class"):
             load_config(str(path))
