@@ -104,11 +104,12 @@ def explain(error: ValidationError) -> str:
     return f"{where}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections -> dotted names of their leaves."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
@@ -176,7 +177,7 @@ def resolve(
             layers.add(
                 {f"target.{key}": value for key, value in params.items()}, f"preset {preset}"
             )
-    layers.add(_flatten(content), f"preset {preset}")
+    layers.add(flatten(content), f"preset {preset}")
     layers.add({f"target.{key}": value for key, value in found.params.items()}, f"recipe {name}")
     layers.add(grid or {}, "benchmark")
     layers.add(dict(map(split_override, overrides)), "command line")

@@ -12,7 +12,7 @@ from mim_bench.config import RunConfig, digest
 from mim_bench.error import UserError
 from mim_bench.protocols import PROTOCOLS
 from mim_bench.record import write_text
-from mim_bench.resolve import validated
+from mim_bench.resolve import flatten, validated
 
 
 def place(out: Path, config: RunConfig) -> Path:
@@ -74,17 +74,7 @@ def read_config(folder: Path) -> RunConfig:
 
 def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
     """Fields of the identity in which two configs differ -> their two values."""
-
-    def flat(content: object, prefix: str = "") -> dict[str, object]:
-        if not isinstance(content, dict):
-            return {prefix.rstrip("."): content}
-        return {
-            k: v
-            for name, value in content.items()
-            for k, v in flat(value, f"{prefix}{name}.").items()
-        }
-
-    left, right = flat(a.identity()), flat(b.identity())
+    left, right = flatten(a.identity()), flatten(b.identity())
     missing = "-"
     names = [*left, *(name for name in right if name not in left)]
     pairs = {name: (left.get(name, missing), right.get(name, missing)) for name in names}

@@ -16,6 +16,7 @@ from mim_bench.benchmark import home, load_benchmark, read_records, results
 from mim_bench.config import IDENTITY
 from mim_bench.error import UserError
 from mim_bench.record import Record, write_text
+from mim_bench.resolve import flatten
 
 _NOT_COMPARED = ("seed",)
 
@@ -84,17 +85,8 @@ def differing_fields(records: Sequence[Record]) -> list[str]:
         UserError: another field differs, so the table would not compare targets.
     """
 
-    def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(content, dict):
-            return {prefix.rstrip("."): content}
-        return {
-            k: v
-            for name, value in content.items()
-            for k, v in flat(value, f"{prefix}{name}.").items()
-        }
-
     sections = [*IDENTITY, "knn", "linear", "finetune"]
-    configs = [flat({k: record.config[k] for k in sections}) for record in records]
+    configs = [flatten({k: record.config[k] for k in sections}) for record in records]
     names = sorted({name for config in configs for name in config})
     differing = [
         name
