@@ -17,8 +17,7 @@ from mim_bench.sample import Sample, reopen
 from mim_bench.target import to_rgb
 
 _NUM_ROWS = 4
-_LEFT, _TOP, _BOTTOM, _GAP = 12, 58, 40, 6
-_HIDDEN_GREY = 0.62
+_LEFT, _TOP, _BOTTOM = 12, 58, 40
 
 
 def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
@@ -51,7 +50,10 @@ def _compose(path: Path, samples: dict[str, Sample], grid: tuple[int, int]) -> N
     images = picture.enlarge(to_rgb(first.images[:_NUM_ROWS]), width)
     mask = first.mask[:_NUM_ROWS].view(-1, 1, *grid).float()
     covered = picture.enlarge(mask, width) > 0.5
-    columns = [("", "image", images), ("", "input", torch.where(covered, _HIDDEN_GREY, images))]
+    columns = [
+        ("", "image", images),
+        ("", "input", torch.where(covered, picture.HIDDEN_GREY, images)),
+    ]
     for target, found in samples.items():
         asked, answered = (
             picture.enlarge(tiles[:_NUM_ROWS], width) for tiles in (found.asked, found.answered)
@@ -60,12 +62,12 @@ def _compose(path: Path, samples: dict[str, Sample], grid: tuple[int, int]) -> N
         columns.append((target + star, "asked", asked))
         columns.append(("", "answered", torch.where(covered, answered, asked)))
     height = images.shape[2]
-    sheet_width = 2 * _LEFT + len(columns) * (width + _GAP) - _GAP
-    sheet_height = _TOP + _NUM_ROWS * (height + _GAP) + _BOTTOM
+    sheet_width = 2 * _LEFT + len(columns) * (width + picture.GAP) - picture.GAP
+    sheet_height = _TOP + _NUM_ROWS * (height + picture.GAP) + _BOTTOM
     rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(_NUM_ROWS)]
     figure = picture.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
     for place, (target, heading, _) in enumerate(columns):
-        x = _LEFT + place * (width + _GAP)
+        x = _LEFT + place * (width + picture.GAP)
         picture.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
         picture.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
     note = "Visible patches of `answered` show what was asked."

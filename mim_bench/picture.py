@@ -25,11 +25,11 @@ from mim_bench.target import Geometry, to_rgb
 _DPI = 100
 _MIN_TILE = 112
 """Pixels; an image is enlarged by the least whole factor that makes its shorter side this long."""
-_GAP, _LEFT, _TOP, _BOTTOM = 6, 132, 44, 34
+GAP, _LEFT, _TOP, _BOTTOM = 6, 132, 44, 34
 """Pixels between tiles, and the margins for row labels, title and footnote."""
 _MIN_WIDTH = 720
 """Pixels; room for the title and the footnote where there are few images."""
-_HIDDEN_GREY = 0.62
+HIDDEN_GREY = 0.62
 _INK, _SOFT_INK, _FONT = "#1a1a1a", "#5f5f5f", "DejaVu Sans"
 _FOOTNOTE = (
     "Drawn with statistics of the true image (for pixels: each patch's mean and std) "
@@ -74,7 +74,7 @@ def draw_grid(
     covered = enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
     rows = (
         ("image", "", shown),
-        ("input", "hidden patches grey", torch.where(covered, _HIDDEN_GREY, shown)),
+        ("input", "hidden patches grey", torch.where(covered, HIDDEN_GREY, shown)),
         ("asked", textwrap.fill(f"target: {target_name}", 24), asked),
         ("answered", "on hidden patches;\nvisible ones as asked", torch.where(covered, answered, asked)),
     )  # fmt: skip
@@ -109,12 +109,12 @@ def enlarge(images: Tensor, width: int) -> Tensor:
 def _compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: str) -> Figure:
     """Rows of (name, remark, (N, 3, h, w) tiles) -> a figure, one figure pixel a tile pixel."""
     num, _, tile_height, tile_width = rows[0][2].shape
-    width = max(_LEFT + num * (tile_width + _GAP) + 2 * _GAP, _MIN_WIDTH)
-    bottom = _BOTTOM if footnote else 2 * _GAP
-    height = _TOP + len(rows) * (tile_height + _GAP) + bottom
+    width = max(_LEFT + num * (tile_width + GAP) + 2 * GAP, _MIN_WIDTH)
+    bottom = _BOTTOM if footnote else 2 * GAP
+    height = _TOP + len(rows) * (tile_height + GAP) + bottom
     figure = lay_out([tiles for _, _, tiles in rows], width, height, left=_LEFT, top=_TOP)
     for row, (name, remark, _) in enumerate(rows):
-        middle = 1 - (_TOP + row * (tile_height + _GAP) + tile_height / 2) / height
+        middle = 1 - (_TOP + row * (tile_height + GAP) + tile_height / 2) / height
         step = (3 if remark else 0) / height
         va = "bottom" if remark else "center"
         text(figure, _LEFT - 12, middle + step, name, ha="right", va=va, size=10, weight="bold")
@@ -129,9 +129,9 @@ def lay_out(rows: Sequence[Tensor], width: int, height: int, *, left: int, top: 
     sheet = np.ones((height, width, 3), dtype=np.float32)
     tile_height, tile_width = rows[0].shape[2:]
     for row, tiles in enumerate(rows):
-        y = top + row * (tile_height + _GAP)
+        y = top + row * (tile_height + GAP)
         for column, tile in enumerate(tiles.permute(0, 2, 3, 1).numpy()):
-            x = left + column * (tile_width + _GAP)
+            x = left + column * (tile_width + GAP)
             sheet[y : y + tile_height, x : x + tile_width] = tile
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     figure.figimage((sheet * 255).round().astype(np.uint8), zorder=-1)
