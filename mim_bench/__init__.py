@@ -7,11 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mim_bench.benchmark import results
     from mim_bench.encoder import load_encoder
     from mim_bench.experiment import run
     from mim_bench.model import MaskedAutoencoder
     from mim_bench.resolve import build_target, load_config
+    from mim_bench.store import results
 
 __all__ = ["MaskedAutoencoder", "build_target", "load_config", "load_encoder", "results", "run"]
 
@@ -20,7 +20,7 @@ _HOME = {
     "build_target": "mim_bench.resolve",
     "load_config": "mim_bench.resolve",
     "load_encoder": "mim_bench.encoder",
-    "results": "mim_bench.benchmark",
+    "results": "mim_bench.store",
     "run": "mim_bench.experiment",
 }
 

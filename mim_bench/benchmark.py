@@ -1,50 +1,110 @@
-"""A benchmark: the cells of one comparison table, and the records that have come in for it.
+"""A benchmark: the cells of one comparison table or figure, told in one TOML file.
 
-    python -m mim_bench sweep targets        # every missing cell; the same command again continues
-
-The grid is the science, the preset is the scale. Records are copied from the run folders to
-`<results>/<benchmark>/<preset>/records/`, where they are committed.
+The grid is the science, the preset is the scale. A grid's value may be relative to the preset's own:
+`"x0.5"` of `pretrain.epochs` is half its length. What a preset must change is said in `[at.<preset>]`.
 """
 
 import itertools
-import logging
-import shutil
-import traceback
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mim_bench import recipe
-from mim_bench.config import RunConfig
-from mim_bench.error import UserError
-from mim_bench.experiment import Stages, execute
+from mim_bench.config import ProtocolName, RunConfig
+from mim_bench.error import UserError, suggest
 from mim_bench.frozen import Frozen
-from mim_bench.record import Record, read
-from mim_bench.resolve import explain, resolve
-from mim_bench.run_folder import record_path
+from mim_bench.resolve import explain, flatten, resolve
 
-_logger = logging.getLogger(__name__)
+_RELATIVE = re.compile(r"x(\d*\.?\d+)")
+
+
+class Variant(Frozen):
+    """Fields that change together, as one row of a table."""
+
+    name: str
+    """Of the row."""
+    set: dict[str, Any] = {}
+    """Field -> value, relative ones too."""
+    published: dict[str, str | float] = {}
+    """Column of the published rows -> value, which finds the row's counterpart."""
+
+
+class Axis(Frozen):
+    """The figure of a benchmark whose rows lie along a quantity."""
+
+    x: str
+    """A field of the grid, or `blocks`: trained blocks, from `linear` (0) over `partial` to `finetune`."""
+    label: str
+    """With its unit."""
+    log: bool = False
+    """Logarithmic."""
+
+
+class Published(Frozen):
+    """Which published rows stand beside, and which of them belongs to which measured row."""
+
+    tables: tuple[str, ...] = Field(min_length=1)
+    """`table_id` of the published rows."""
+    columns: dict[str, str] = {}
+    """Field of the grid -> column of the published rows that says the same."""
+    values: dict[str, dict[str, str]] = {}
+    """Field of the grid -> our value -> theirs, where they are not written alike."""
+    reference: dict[str, float] = {}
+    """Column -> its value at relative 1, for grids that are scaled to the preset."""
+
+
+class Scale(Frozen):
+    """What one preset changes in a benchmark."""
+
+    seeds: tuple[int, ...] | None = None
+    grid: dict[str, tuple[Any, ...]] = {}
+    protocols: tuple[ProtocolName, ...] | None = None
 
 
 class Benchmark(Frozen):
     """What a file in `benchmarks/` says."""
 
+    title: str
+    """Heading of its table, figure and place in the report."""
     description: str
     """One line for `list benchmarks`."""
     rebuilds: str
     """Tables and figures of the literature."""
-    division: Literal["closed", "as_published"] = "closed"
-    """`closed`: rows differ in the target block only, which is checked."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    claim: str
+    """What the measured version may claim."""
+    division: Literal["closed", "as_published", "published"] = "closed"
+    """`closed`: two rows differ in nothing but what the grid names, which is checked; `published`: no
+    runs, published rows only."""
+    seeds: tuple[int, ...] = ()
     """Declared beforehand; all are reported."""
-    protocols: tuple[str, ...] = Field(min_length=1)
-    """As in `evaluate.protocols`."""
-    grid: dict[str, tuple[Any, ...]] = Field(min_length=1)
+    protocols: tuple[ProtocolName, ...] = ()
+    """Run in every cell, as in `evaluate.protocols`."""
+    first_only: tuple[ProtocolName, ...] = ()
+    """Run in the first cell of each seed alone: what does not depend on the grid, such as `scratch`."""
+    every_readout: bool = False
+    """Whether the table prints every readout, beside the declared one."""
+    grid: dict[str, tuple[Any, ...]] = {}
     """Field -> its values; `target` names recipes. Cells are the product of all."""
+    variants: tuple[Variant, ...] = ()
+    """Rows of fields that change together; multiplied with the grid."""
+    reference: str | None = None
+    """Label of the row that others are compared with; by default the first."""
+    figure: Axis | None = None
+    published: Published | None = None
+    at: dict[str, Scale] = {}
+    """Preset -> what it changes."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Benchmark":
+        if self.division == "published":
+            if self.published is None or self.grid or self.variants or self.protocols:
+                raise ValueError("division='published' needs [published], and no grid or protocols")
+        elif not (self.seeds and self.protocols and (self.grid or self.variants)):
+            raise ValueError("seeds, protocols and a grid or variants are needed")
+        return self
 
 
 @dataclass(frozen=True)
@@ -53,7 +113,36 @@ class Cell:
 
     config: RunConfig
     place: dict[str, Any]
-    """Field of the grid -> value."""
+    """Field of the grid -> value, relative ones worked out; `variant` -> its name."""
+    relative: dict[str, float]
+    """Field of the grid -> value over the preset's own, where the file says it so."""
+    variant: Variant | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of its row: the values that the grid varies."""
+        return row_label(self.place)
+
+    def varies(self) -> set[str]:
+        """Fields of the resolved config that the grid or variant sets."""
+        named = set(self.place) | set(self.variant.set if self.variant else ())
+        return {config_field(name, self.config) for name in named - {"variant", "target"}}
+
+
+def row_label(place: Mapping[str, Any]) -> str:
+    """`hog, ratio 0.75`: the values of a place, each behind the last part of its field's name."""
+    parts = []
+    for field, value in place.items():
+        short = field.rpartition(".")[2].replace("_", " ")
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        parts.append(shown if field in ("target", "variant") else f"{short} {shown}")
+    return ", ".join(parts)
+
+
+def config_field(name: str, config: RunConfig) -> str:
+    """`hog.num_bins` -> `target.params.num_bins`, where hog is the target; others stay."""
+    section, _, rest = name.partition(".")
+    return f"target.params.{rest}" if section in (config.target.name, "target") and rest else name
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -68,115 +157,60 @@ def load_benchmark(name: str) -> Benchmark:
         raise UserError(f"benchmark '{name}': {explain(error)}") from None
 
 
+def at_preset(benchmark: Benchmark, preset: str) -> Benchmark:
+    """The benchmark with the changes of a preset made."""
+    scale = benchmark.at.get(preset)
+    if scale is None:
+        return benchmark
+    if unknown := set(scale.grid) - set(benchmark.grid):
+        raise UserError(
+            f"at.{preset}.grid: unknown field {sorted(unknown)[0]!r}; "
+            f"{suggest(sorted(unknown)[0], benchmark.grid)}"
+        )
+    changes = {
+        "seeds": benchmark.seeds if scale.seeds is None else scale.seeds,
+        "protocols": benchmark.protocols if scale.protocols is None else scale.protocols,
+        "grid": benchmark.grid | scale.grid,
+    }
+    return benchmark.model_copy(update=changes)
+
+
 def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
     """Every run of a benchmark, seeds outermost, so that whole comparisons come in first."""
-    benchmark = load_benchmark(name)
+    benchmark = at_preset(load_benchmark(name), preset)
+    if benchmark.division == "published":
+        return []
     found = []
     for seed in benchmark.seeds:
-        for values in itertools.product(*benchmark.grid.values()):
+        points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
+        for number, (variant, *values) in enumerate(points):
             place = dict(zip(benchmark.grid, values, strict=True))
-            grid = {key: value for key, value in place.items() if key != "target"}
-            grid |= {"seed": seed, "evaluate.protocols": list(benchmark.protocols)}
-            config = resolve(place.get("target", "norm_pixel"), preset, overrides, grid).config
-            found.append(Cell(config, place))
+            protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
+            found.append(_cell(place, variant, seed, protocols, preset, overrides))
     return found
 
 
-def sweep(
-    name: str,
+def _cell(
+    place: dict[str, Any],
+    variant: Variant | None,
+    seed: int,
+    protocols: Sequence[str],
     preset: str,
-    *,
-    out: Path,
-    results: Path,
-    overrides: Sequence[str] = (),
-    stages: Stages | None = None,
-    told: Callable[[str], None] = print,
-    command: str | None = None,
-) -> list[Cell]:
-    """Runs every missing cell here, one after another; returns those that failed.
-
-    A failed cell never stops the others; its traceback is in `<out>/failed/`.
-    """
-    failed = []
-    todo = cells(name, preset, overrides)
-    for number, cell in enumerate(todo, start=1):
-        config = cell.config
-        label = f"{number}/{len(todo)} {config.target.name} seed {config.seed}"
-        try:
-            result = execute(config, out=out, stages=stages, command=command)
-        except Exception as error:
-            failed.append(cell)
-            log = out / "failed" / f"{config.run_id}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc())
-            told(f"{label}: failed: {error} ({log})")
-            continue
-        keep(result.folder, result.records, home(name, preset, results) / "records")
-        told(f"{label}: {'was done' if result.was_finished else 'done'}: {result.folder}")
-    return failed
-
-
-def home(name: str, preset: str, results: Path) -> Path:
-    """Where records, tables and figures of a benchmark at a preset lie."""
-    return results / Path(name).stem / Path(preset).stem
-
-
-def keep(folder: Path, records: Sequence[Record], to: Path) -> None:
-    """Copies records and their per-image correctness out of a run folder."""
-    to.mkdir(parents=True, exist_ok=True)
-    for record in records:
-        source = record_path(folder, record.protocol)
-        for suffix in (".npz", ".json"):  # the record last: it is what is looked for
-            target = to / f"{record.run_id}__{record.protocol}{suffix}"
-            shutil.copyfile(source.with_suffix(suffix), target)
-
-
-def read_records(name: str, preset: str, results: Path = Path("results")) -> list[Record]:
-    """The benchmark's records of a preset, in a fixed order.
-
-    Raises:
-        UserError: there are none, or one is damaged.
-    """
-    folder = home(name, preset, results) / "records"
-    records = [read(path) for path in sorted(folder.glob("*.json"))]
-    if not records:
-        raise UserError(f"no records in {folder}; `sweep {name} --preset {preset}` makes them")
-    return records
-
-
-def results(
-    benchmark: str, preset: str = "tiny", *, folder: str | Path = "results"
-) -> pd.DataFrame:
-    """One row per record: identity, declared number, control, cost; accuracies are fractions.
-
-    Raises:
-        UserError: no records, or a damaged one.
-    """
-    rows = []
-    for record in read_records(benchmark, preset, Path(folder)):
-        control = record.control_metric()
-        rows.append(
-            {
-                "target": record.target,
-                "seed": record.seed,
-                "protocol": record.protocol,
-                "preset": record.preset,
-                "readout": record.declared_readout,
-                "top1": record.metric().value,
-                "stderr": record.metric().stderr,
-                "n": record.metric().n,
-                "control": None if control is None else control.value,
-                **{f"top1 {metric.readout}": metric.value for metric in record.metrics},
-                "images_per_s": record.pretrain.images_per_s,
-                "pretrain_s": record.pretrain.seconds,
-                "fit_s": record.pretrain.fit.get("fit_seconds", 0.0),
-                "data": record.data.source,
-                "device": record.device.kind,
-                "device_name": record.device.name,
-                "commit": record.code.commit,
-                "dirty": record.code.dirty,
-                "run_id": record.run_id,
-                "run_hash": record.run_hash,
-            }
-        )
-    return pd.DataFrame(rows)
+    overrides: Sequence[str],
+) -> Cell:
+    fields = {**(variant.set if variant else {}), **place}
+    target = fields.pop("target", "norm_pixel")
+    grid: dict[str, Any] = {"seed": seed, "evaluate.protocols": list(protocols)}
+    relative: dict[str, float] = {}
+    base = resolve(target, preset, overrides).config
+    for field, value in fields.items():
+        grid[field] = value
+        if isinstance(value, str) and (found := _RELATIVE.fullmatch(value)):
+            own = flatten(base.model_dump())[config_field(field, base)]
+            relative[field] = float(found[1])
+            scaled = own * relative[field]
+            grid[field] = max(1, round(scaled)) if isinstance(own, int) else scaled
+    config = resolve(target, preset, overrides, grid).config
+    told = {"variant": variant.name} if variant else {}
+    told |= {field: grid.get(field, value) for field, value in place.items()}
+    return Cell(config, told, relative, variant)

@@ -117,28 +117,36 @@ def run(
 
 
 def _print_records(records: "list[Record]") -> None:
-    table = Table("target", "protocol", "readout")
-    for heading in ("top-1 %", "random weights %", "images/s", "wall time s"):
+    from mim_bench.measure import measures
+
+    table = Table("target", "measure")
+    for heading in ("value", "random weights", "images/s", "wall time s"):
         table.add_column(heading, justify="right")
     for record in records:
-        for metric in record.metrics:
-            control = record.control_metric(metric.readout)
-            declared = metric.readout == record.declared_readout
+        facts = record.pretrain
+        for place, (name, measure) in enumerate(measures(record).items()):
+            value, control = f"{measure.value:.4g}", ""
+            if measure.is_accuracy:
+                stderr = max(metric.stderr for metric in measure.metrics)
+                value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %"
+                control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
+            seconds = (facts.seconds if facts else 0) + record.seconds
             table.add_row(
                 record.target,
-                record.protocol,
-                metric.readout + (" *" if declared and len(record.metrics) > 1 else ""),
-                f"{100 * metric.value:.1f} ± {100 * metric.stderr:.1f}",
-                f"{100 * control.value:.1f}" if control else "-",
-                f"{record.pretrain.images_per_s:,.0f}" if declared else "",
-                f"{record.pretrain.seconds + record.seconds:.0f}" if declared else "",
-                style="bold" if declared and _out.is_terminal else "",
+                name,
+                value,
+                control,
+                f"{facts.images_per_s:,.0f}" if facts and not place else "",
+                "" if place else f"{seconds:.0f}",
+                style="bold" if not place and _out.is_terminal else "",
             )
     if records:
         _out.print(table)
         _out.print(
-            "* the declared readout; ± standard error over test images; images/s of pre-training; "
-            "wall time of pre-training and the protocol",
+            f"accuracies: top-1 on the {records[0].data.split} split, read at "
+            f"{records[0].config['evaluate']['layer']}/{records[0].config['evaluate']['pooling']} unless "
+            "@ names another readout; ± standard error over its images; images/s of pre-training; wall "
+            "time of pre-training and the protocol",
             style="dim",
         )
 
@@ -250,19 +258,28 @@ def sweep(
     benchmark: Name,
     overrides: Overrides = None,
     preset: Preset = "tiny",
+    data: Data = None,
+    device: Device = None,
+    limit_images: Limit = None,
+    protocols: Protocols = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
+    ] = 1,
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
     """Run every missing cell of a benchmark here. The same command again continues."""
     from mim_bench import progress
-    from mim_bench.benchmark import sweep as run_sweep
+    from mim_bench.sweep import sweep as run_sweep
 
     failed = run_sweep(
         benchmark,
         preset,
         out=out,
         results=results,
-        overrides=overrides or [],
+        overrides=_settings(overrides, None, data, device, limit_images),
+        protocols=protocols.split(",") if protocols else None,
+        jobs=jobs,
         stages=progress.Terminal(_err),
         told=lambda line: _out.print(line, highlight=False),
     )

@@ -14,6 +14,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mim_bench.frozen import Frozen
 
+ProtocolName = Literal["knn", "linear", "finetune", "scratch", "partial", "low_shot", "speed"]
+"""As registered in `mim_bench.protocols`."""
+
 IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")
 
 
@@ -78,6 +81,8 @@ class AugmentConfig(Frozen):
     """Aspect (width over height) of a random-size crop over that of the output (torchvision)."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip (MAE)."""
+    color_jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation are each scaled by 1 ± this (BEiT: 0.4); 0: off (MAE)."""
 
 
 class MaskConfig(Frozen):
@@ -237,12 +242,55 @@ class FinetuneConfig(ScheduleConfig):
     """Probability of random erasing (MAE's repository: 0.25, its paper: none)."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of a crop over the image's area (timm's default)."""
+    holdout_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the labelled training images that is not trained on, but on which the accuracy of every
+    epoch is measured for the learning curve; 0: no curve. The test split is read once, at the end."""
+
+
+class PartialConfig(Frozen):
+    """Partial fine-tuning (MAE, Figure 9): the settings of `finetune`, on the last blocks only."""
+
+    blocks: tuple[float, ...] = (0.5, 1, 2, 4, 6, 12, 18)
+    """Trained last blocks; 0.5: the MLP half of the last. Entries of `model.depth` or more are left out,
+    as that is `finetune`; 0 is `linear`."""
+
+    @field_validator("blocks")
+    @classmethod
+    def _whole_or_half(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for blocks in value:
+            if blocks != 0.5 and (blocks < 1 or blocks % 1):
+                raise ValueError(
+                    f"partial.blocks={blocks:g}: allowed: 0.5 and whole numbers from 1"
+                )
+        return value
+
+
+class LowShotConfig(Frozen):
+    """Logistic regression on frozen features, from few labels (Assran et al. 2022, MSN, section 5)."""
+
+    fractions: tuple[float, ...] = (0.01, 0.1)
+    """Shares of the training labels, the same number in every class."""
+    num_draws: int = Field(default=3, ge=1)
+    """Draws of the labelled images; which ones depends on the draw's number alone, so every target and
+    seed gets the same."""
+    c: float = Field(default=1.0, gt=0)
+    """Inverse of the L2 penalty, as scikit-learn means it: the loss is c * sum of cross-entropies +
+    half the squared weights."""
+
+
+class SpeedConfig(Frozen):
+    """Timing of the pre-training step, without any training."""
+
+    warmup_steps: int = Field(default=5, ge=1)
+    """Steps before the clock starts."""
+    steps: int = Field(default=40, ge=3)
+    """Steps timed, one by one."""
 
 
 class EvaluateConfig(Frozen):
     """Which protocols are run on the encoder, and which of their numbers is the declared one."""
 
-    protocols: tuple[Literal["knn", "linear", "finetune", "scratch"], ...] = ("knn", "linear")
+    protocols: tuple[ProtocolName, ...] = ("knn", "linear")
     """Run in this order."""
     layer: Literal["last", "middle"] = "last"
     """Declared readout: after the final norm, or after block depth // 2 (not normalised)."""
@@ -298,6 +346,9 @@ class RunConfig(Frozen):
     knn: KnnConfig = KnnConfig()
     linear: LinearConfig = LinearConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    partial: PartialConfig = PartialConfig()
+    low_shot: LowShotConfig = LowShotConfig()
+    speed: SpeedConfig = SpeedConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def identity(self) -> dict[str, Any]:

@@ -139,12 +139,13 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
     num_images = data.train.num_images
     for section in ("pretrain", "linear", "finetune"):
         schedule = content[section]
-        if schedule["batch_size"] > num_images:
+        num_used = num_images - round(num_images * schedule.get("holdout_fraction", 0.0))
+        if schedule["batch_size"] > num_used:
             # mixup needs an even batch, and parts of equal size
-            whole = num_images - num_images % (2 * schedule["accumulation_steps"])
+            whole = num_used - num_used % (2 * schedule["accumulation_steps"])
             _logger.warning(
                 "%s.batch_size=%d is more than the %d training images; %d is used",
-                section, schedule["batch_size"], num_images, whole,
+                section, schedule["batch_size"], num_used, whole,
             )  # fmt: skip
             content[section] = schedule | {"batch_size": whole}
     return validated(content)

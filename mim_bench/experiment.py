@@ -32,7 +32,16 @@ from mim_bench.fit import Fitted, fitted_target
 from mim_bench.model import MaskedAutoencoder, build_encoder
 from mim_bench.progress import Quiet
 from mim_bench.protocols import PROTOCOLS, Answer, Features, Subject
-from mim_bench.record import Metric, PretrainFacts, Record, read, top1, write, write_text
+from mim_bench.record import (
+    Metric,
+    PretrainFacts,
+    Record,
+    figure,
+    read,
+    top1,
+    write,
+    write_text,
+)
 from mim_bench.resolve import geometry
 from mim_bench.run_folder import claim, lock, record_hash, record_path
 from mim_bench.sample import draw_picture, sample
@@ -114,20 +123,21 @@ def _execute(
         told(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     _write_manifest(folder, config, data, device, origin)
-    with stages.stage(f"fit {config.target.name}"):
-        fitted = fitted_target(config, data, folder.parent, device)
-    model, facts = _pretrained(config, data, fitted, folder, device, stages)
-
-    # the picture comes first: it shows within seconds whether the model learned anything
-    if not (folder / "picture.png").exists():
-        found = sample(config, data, fitted.target, model, device)
-        draw_picture(folder / "picture.png", config, found)
-    records = []
-    accelerate(model.encoder, device, config.runtime)
-    trained = Features(config, data, model.encoder, device)
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
     accelerate(untrained, device, config.runtime)
     random = Features(config, data, untrained, device)
+    trained, facts = random, None
+    if needs_pretraining(config):
+        with stages.stage(f"fit {config.target.name}"):
+            fitted = fitted_target(config, data, folder.parent, device)
+        model, facts = _pretrained(config, data, fitted, folder, device, stages)
+        # the picture comes first: it shows within seconds whether the model learned anything
+        if not (folder / "picture.png").exists():
+            found = sample(config, data, fitted.target, model, device)
+            draw_picture(folder / "picture.png", config, found)
+        accelerate(model.encoder, device, config.runtime)
+        trained = Features(config, data, model.encoder, device)
+    records = []
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
         if not _is_current(path, config, name):
@@ -137,15 +147,19 @@ def _execute(
     return Result(folder, records, was_finished=False)
 
 
-def is_finished(folder: Path, config: RunConfig) -> bool:
-    """True if every record asked for and the picture are there."""
+def needs_pretraining(config: RunConfig) -> bool:
+    """False if only protocols are asked for that no pre-trained weight enters, such as `scratch`."""
     names = config.evaluate.protocols
-    complete_records = all(_is_current(record_path(folder, name), config, name) for name in names)
-    return (
-        (folder / "pretrain.json").is_file()
-        and (folder / "picture.png").is_file()
-        and complete_records
-    )
+    return not names or any(PROTOCOLS[name].needs_encoder for name in names)
+
+
+def is_finished(folder: Path, config: RunConfig) -> bool:
+    """True if every record asked for is there and, where it was to be pre-trained, the picture."""
+    names = config.evaluate.protocols
+    if not all(_is_current(record_path(folder, name), config, name) for name in names):
+        return False
+    made = ("pretrain.json", "picture.png") if needs_pretraining(config) else ()
+    return all((folder / name).is_file() for name in made)
 
 
 def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
@@ -217,11 +231,13 @@ def _pretrained(
     with stages.stage(f"pre-train {config.target.name}") as report:
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
     manifest = json.loads((folder / "manifest.json").read_text())
+    losses = pretrain.epoch_losses(folder)
     facts = PretrainFacts(
         images_seen=outcome.images_seen,
         seconds=outcome.seconds,
         images_per_s=outcome.images_per_s,
-        final_loss=pretrain.final_loss(folder),
+        final_loss=losses[-1][1] if losses else None,
+        epoch_losses=losses,
         first_batches=manifest["first_batches"],
         fit=fitted.figures,
         fit_key=fitted.key,
@@ -238,7 +254,7 @@ def _evaluate(
     random: Features,
     folder: Path,
     stages: Stages,
-    facts: PretrainFacts,
+    facts: PretrainFacts | None,
     command: str,
 ) -> tuple[Record, Answer]:
     """One protocol, on the encoder and, where that is one, on its random-weights control."""
@@ -252,8 +268,9 @@ def _evaluate(
     if protocol.has_control:
         with stages.stage(f"{name}, random weights") as report:
             beside = Subject(random, folder / "control", f"{key} control", report)
-            control = _metrics(protocol.run(beside))
-    declared = config.evaluate.readout
+            control = _metrics(protocol.run(beside), config)
+    metrics = _metrics(answer, config)
+    declared = config.evaluate.readout if protocol.needs_readout else metrics[0].readout
     record = Record(
         run_id=config.run_id,
         run_hash=config.hash,
@@ -263,13 +280,14 @@ def _evaluate(
         seed=config.seed,
         protocol=name,
         protocol_version=protocol.version,
-        declared_readout=declared if declared in answer.correct else next(iter(answer.correct)),
-        metrics=_metrics(answer),
+        declared_readout=declared,
+        metrics=metrics,
         control=control,
         notes=answer.notes,
+        curves=answer.curves,
         config=config.model_dump(mode="json"),
         data=trained.data.facts,
-        pretrain=facts,
+        pretrain=facts if protocol.needs_encoder else None,
         code=environment.code(),
         versions=environment.versions(),
         device=environment.device_facts(device),
@@ -284,14 +302,18 @@ def _evaluate(
     return record, answer
 
 
-def _metrics(answer: Answer) -> tuple[Metric, ...]:
-    return tuple(top1(readout, correct) for readout, correct in answer.correct.items())
+def _metrics(answer: Answer, config: RunConfig) -> tuple[Metric, ...]:
+    accuracies = [top1(readout, correct) for readout, correct in answer.correct.items()]
+    figures = [figure(name, value, config.speed.steps) for name, value in answer.figures.items()]
+    return (*accuracies, *figures)
 
 
 def lr_lines(config: RunConfig) -> Sequence[str]:
     """`blr -> lr` of every training that the run does, for people."""
     sections = {"pretrain": config.pretrain, "linear": config.linear, "finetune": config.finetune}
-    used = {"pretrain"} | {PROTOCOLS[name].section for name in config.evaluate.protocols}
+    used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
+    if needs_pretraining(config):
+        used.add("pretrain")
     return [
         f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
         for name, section in sections.items()

@@ -84,6 +84,11 @@ class Training:
     device: torch.device
 
     @property
+    def log(self) -> Path:
+        """The learning curve."""
+        return self.folder / f"{self.name}.jsonl"
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches only, so that every step sees `batch_size` images."""
         return self.num_images // self.schedule.batch_size
@@ -129,8 +134,9 @@ def train(
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     report: Report | None = None,
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> Outcome:
-    """Runs a training to its end and returns what it took.
+    """Runs a training to its end and returns what it took; `measure` is asked after each epoch.
 
     Raises:
         UserError: a loss that is not finite, or a disk that is full.
@@ -148,7 +154,7 @@ def train(
     if found is not None:
         checkpoint.unpack(found.tensors, modules, optimizer)
         step, seconds_before = found.step, found.seconds
-    log = _Log(training.folder / f"{training.name}.jsonl", step, training)
+    log = _Log(training.log, step, training)
     started, first_step = time.perf_counter(), step
 
     def seconds() -> float:
@@ -190,6 +196,8 @@ def train(
 
         # ---- save, but never weights that a bad loss has touched
         is_last = step == training.num_steps
+        if measure is not None:
+            log.write(step=step, **measure())
         if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
             watch.check(training, schedule.batch_size)
             state = checkpoint.Checkpoint(checkpoint.pack(modules, optimizer), step, seconds())
@@ -251,16 +259,15 @@ class _Log:
     def __init__(self, path: Path, step: int, training: Training) -> None:
         self.path = path
         self.steps_per_epoch = max(1, training.steps_per_epoch)
-        self.last_loss: float | None = None
         kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() else []
-        if kept:
-            self.last_loss = kept[-1]["loss"]
+        losses = [line["loss"] for line in kept if "loss" in line]
+        self.last_loss = losses[-1] if losses else None
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.board = _tensorboard(path.parent) if training.runtime.tensorboard else None
 
     def write(self, *, step: int, **values: float) -> None:
         line = {"step": step, "epoch": step / self.steps_per_epoch, **values}
-        self.last_loss = values["loss"]
+        self.last_loss = values.get("loss", self.last_loss)
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -1,9 +1,10 @@
 """Pre-training: the masked model, its target, and the same crops and masks for every target of a seed."""
 
 import hashlib
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mim_bench import checkpoint, draw, loop, masking
 from mim_bench.accelerate import accelerate
 from mim_bench.config import RunConfig
-from mim_bench.data import Crop
+from mim_bench.data import ColorJitter, Crop
 from mim_bench.dataset import Data
 from mim_bench.model import MaskedAutoencoder
 from mim_bench.optimizer import decay_groups
@@ -60,6 +61,27 @@ def crop(config: RunConfig) -> Crop:
     )
 
 
+def views(
+    config: RunConfig,
+    data: Data,
+    index_batches: Sequence[Tensor],
+    epoch: int,
+    device: torch.device,
+    num_workers: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What pre-training sees of the training images at each (B,) of indices, and those indices."""
+    jitter = config.augment.color_jitter
+    return data.train.batches(
+        index_batches,
+        crop(config),
+        seed=config.seed,
+        epoch=epoch,
+        device=device,
+        num_workers=num_workers,
+        per_image=ColorJitter(jitter, seed=config.seed, epoch=epoch) if jitter else None,
+    )
+
+
 def build_model(config: RunConfig, target_dim: int) -> MaskedAutoencoder:
     """The run's model at its initial weights."""
     sampler = masking.MaskSampler(config.mask, geometry(config).grid)
@@ -105,17 +127,9 @@ def pretrain(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )
     accelerate(model, device, config.runtime)
-    crops = crop(config)
 
-    def batches(index_batches: Any, epoch: int) -> Any:
-        return data.train.batches(
-            index_batches,
-            crops,
-            seed=config.seed,
-            epoch=epoch,
-            device=device,
-            num_workers=data.num_workers,
-        )
+    def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return views(config, data, index_batches, epoch, device, data.num_workers)
 
     training = make_training(config, data.train.num_images, folder, device)
     outcome = loop.train(training, task, optimizer, batches, report)
@@ -137,25 +151,21 @@ def load_weights(folder: Path, model: MaskedAutoencoder) -> None:
     checkpoint.load_exactly(model, tensors, str(path))
 
 
-def final_loss(folder: Path) -> float | None:
-    """Mean loss over the last epoch's log lines of a run folder."""
+def epoch_losses(folder: Path) -> tuple[tuple[int, float], ...]:
+    """Epoch, from 1, and mean loss over its log lines, of a run folder; epochs without one are left out."""
     path = folder / "pretrain.jsonl"
-    lines = loop.read_log(path) if path.exists() else []
-    if not lines:
-        return None
-    last_epoch = [line["loss"] for line in lines if line["epoch"] > lines[-1]["epoch"] - 1]
-    return sum(last_epoch) / len(last_epoch)
+    losses: dict[int, list[float]] = {}
+    for line in loop.read_log(path) if path.exists() else []:
+        losses.setdefault(math.ceil(line["epoch"]), []).append(line["loss"])
+    return tuple((epoch, sum(part) / len(part)) for epoch, part in sorted(losses.items()))
 
 
 def first_batches_hash(config: RunConfig, data: Data) -> str:
     """sha256 over crops and masks of the first images of epoch 0; the target plays no part."""
     order = draw.permutation(data.train.num_images, seed=config.seed, epoch=0)[:_HASHED_IMAGES]
     sampler = masking.MaskSampler(config.mask, geometry(config).grid)
-    cpu = torch.device("cpu")
     digest = hashlib.sha256()
-    batches = data.train.batches(
-        list(order.split(128)), crop(config), seed=config.seed, epoch=0, device=cpu, num_workers=0
-    )
+    batches = views(config, data, order.split(128), 0, torch.device("cpu"), 0)
     for images, index in batches:
         noise = sampler.noise(index, seed=config.seed, epoch=0)
         mask = masking.split(noise, sampler.num_visible)[2]

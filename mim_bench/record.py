@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mim_bench.environment import Code, Device
 from mim_bench.error import UserError
@@ -19,20 +19,33 @@ from mim_bench.frozen import Frozen
 SCHEMA = "mim_bench.record.1"
 
 
+MetricName = Literal["top1", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops"]
+LOWER_IS_BETTER = ("step_s", "target_s", "peak_gb", "step_flops")
+
+
 class Metric(Frozen):
     """One number."""
 
-    name: Literal["top1"]
-    """Share of test images whose most likely class is right."""
+    name: MetricName
+    """`top1`: share of test images whose most likely class is right, a fraction. Of a pre-training step:
+    `images_per_s`; `step_s` and `target_s` in s, the whole and the target alone; `peak_gb` of memory;
+    `step_flops`."""
     readout: str
-    """Layer and pooling of the features (`last/patch_mean`), or `model` for a trained classifier."""
-    value: float = Field(ge=0, le=1)
-    """Fraction, not per cent."""
+    """Layer and pooling of the features (`last/patch_mean`), with share and draw of the labels for few
+    labels (`... 1% draw 0`); `model` for a trained classifier, `blocks=k` for one trained in part;
+    `step` for a pre-training step."""
+    value: float = Field(ge=0)
     stderr: float = Field(ge=0)
-    """Of the value, over test images: sqrt(p (1 - p) / n)."""
+    """Of an accuracy, over test images: sqrt(p (1 - p) / n); else 0."""
     n: int = Field(ge=1)
-    """Test images."""
+    """Test images, or steps."""
     higher_is_better: bool = True
+
+    @model_validator(mode="after")
+    def _fraction(self) -> Self:
+        if self.name == "top1" and self.value > 1:
+            raise ValueError(f"top1={self.value}: an accuracy is a fraction")
+        return self
 
 
 class DataFacts(Frozen):
@@ -59,6 +72,9 @@ class PretrainFacts(Frozen):
     """Wall time in s, over all sittings."""
     images_per_s: float
     final_loss: float | None
+    """Mean over the last epoch."""
+    epoch_losses: tuple[tuple[int, float], ...] = ()
+    """Epoch, from 1, and mean loss over its logged steps: the learning curve."""
     first_batches: str
     """sha256 over images and masks of the first batches: equal for every target of a seed."""
     fit: dict[str, float] = Field(default_factory=dict)
@@ -84,16 +100,20 @@ class Record(Frozen):
     protocol: str
     protocol_version: int
     declared_readout: str
-    """The readout that a table prints; the others are there to show how far the choice matters."""
+    """What a table prints by default, as in `metrics`: of several readouts the declared one; the others
+    are there to show how far the choice matters. `mim_bench.measure` names every number."""
     metrics: tuple[Metric, ...] = Field(min_length=1)
     control: tuple[Metric, ...]
     """The same protocol on the same architecture with random weights; empty where that is no control."""
     notes: tuple[str, ...] = ()
     """Choices that a reader must know, such as cached features."""
+    curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Readout -> accuracy after each epoch on labelled training images kept out of that training."""
     config: dict[str, Any]
     """The resolved config, all of it."""
     data: DataFacts
-    pretrain: PretrainFacts
+    pretrain: PretrainFacts | None
+    """Unset where no pre-trained weight entered."""
     code: Code
     versions: dict[str, str]
     device: Device
@@ -105,24 +125,18 @@ class Record(Frozen):
     """UTC, ISO 8601."""
     command: str
 
-    def metric(self, readout: str | None = None) -> Metric:
-        """The metric of a readout, by default the declared one."""
-        return _by_readout(self.metrics, readout or self.declared_readout)
-
-    def control_metric(self, readout: str | None = None) -> Metric | None:
-        """The control's metric of a readout, by default the declared one."""
-        return _by_readout(self.control, readout or self.declared_readout) if self.control else None
-
-
-def _by_readout(metrics: tuple[Metric, ...], readout: str) -> Metric:
-    return next(metric for metric in metrics if metric.readout == readout)
-
 
 def top1(readout: str, correct: np.ndarray) -> Metric:
     """The metric of per-image correctness (N,) bool."""
     value = float(correct.mean())
     stderr = float(np.sqrt(value * (1 - value) / len(correct)))
     return Metric(name="top1", readout=readout, value=value, stderr=stderr, n=len(correct))
+
+
+def figure(name: str, value: float, num_steps: int) -> Metric:
+    """The metric of a measured figure of a pre-training step."""
+    content = {"name": name, "readout": "step", "value": value, "stderr": 0.0, "n": num_steps}
+    return Metric.model_validate(content | {"higher_is_better": name not in LOWER_IS_BETTER})
 
 
 def write_text(path: Path, text: str) -> None:
@@ -145,10 +159,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None:
     """Writes a record and, beside it, per-image correctness: readout -> (N,) bool."""
-    arrays = path.with_suffix(".npz")
+    if correct:
+        _write_correct(path.with_suffix(".npz"), correct)
+    # validated once more, as a reader will
+    text = Record.model_validate(record.model_dump()).model_dump_json(indent=1)
+    write_text(path, text + "\n")
+
+
+def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
     temporary = arrays.with_name(f".{arrays.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             packed: dict[str, Any] = {key: np.packbits(bits) for key, bits in correct.items()}
             np.savez_compressed(file, **packed)
@@ -157,9 +178,6 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
         raise UserError(f"cannot write {arrays}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    # validated once more, as a reader will
-    text = Record.model_validate(record.model_dump()).model_dump_json(indent=1)
-    write_text(path, text + "\n")
 
 
 def read(path: Path) -> Record:
@@ -189,6 +207,9 @@ def read_correct(path: Path) -> dict[str, np.ndarray]:
         UserError: the file is missing or does not fit the record.
     """
     record = read(path)
+    accuracies = [metric for metric in record.metrics if metric.name == "top1"]
+    if not accuracies:
+        return {}
     arrays = path.with_suffix(".npz")
     try:
         with np.load(arrays) as file:
@@ -196,7 +217,9 @@ def read_correct(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError) as error:
         raise UserError(f"{arrays} cannot be read: {error}") from None
     correct = {}
-    for metric in record.metrics:
+    for metric in accuracies:
+        if metric.readout not in packed:
+            raise UserError(f"{arrays} has no readout {metric.readout} of {path.name}")
         bits = np.unpackbits(packed[metric.readout], count=metric.n).astype(bool)
         if not np.isclose(bits.mean(), metric.value):
             raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")

@@ -89,5 +89,7 @@ def record_path(folder: Path, protocol: str) -> Path:
 def record_hash(config: RunConfig, protocol: str) -> str:
     """sha256 of all that a record's numbers depend on."""
     entry = PROTOCOLS[protocol]
-    section = config.model_dump(mode="json")[entry.section]
-    return digest([config.hash, protocol, entry.version, section, config.evaluate.readout])
+    content = config.model_dump(mode="json")
+    sections = [content[section] for section in entry.sections]
+    readout = config.evaluate.readout if entry.needs_readout else None
+    return digest([config.hash, protocol, entry.version, sections, readout])

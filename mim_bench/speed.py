@@ -98,12 +98,12 @@ def time_targets(
     device = environment.choose_device(config.runtime.device)
     torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
     peak = matrix_peak(device, config)
-    steppers = {name: _Stepper(configs[name], device) for name in names}
+    steppers = {name: Stepper(configs[name], device) for name in names}
     whole: dict[str, list[float]] = {name: [] for name in names}
     alone: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(_WARM_UP_STEPS + steps):
         for name, stepper in steppers.items():
-            seconds = _timed(stepper.step, device), _timed(stepper.target_only, device)
+            seconds = timed(stepper.step, device), timed(stepper.target_only, device)
             if turn >= _WARM_UP_STEPS:
                 whole[name].append(seconds[0])
                 alone[name].append(seconds[1])
@@ -116,7 +116,7 @@ def time_targets(
                 images_per_s=part_size(config) / step_s,
                 step_s=step_s,
                 target_share=statistics.median(alone[name]) / step_s,
-                peak_gb=_peak_gb(stepper.step, device),
+                peak_gb=peak_gb(stepper.step, device),
                 flops=stepper.flops,
                 peak_share=stepper.flops / step_s / peak,
             )
@@ -139,7 +139,7 @@ def _sized(config: RunConfig) -> RunConfig:
     return validated(config.model_dump() | {"data": data})
 
 
-class _Stepper:
+class Stepper:
     """One target's training step on one fixed batch of noise."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
@@ -178,7 +178,7 @@ class _Stepper:
         return counter.get_total_flops()
 
 
-def _timed(work: Callable[[], None], device: torch.device) -> float:
+def timed(work: Callable[[], None], device: torch.device) -> float:
     """Seconds of one call, the device's work included."""
     _wait(device)
     start = time.perf_counter()
@@ -194,7 +194,7 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _peak_gb(work: Callable[[], None], device: torch.device) -> float | None:
+def peak_gb(work: Callable[[], None], device: torch.device) -> float | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         work()
@@ -227,6 +227,6 @@ def matrix_peak(device: torch.device, config: RunConfig) -> float:
                 layer(matrix)
 
         multiply()
-        seconds = min(_timed(multiply, device) for _ in range(8))
+        seconds = min(timed(multiply, device) for _ in range(8))
         best = max(best, 2 * size**3 / seconds)
     return best

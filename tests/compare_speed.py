@@ -54,7 +54,7 @@ def compare(official, shape: tuple[int, ...], device: torch.device, steps: int) 
     }  # fmt: skip
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = speed._sized(load_config("norm_pixel", "imagenet", overrides))
-    ours = speed._Stepper(config, device)
+    ours = speed.Stepper(config, device)
     theirs = official(
         img_size=size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads,
         decoder_embed_dim=d_width, decoder_depth=d_depth, decoder_num_heads=d_heads,
@@ -73,7 +73,7 @@ def compare(official, shape: tuple[int, ...], device: torch.device, steps: int) 
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(3 + steps):
         for name, step in (("ours", ours.step), ("theirs", their_step)):
-            seconds = speed._timed(step, device)
+            seconds = speed.timed(step, device)
             if turn >= 3:
                 times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}

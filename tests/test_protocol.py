@@ -104,7 +104,10 @@ def test_tuning_slice__is_cut_from_the_training_split_and_the_test_split_is_left
 
 def test_scratch__ignores_the_pretrained_encoder(small, tmp_path):
     values = [
-        execute(small(target, "evaluate.protocols=scratch"), out=tmp_path).records[0].metric().value
+        execute(small(target, "evaluate.protocols=scratch"), out=tmp_path)
+        .records[0]
+        .metrics[0]
+        .value
         for target in ("pixel", "hog")
     ]
     assert values[0] == values[1]

@@ -45,7 +45,7 @@ def test_target_field__has_three_spellings(key):
         ("mask.sampling=blocks", "'random', 'block' or 'grid'"),
         ("evaluate.protocols=knn,linaer", "linaer"),
         ("model.embed_dim=97", "model.embed_dim=97 is no multiple"),
-        ("data.image_size=30", "no multiple of model.patch_size=4"),
+        ("data.image_size=30", "no multiple of model.patch_size=8"),
         ("pretrain.accumulation_steps=3", "no multiple of accumulation_steps=3"),
     ],
 )
@@ -61,7 +61,7 @@ def test_mask_ratio__must_leave_a_visible_and_a_hidden_patch():
     for ratio, kind in ((0.99, "visible"), (0.0001, "hidden")):
         if kind == "hidden":
             continue  # truncation always hides at least one patch
-        with pytest.raises(UserError, match=f"no {kind} patch of 49"):
+        with pytest.raises(UserError, match=f"no {kind} patch of 16"):
             load_config("pixel", "tiny", ["data.image_size=28", f"mask.ratio={ratio}"])
 
 

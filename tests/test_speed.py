@@ -49,6 +49,6 @@ def test_preset_without_its_data__is_timed_by_its_sizes():
     assert config.data.image_size == (224, 224) and config.data.in_chans == 3
 
 
-def test_unknown_target__is_refused_before_anything_is_timed():
+def test_unknown_target__is_refused_before_anything_istimed():
     with pytest.raises(UserError, match="nearest: pixel"):
         speed.time_targets(["pixels"], "tiny", SIZED, steps=1)

@@ -5,7 +5,9 @@ RandAugment, mixup, CutMix, label smoothing, all through timm. The twin `scratch
 architecture, recipe and length, and differs in the initial weights only: it answers what pre-training
 adds (MAE's own scratch rows use a longer recipe of their own).
 
-Deliberate difference: random erasing is off by default, as in the paper and unlike the repository.
+Deliberate differences: random erasing is off by default, as in the paper and unlike the repository. With
+`finetune.holdout_fraction` some labelled training images are kept out, on which every epoch's accuracy is
+measured, so that a learning curve costs no look at the test split.
 
 Legend: B batch, K classes.
 """
@@ -25,10 +27,10 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from mim_bench import checkpoint, draw, feature, loop
+from mim_bench import checkpoint, draw, loop
 from mim_bench.accelerate import accelerate
 from mim_bench.config import FinetuneConfig
-from mim_bench.data import Crop
+from mim_bench.data import Crop, Split
 from mim_bench.error import UserError
 from mim_bench.model import build_encoder
 from mim_bench.protocols.subject import Answer, Subject
@@ -115,12 +117,12 @@ class RandAugment:
 
 def run(subject: Subject) -> Answer:
     """Fine-tunes the subject's encoder."""
-    return _train(subject, "finetune", pretrained=True)
+    return train_classifier(subject, build_classifier(subject, pretrained=True), "finetune")
 
 
 def run_scratch(subject: Subject) -> Answer:
     """The same from random weights."""
-    return _train(subject, "scratch", pretrained=False)
+    return train_classifier(subject, build_classifier(subject, pretrained=False), "scratch")
 
 
 def build_classifier(subject: Subject, *, pretrained: bool) -> Encoder:
@@ -145,10 +147,17 @@ def build_classifier(subject: Subject, *, pretrained: bool) -> Encoder:
     return model
 
 
-def _train(subject: Subject, name: str, *, pretrained: bool) -> Answer:
+def train_classifier(
+    subject: Subject, model: Encoder, name: str, trained: Sequence[nn.Module] | None = None
+) -> Answer:
+    """Trains a classifier with labels and tests it once, after the last epoch.
+
+    `trained`: the modules that are put into training mode; by default all. Which weights move is said by
+    their `requires_grad`.
+    """
     config, data, device = subject.config, subject.data, subject.device
     schedule = config.finetune
-    model = build_classifier(subject, pretrained=pretrained).to(device)
+    model = model.to(device)
     accelerate(model, device, config.runtime)
     task = ClassifyTask(
         model=model,
@@ -160,32 +169,71 @@ def _train(subject: Subject, name: str, *, pretrained: bool) -> Answer:
         stream=name,
     )
     optimizer = loop.adamw(layer_decay_groups(model, schedule), schedule)
+    kept, held_out = hold_out(data.train.num_images, schedule.holdout_fraction)
     training = loop.Training(
         name=name,
         key=subject.key,
         folder=subject.folder,
         schedule=schedule,
         seed=config.seed,
-        num_images=data.train.num_images,
+        num_images=len(kept),
         runtime=config.runtime,
         device=device,
     )
-    model.train()
-    loop.train(training, task, optimizer, _batches(subject), subject.report)
 
+    def training_mode() -> None:
+        model.eval()
+        for module in [model] if trained is None else trained:
+            module.train()
+
+    def measure() -> dict[str, float]:
+        correct = _correct(subject, model, data.train, held_out)
+        training_mode()
+        return {"holdout_top1": float(correct.mean())}
+
+    training_mode()
+    loop.train(
+        training,
+        task,
+        optimizer,
+        _batches(subject, kept),
+        subject.report,
+        measure if len(held_out) else None,
+    )
+    everything = torch.arange(subject.test.num_images)
+    curve = tuple(
+        line["holdout_top1"] for line in loop.read_log(training.log) if "holdout_top1" in line
+    )
+    return Answer(
+        {"model": _correct(subject, model, subject.test, everything)},
+        curves={"model": curve} if curve else {},
+    )
+
+
+def hold_out(num_images: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices to train on and indices held out, the same for every run of a data set."""
+    order = draw.permutation(num_images, seed=0, epoch=0, stream="finetune holdout")
+    num_held_out = round(num_images * fraction)
+    return order[num_held_out:], order[:num_held_out]
+
+
+def _correct(subject: Subject, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
+    """Which of the clean images at `index` the model gets right, (N,) bool in that order."""
+    config, device = subject.config, subject.device
     model.eval()
-    answers = torch.zeros(subject.test.num_images, dtype=torch.int64, device=device)
-    batches = subject.test.batches(
-        feature.in_order(subject.test.num_images, config.evaluate.batch_size),
+    batches = split.batches(
+        index.split(config.evaluate.batch_size),
         subject.features.crop,
         device=device,
-        num_workers=data.num_workers,
+        num_workers=subject.data.num_workers,
     )
+    answers = []
     with torch.no_grad(), loop.autocast(device, config.runtime):
-        for images, index in batches:
+        for images, _ in batches:
             normalized = geometry(config).normalize(images.float() / 255)
-            answers[index.to(device)] = model(normalized).argmax(dim=1)
-    return Answer({"model": (answers == subject.labels(subject.test)).cpu().numpy()})
+            answers.append(model(normalized).argmax(dim=1))
+    truth = subject.labels(split)[index.to(device)]
+    return (torch.cat(answers) == truth).cpu().numpy()
 
 
 def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:
@@ -198,7 +246,8 @@ def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[st
     )
 
 
-def _batches(subject: Subject) -> loop.Batches:
+def _batches(subject: Subject, kept: Tensor) -> loop.Batches:
+    """Augmented images; the loop's index n means training image `kept[n]`."""
     data, config = subject.data, subject.config
     schedule = config.finetune
     mean = geometry(config).mean
@@ -216,7 +265,7 @@ def _batches(subject: Subject) -> loop.Batches:
             else None
         )
         return data.train.batches(
-            index_batches,
+            [kept[index] for index in index_batches],
             crop,
             seed=config.seed,
             epoch=epoch,

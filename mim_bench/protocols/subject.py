@@ -1,6 +1,6 @@
 """What a protocol is given, and what it answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,10 @@ class Answer:
     """Readout -> (N,) bool: which evaluated images were right."""
     notes: tuple[str, ...] = ()
     """Choices that the record must tell."""
+    curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Readout -> accuracy after each epoch on labelled training images that were not trained on."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Name -> value of what is no accuracy, as `record.Metric` names it."""
 
 
 class Features:

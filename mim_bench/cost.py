@@ -1,0 +1,364 @@
+"""What a run costs, known before it starts and without its data at hand.
+
+FLOPs are those of matrix products, convolutions and attention, a multiplication and its addition as two,
+counted by torch on the `meta` device: shapes only, so ViT-H takes seconds and no memory. Attention is
+counted by its plain form, as torch's counter knows no attention kernel of the CPU. A target whose code
+needs values is counted on one image on the CPU.
+
+Left out: the fit of a target (shared by all runs of a table), losses, optimiser steps, the solver of
+`low_shot`, decoding and crops; of storage, logs, records and pictures.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mim_bench import environment, feature, masking, speed
+from mim_bench.config import ModelConfig, RunConfig, ScheduleConfig
+from mim_bench.data import ArraySet, Split
+from mim_bench.data.source import IMAGENET
+from mim_bench.dataset import Data, complete, open_data
+from mim_bench.experiment import needs_pretraining
+from mim_bench.model import MaskedAutoencoder, build_encoder
+from mim_bench.protocols import PROTOCOLS
+from mim_bench.protocols.partial import trained_part
+from mim_bench.record import DataFacts
+from mim_bench.resolve import geometry, make_target, validated
+from mim_bench.target import Geometry
+
+NUM_IMAGES = {
+    "embedded": (10_000, 2_000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "fashion-mnist": (60_000, 10_000),
+    "stl10": (5_000, 8_000),
+    "imagenet": (1_281_167, 50_000),
+}
+"""Training and test images of the sources whose size is known unopened."""
+_SHAPE = {
+    "embedded": ((28, 28), 1, 10),
+    "cifar10": ((32, 32), 3, 10),
+    "cifar100": ((32, 32), 3, 100),
+    "fashion-mnist": ((28, 28), 1, 10),
+    "stl10": ((96, 96), 3, 10),
+    "imagenet": (None, 3, 1000),
+}
+"""Image size in pixels (unset: it varies), channels and classes of the same."""
+_META = torch.device("meta")
+_WARM_UP_STEPS, _TIMED_STEPS = 3, 7
+_STEP_FLOPS = {"cpu": 1e11, "cuda": 5e13, "mps": 1e12}
+"""Of a timed step at most: a cluster's batch would keep a laptop busy for hours."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes and leaves."""
+
+    pretrain_flops: float
+    """Forward and backward of the model and forward of the target, over all images seen."""
+    protocol_flops: dict[str, float]
+    """By protocol, in the order they run; features that several share are counted in the first."""
+    storage_bytes: int
+    """Weights and checkpoints when there are most: a third one exists while it is written."""
+    kept_bytes: int
+    """Weights that remain."""
+    num_files: int
+    """Files that remain in the run's folder."""
+
+    @property
+    def total_flops(self) -> float:
+        """Of pre-training and all protocols."""
+        return self.pretrain_flops + sum(self.protocol_flops.values())
+
+
+def hours(flops: float, flops_per_s: float) -> float:
+    """Hours that so many FLOPs take at a sustained speed."""
+    return flops / flops_per_s / 3600
+
+
+def sized(config: RunConfig) -> RunConfig:
+    """The config with what it leaves to the data filled in, the data unopened where its size is known.
+
+    Means and deviations are then stand-ins (but ImageNet's are its own): no cost depends on them, but the
+    hash does.
+
+    Raises:
+        UserError: no image size given where the images differ, or data that cannot be opened.
+    """
+    return complete(config, _data(config))
+
+
+def estimate(config: RunConfig) -> Cost:
+    """The cost of a run; the data is opened only where `sized` opens it."""
+    data = _data(config)
+    config = complete(config, data)
+    names, pretrains = set(config.evaluate.protocols), needs_pretraining(config)
+    seen = _images_seen(config.pretrain, data.train.num_images) if pretrains else 0
+    most, kept = _bytes(config, data, pretrains)
+    return Cost(
+        pretrain_flops=float(seen * step_flops(config)) if seen else 0.0,
+        protocol_flops=_protocol_flops(config, data),
+        storage_bytes=most,
+        kept_bytes=kept,
+        # config, manifest; weights, their figures, curve and picture; records; answers; curves
+        num_files=2
+        + 5 * pretrains
+        + len(names)
+        + len(names - {"speed"})
+        + len(names & {"linear", "finetune", "scratch"}),
+    )
+
+
+def step_flops(config: RunConfig) -> int:
+    """FLOPs of one image in a pre-training step, the target included; the config must be sized."""
+    return _masked_count(config).step + _target_count(_target_key(config)).forward
+
+
+def device_speed(config: RunConfig) -> float:
+    """FLOP/s that the pre-training step sustains on this device: median over a few steps."""
+    config = sized(config)
+    device = environment.choose_device(config.runtime.device)
+    per_image = step_flops(config)
+    batch = min(speed.part_size(config), max(2, int(_STEP_FLOPS[device.type] / per_image)))
+    schedule = config.pretrain.model_dump() | {"batch_size": batch, "accumulation_steps": 1}
+    torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
+    stepper = speed.Stepper(validated(config.model_dump() | {"pretrain": schedule}), device)
+    for _ in range(_WARM_UP_STEPS):
+        stepper.step()
+    seconds = [speed.timed(stepper.step, device) for _ in range(_TIMED_STEPS)]
+    return batch * per_image / statistics.median(seconds)
+
+
+# ---- images
+
+
+def _data(config: RunConfig) -> Data:
+    """Splits of the right number and size, their pixels unread."""
+    settings = config.data
+    kind = settings.source.partition(":")[0]
+    if kind not in NUM_IMAGES:
+        content = config.model_dump(mode="json", include={"target", "data", "evaluate"})
+        content["data"] |= {"image_size": None}  # or it is checked against a patch that is not here
+        return _opened(json.dumps(content, sort_keys=True))
+    size, channels, num_classes = _SHAPE[kind]
+    channels = settings.in_chans or channels
+    num_train, num_test = NUM_IMAGES[kind]
+    if settings.evaluate_on == "tune":  # the slice is taken class by class
+        num_test = num_classes * max(round(settings.tune_fraction * num_train / num_classes), 1)
+        num_train -= num_test
+    most = settings.limit_images or num_train + num_test
+
+    def split(num: int) -> Split:
+        pixels = np.broadcast_to(np.uint8(0), (min(num, most), *(size or (1, 1)), channels))
+        images = ArraySet(pixels, np.arange(len(pixels)) % num_classes, kind)
+        return Split(images, name=kind, image_size=size, num_channels=channels, pixels=None)
+
+    is_imagenet = kind == "imagenet" and channels == 3
+    stand_in = IMAGENET if is_imagenet else ((0.5,) * channels, (0.25,) * channels)
+    facts = DataFacts.model_construct(source=settings.source)
+    return Data(split(num_train), split(num_test), stand_in, facts, num_workers=0)
+
+
+@lru_cache(maxsize=8)
+def _opened(key: str) -> Data:
+    streamed = {"runtime": {"memory_gb": 1e-9}}  # the pixels are not wanted
+    return open_data(validated(json.loads(key) | streamed), torch.device("cpu"))
+
+
+def _images_seen(schedule: ScheduleConfig, num_images: int) -> int:
+    """Whole batches only, as `loop.Training`."""
+    return num_images // schedule.batch_size * schedule.batch_size * schedule.epochs
+
+
+# ---- counts for one image
+
+
+@dataclass(frozen=True)
+class _Count:
+    """FLOPs of one image; bytes of weights."""
+
+    forward: int
+    step: int = 0
+    """Forward and backward."""
+    dim: int = 0
+    """Of a target."""
+    saved_bytes: int = 0
+    """What a checkpoint holds: weights and AdamW's two moments, or the state of a target that learns."""
+    kept_bytes: int = 0
+
+
+@contextmanager
+def _counting() -> Iterator[FlopCounterMode]:
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
+def _trained_count(model: nn.Module, forward: Callable[[], torch.Tensor]) -> _Count:
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    with torch.enable_grad(), _counting() as counter:
+        output = forward()
+        alone = counter.get_total_flops()
+        output.sum().backward()
+    size = _size(model)
+    step = counter.get_total_flops()
+    return _Count(alone, step, saved_bytes=size + 2 * trained, kept_bytes=size)
+
+
+def _masked_count(config: RunConfig) -> _Count:
+    num_visible = masking.MaskSampler(config.mask, geometry(config).grid).num_visible
+    dim = _target_count(_target_key(config)).dim
+    return _count_masked(config.model.model_dump_json(), geometry(config), num_visible, dim)
+
+
+@lru_cache(maxsize=1024)
+def _count_masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> _Count:
+    parsed = ModelConfig.model_validate_json(settings)
+    with _META:
+        model = MaskedAutoencoder(parsed, shape, dim, num_visible=num_visible)
+    noise, images = torch.empty(1, shape.num_patches, device=_META), _image(shape, _META)
+    visible, restore, _ = masking.split(noise, num_visible)
+    found = _trained_count(model, lambda: model.predict(images, visible, restore))
+    # the encoder is saved on its own too
+    return replace(found, kept_bytes=found.kept_bytes + _size(model.encoder))
+
+
+def _target_key(config: RunConfig) -> str:
+    data = {"image_size", "in_chans", "mean", "std"}
+    parts = {"target": True, "mask": True, "data": data, "model": {"patch_size"}}
+    return config.model_dump_json(include=parts)
+
+
+@lru_cache(maxsize=1024)
+def _target_count(key: str) -> _Count:
+    config = RunConfig.model_validate_json(key)
+
+    def on(device: torch.device) -> _Count:
+        # not built on meta: what a target caches for itself must stay fit for use
+        target = make_target(config)
+        target.skip_fit()
+        saved = _size(target) if target.follows_student else 0
+        target.to(device)
+        with _counting() as counter:
+            target(_image(target.geometry, device))
+        return _Count(counter.get_total_flops(), dim=target.dim, saved_bytes=saved)
+
+    try:
+        return on(_META)
+    except Exception:  # meta makes code fail in any way; a real fault comes back on the CPU
+        return on(torch.device("cpu"))
+
+
+@lru_cache(maxsize=1024)
+def _encoder_forward(settings: str, shape: Geometry) -> int:
+    """FLOPs of an image's frozen features."""
+    with _META:
+        encoder = build_encoder(ModelConfig.model_validate_json(settings), shape, seed=0)
+    with _counting() as counter:
+        feature.readouts(encoder, _image(shape, _META))
+    return counter.get_total_flops()
+
+
+@lru_cache(maxsize=1024)
+def _classifier_count(
+    settings: str, shape: Geometry, num_classes: int, num_trained: float | None
+) -> _Count:
+    """A classifier of which all is trained, or the last `num_trained` blocks."""
+    parsed = ModelConfig.model_validate_json(settings)
+    with _META:
+        model = build_encoder(parsed, shape, seed=0, num_classes=num_classes)
+    model.pos_embed.requires_grad_(True)
+    if num_trained is not None:
+        trained_part(model, num_trained)
+    return _trained_count(model, lambda: model(_image(shape, _META)))
+
+
+def _image(shape: Geometry, device: torch.device) -> torch.Tensor:
+    return torch.zeros(1, shape.in_chans, *shape.image_size, device=device)
+
+
+def _size(module: nn.Module) -> int:
+    """Bytes of what is saved."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+# ---- protocols and storage
+
+
+def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
+    num_train, num_test = data.train.num_images, data.evaluate.num_images
+    encoder = _encoder_forward(config.model.model_dump_json(), geometry(config))
+    head = 2 * len(feature.READOUTS) * config.model.embed_dim  # a class or a neighbour, an image
+    not_taken = {"train": num_train, "test": num_test}
+
+    def features(*splits: str) -> int:
+        return encoder * sum(not_taken.pop(split, 0) for split in splits)
+
+    def one(name: str) -> int:
+        match name:
+            case "knn":
+                return features("train", "test") + head * num_train * num_test
+            case "linear":
+                seen = _images_seen(config.linear, num_train)
+                encoded = encoder * seen if config.linear.augment else features("train")
+                return encoded + features("test") + head * data.num_classes * (3 * seen + num_test)
+            case "low_shot":
+                return features("train", "test")
+            case "finetune" | "scratch" | "partial":
+                return sum(
+                    _trained_flops(config, data, part) for part in _parts(config, data, name)
+                )
+            case "speed":
+                steps = config.speed.warmup_steps + config.speed.steps
+                return steps * speed.part_size(config) * step_flops(config)
+            case _:
+                raise ValueError(f"protocol {name}: mim_bench.cost does not know what it does")
+
+    flops = {name: float(one(name)) for name in config.evaluate.protocols}
+    return {name: value * (1 + PROTOCOLS[name].has_control) for name, value in flops.items()}
+
+
+def _parts(config: RunConfig, data: Data, protocol: str) -> list[_Count]:
+    """The classifiers that a protocol trains one after the other."""
+    numbers: list[float | None] = [None] if protocol in ("finetune", "scratch") else []
+    if protocol == "partial":
+        numbers += [number for number in config.partial.blocks if number < config.model.depth]
+    key, shape = config.model.model_dump_json(), geometry(config)
+    return [_classifier_count(key, shape, data.num_classes, number) for number in numbers]
+
+
+def _trained_flops(config: RunConfig, data: Data, part: _Count) -> int:
+    """Of a classifier's training, of its accuracy after each epoch, of its test."""
+    schedule, num_train = config.finetune, data.train.num_images
+    held_out = round(num_train * schedule.holdout_fraction)
+    measured = schedule.epochs * held_out + data.evaluate.num_images
+    return _images_seen(schedule, num_train - held_out) * part.step + measured * part.forward
+
+
+def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
+    """The most there is at any time, and what remains."""
+
+    def written(schedule: ScheduleConfig) -> int:
+        return math.ceil(schedule.epochs / config.runtime.checkpoint_every_epochs)
+
+    most, kept, number = [0], 0, written(config.pretrain)
+    if pretrains:
+        model = _masked_count(config)
+        one, kept = model.saved_bytes, model.kept_bytes
+        one += _target_count(_target_key(config)).saved_bytes
+        most += [min(number, 3) * one, min(number, 2) * one + kept]
+    number = written(config.finetune)
+    for name in config.evaluate.protocols:  # the checkpoints of its parts go when it is done
+        parts = [part.saved_bytes for part in _parts(config, data, name)]
+        most.append(kept + min(number, 2) * sum(parts) + (number > 2) * max(parts, default=0))
+    return max(most), kept
