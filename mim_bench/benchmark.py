@@ -21,6 +21,11 @@ from mim_bench.resolve import explain, flatten, resolve
 _RELATIVE = re.compile(r"x(\d*\.?\d+)")
 
 
+CostName = Literal["step_ms", "target_share", "peak_gb", "flops_ratio", "speed_up", "hours"]
+"""Time of a step; the target's own part of it; memory; FLOPs of a step over the reference row's; the
+reference row's time over this row's; the preset's whole pre-training at this speed."""
+
+
 class Variant(Frozen):
     """Fields that change together, as one row of a table."""
 
@@ -29,7 +34,8 @@ class Variant(Frozen):
     set: dict[str, Any] = {}
     """Field -> value, relative ones too."""
     published: dict[str, str | float] = {}
-    """Column of the published rows -> value, which finds the row's counterpart."""
+    """Column of the published rows -> value, which finds the row's counterpart; of `variant` the
+    beginning is enough."""
 
 
 class Axis(Frozen):
@@ -54,6 +60,10 @@ class Published(Frozen):
     """Field of the grid -> our value -> theirs, where they are not written alike."""
     reference: dict[str, float] = {}
     """Column -> its value at relative 1, for grids that are scaled to the preset."""
+    where: dict[str, str | float] = {}
+    """Column -> value: rows of the tables with another value are left out."""
+    shared: dict[str, dict[str, str | float]] = {}
+    """Protocol of `first_only` -> column -> value, which finds that row's counterparts."""
 
 
 class Scale(Frozen):
@@ -84,8 +94,8 @@ class Benchmark(Frozen):
     """Run in every cell, as in `evaluate.protocols`."""
     first_only: tuple[ProtocolName, ...] = ()
     """Run in the first cell of each seed alone: what does not depend on the grid, such as `scratch`."""
-    every_readout: bool = False
-    """Whether the table prints every readout, beside the declared one."""
+    cost: tuple[CostName, ...] = ()
+    """Columns made from the protocol `speed`; ratios are to the reference row."""
     grid: dict[str, tuple[Any, ...]] = {}
     """Field -> its values; `target` names recipes. Cells are the product of all."""
     variants: tuple[Variant, ...] = ()

@@ -65,7 +65,7 @@ def fields(model: type[Frozen], prefix: str = "") -> dict[str, Any]:
 def _parse(text: str, annotation: Any) -> Any:
     """The value of `key=text`: a TOML value, a bare word, `none`, or a comma list for tuple fields."""
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    if text.lower() in ("none", "null") and type(None) in options:
+    if _is_none(text, annotation):
         return None
     wants_tuple = any(typing.get_origin(option) is tuple for option in options)
     if wants_tuple and not text.startswith("["):
@@ -76,6 +76,12 @@ def _parse(text: str, annotation: Any) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _is_none(value: Any, annotation: Any) -> bool:
+    """True for the word `none` where a field may be unset; TOML has no value for that."""
+    may_be_unset = _is_union(annotation) and type(None) in typing.get_args(annotation)
+    return may_be_unset and isinstance(value, str) and value.lower() in ("none", "null")
 
 
 def _is_union(annotation: Any) -> bool:
@@ -133,9 +139,10 @@ class _Layers:
             name = name.replace("target.params.", "target.")
             if name not in self.leaves:
                 raise UserError(f"{origin}: unknown field '{key}'; {self._suggest(name)}")
-            self.values[name] = (
-                _parse(value, self.leaves[name]) if origin == "command line" else value
-            )
+            annotation = self.leaves[name]
+            if origin == "command line":
+                value = _parse(value, annotation)
+            self.values[name] = None if _is_none(value, annotation) else value
             self.origin[name] = origin
 
     def _suggest(self, name: str) -> str:

@@ -1,160 +1,376 @@
-"""The table of a benchmark, made from records only.
+"""The table of a benchmark, from records alone: measured numbers, their differences, published ones beside.
 
-Cells are means over seeds with a 95 % interval (Student's t over seeds). Under a closed table stands the
-config difference of its rows; a table whose rows differ elsewhere is refused.
+A cell is a mean over seeds with a 95 % interval (Student's t). Differences to the reference row are paired
+(`mim_bench.paired`). Best rows are marked only where they differ from every other row.
+`mim_bench.render` turns the table into Markdown, CSV and TeX.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import numpy as np
 from scipy import stats
 
-from mim_bench.benchmark import home, load_benchmark, read_records, results
-from mim_bench.config import IDENTITY
-from mim_bench.error import UserError
-from mim_bench.record import Record, write_text
-from mim_bench.resolve import flatten
+from mim_bench import counterpart, paired, proof, store
+from mim_bench.benchmark import Benchmark, Cell, at_preset, cells, load_benchmark
+from mim_bench.error import UserError, suggest
+from mim_bench.measure import Measure, measures
+from mim_bench.paired import Difference
+from mim_bench.published import PublishedRow
+from mim_bench.published.reason import reasons
+from mim_bench.record import Record
+from mim_bench.store import Found
 
-_NOT_COMPARED = ("seed",)
+CONTROL = "random weights (control)"
+COMPARED = ("finetune", "linear", "knn")
+"""Measures whose differences to the reference row are printed."""
 
 
-def table(name: str, preset: str, folder: Path = Path("results")) -> pd.DataFrame:
-    """One row a target in the grid's order, one column a number, as text in per cent.
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers."""
+
+    key: str
+    """Name of a measure, or of a cost."""
+    heading: str
+    is_accuracy: bool
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number over seeds: fractions for accuracies, else in the unit of the heading."""
+
+    of_seed: dict[int, float]
+    is_best: bool = False
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.of_seed.values())))
+
+    @property
+    def half(self) -> float | None:
+        """Half the 95 % interval, Student's t over seeds; None for a single seed."""
+        return half_interval(list(self.of_seed.values()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; its keys are those of the columns."""
+
+    label: str
+    values: dict[str, Value]
+    differences: dict[str, Difference]
+    """To the reference row; empty for that row itself and for the control."""
+    published: dict[str, list[PublishedRow]]
+    reasons: dict[str, str]
+    """Why the published numbers beside it are not comparable, as `mim_bench.published.reason` says."""
+    num_seeds: int
+    num_missing: int
+    """Declared seeds for which a record of a protocol is missing: failed, or not run yet."""
+    stale: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A benchmark's table."""
+
+    benchmark: Benchmark
+    name: str
+    preset: str
+    columns: list[Column]
+    rows: list[Row]
+    reference: str
+    """Label of the row that others are compared with; empty where there are no runs."""
+    published_only: list[PublishedRow]
+    """Published rows without a measured counterpart."""
+    differing: list[str] = field(default_factory=list)
+    """Fields in which the rows' configs differ."""
+    records: list[Record] = field(default_factory=list)
+
+    def row(self, label: str) -> Row:
+        """The row of a label."""
+        return next(row for row in self.rows if row.label == label)
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the 95 % interval of a mean over seeds, Student's t; None for a single value."""
+    if len(values) < 2:
+        return None
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def build(
+    name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
+) -> Table:
+    """The table of a benchmark at a preset.
 
     Raises:
-        UserError: no records, records of several devices, or a closed table whose rows differ elsewhere.
+        UserError: no records, a damaged or foreign one, or rows that may not stand in one table.
     """
-    benchmark = load_benchmark(name)
-    records = read_records(name, preset, folder)
-    _check_proof(records)
-    if benchmark.division == "closed":
-        differing_fields(records)
-    frame = results(name, preset, folder=folder)
-    targets = dict(list(frame.groupby("target")))
-    rows = []
-    for target in benchmark.grid["target"]:
-        if target not in targets:
-            continue
-        mine = targets[target]
-        row = {"target": target}
-        for protocol in benchmark.protocols:
-            row[f"{protocol} top-1 %"] = interval(list(mine["top1"][mine["protocol"] == protocol]))
-        fit_s = max(mine["fit_s"].tolist())
-        row["fit s"] = f"{fit_s:.0f}" if fit_s else "-"
-        row["seeds"] = str(len(set(mine["seed"])))
-        rows.append(row)
-    control = {"target": "random weights (control)"}
-    for protocol in benchmark.protocols:
-        # the control is the same for every target of a seed
-        of_seed = {r.seed: r.control_metric() for r in records if r.protocol == protocol}
-        values = [metric.value for metric in of_seed.values() if metric is not None]
-        control[f"{protocol} top-1 %"] = interval(values)
-    num_seeds = len({record.seed for record in records})
-    rows.append(control | {"fit s": "-", "seeds": str(num_seeds)})
-    return pd.DataFrame(rows)
+    benchmark = at_preset(load_benchmark(name), preset)
+    available = counterpart.published_rows(benchmark)
+    if benchmark.division == "published":
+        return Table(benchmark, name, preset, [], [], "", available)
+    found = store.benchmark_records(name, preset, results, overrides)
+    differing = proof.check(found)
+    lines = _lines(benchmark, cells(name, preset, overrides), found)
+    reference = _reference(benchmark, lines)
+    columns = _columns(benchmark, lines)
+    rows = [_row(line, columns, lines[reference], benchmark, available) for line in lines.values()]
+    rows = _mark_best(rows, columns, lines)
+    if control := _control(found, columns):
+        rows.append(control)
+    taken = {id(row) for line in rows for several in line.published.values() for row in several}
+    return Table(
+        benchmark, name, preset, columns, rows, reference,
+        [row for row in available if id(row) not in taken],
+        differing, [one.record for one in found],
+    )  # fmt: skip
 
 
-def interval(values: Sequence[float]) -> str:
-    """`mean ± half the 95 % interval` in per cent; a single value has no interval."""
-    if not values:
-        return "-"
-    series = pd.Series(values)
-    if len(values) == 1:
-        return f"{100 * series.mean():.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * series.sem()
-    return f"{100 * series.mean():.1f} ± {100 * half:.1f}"
+@dataclass
+class _Line:
+    """What is known of a row before it is made."""
+
+    label: str
+    cell: Cell
+    protocols: set[str]
+    declared: list[int]
+    """Seeds."""
+    found: list[Found] = field(default_factory=list)
+
+    def measured(self) -> dict[str, dict[int, Measure]]:
+        """Measure -> seed -> value."""
+        named: dict[str, dict[int, Measure]] = {}
+        for one in self.found:
+            for key, measure in measures(one.record).items():
+                shown = "finetune" if key == "scratch" else key
+                named.setdefault(shown, {})[one.record.seed] = measure
+        return named
+
+    def answers(self, key: str) -> dict[int, np.ndarray]:
+        """Seed -> (N,) correctness of a measure."""
+        paths = {(one.record.seed, one.record.protocol): one.path for one in self.found}
+        return {
+            seed: measure.of_images(store.correct(paths[seed, protocol]))
+            for seed, measure in self.measured().get(key, {}).items()
+            if measure.is_accuracy
+            for protocol in self.protocols
+            if (seed, protocol) in paths and measure in measures_of(self.found, seed, protocol)
+        }
+
+    def record(self, protocol: str) -> Record | None:
+        """Its first record of a protocol."""
+        return next((o.record for o in self.found if o.record.protocol == protocol), None)
 
 
-def _check_proof(records: Sequence[Record]) -> None:
-    """A row without a commit, or from another kind of device, is refused."""
-    for record in records:
-        if record.code.commit in ("", "none"):
-            raise UserError(f"record {record.run_id} names no commit")
-    kinds = {record.device.kind for record in records}
-    if len(kinds) > 1:
-        raise UserError(f"records of several device kinds ({', '.join(sorted(kinds))}) never mix")
-
-
-def differing_fields(records: Sequence[Record]) -> list[str]:
-    """Fields in which the rows' configs differ; seeds apart, all of them in the target block.
-
-    Raises:
-        UserError: another field differs, so the table would not compare targets.
-    """
-
-    sections = [*IDENTITY, "knn", "linear", "finetune"]
-    configs = [flatten({k: record.config[k] for k in sections}) for record in records]
-    names = sorted({name for config in configs for name in config})
-    differing = [
-        name
-        for name in names
-        if name not in _NOT_COMPARED and len({str(config.get(name, "-")) for config in configs}) > 1
+def measures_of(found: Sequence[Found], seed: int, protocol: str) -> list[Measure]:
+    """Everything that a row's record of a seed and protocol contributes."""
+    return [
+        measure
+        for one in found
+        if (one.record.seed, one.record.protocol) == (seed, protocol)
+        for measure in measures(one.record).values()
     ]
-    outside = [name for name in differing if not name.startswith("target.")]
-    if outside:
-        raise UserError(f"rows differ in {', '.join(outside)}: this is no closed table")
-    return differing
 
 
-def markdown(name: str, preset: str, folder: Path = Path("results")) -> str:
-    """The table with what must stand under it."""
-    frame = table(name, preset, folder)
-    records = read_records(name, preset, folder)
-    first = records[0]
-    lines = [_row(frame.columns), _row(["---"] + ["---:"] * (len(frame.columns) - 1))]
-    lines += [_row(values) for values in frame.itertuples(index=False)]
-    data = first.config["data"]
-    size = "x".join(map(str, data["image_size"]))
-    commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
-    dropped = {record.data.num_skipped_images for record in records}
-    notes = [
-        f"Preset `{preset}`: {data['source']} data, {size} px, {first.data.num_train_images:,} training "
-        f"and {first.data.num_evaluated_images:,} {first.data.split} images, "
-        f"{first.config['pretrain']['epochs']} epochs. Mean ± 95 % interval over seeds (Student's t).",
-        f"Readout `{first.config['evaluate']['layer']}/{first.config['evaluate']['pooling']}`, the same "
-        "for every row, on clean images; control: the same encoder at its random initial weights.",
-        f"Rows differ in {_block(differing_fields(records))}; in nothing else. Same seed, same images, "
-        "crops and masks.",
-        f"Commit {', '.join(commits)}; {first.device.name}, {first.precision}; "
-        f"{len({r.run_id for r in records})} runs"
-        + (f", {max(dropped)} unreadable images left out." if max(dropped) else "."),
+def _lines(benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[Found]) -> dict[str, _Line]:
+    """Label -> row in the making; what runs in a seed's first cell alone has a row of its own."""
+    lines: dict[str, _Line] = {}
+    seeds = list(benchmark.seeds)
+    for protocol in benchmark.first_only:
+        lines[protocol] = _Line(protocol, todo[0], {protocol}, seeds)
+    for cell in todo:
+        protocols = set(benchmark.protocols)
+        lines.setdefault(cell.label, _Line(cell.label, cell, protocols, seeds))
+    for one in found:
+        is_shared = one.record.protocol in benchmark.first_only
+        lines[one.record.protocol if is_shared else one.cell.label].found.append(one)
+    return lines
+
+
+def _reference(benchmark: Benchmark, lines: Mapping[str, _Line]) -> str:
+    named = benchmark.reference or next(iter(lines))
+    if named not in lines:
+        raise UserError(f"reference: no row '{named}'; {suggest(named, lines)}")
+    return named
+
+
+def _columns(benchmark: Benchmark, lines: Mapping[str, _Line]) -> list[Column]:
+    """Accuracies in the order of importance, those of other readouts last, then costs."""
+    order = ("finetune", "linear", "knn", "low_shot", "partial")
+    names = {
+        key: m
+        for line in lines.values()
+        for key, ms in line.measured().items()
+        for m in ms.values()
+    }
+    accuracies = [key for key, measure in names.items() if measure.is_accuracy]
+    accuracies.sort(key=lambda key: ("@" in key, order.index(key.split()[0])))
+    columns = [
+        Column(key, f"{_HEADINGS.get(key, key.replace('_', '-'))} %", True) for key in accuracies
     ]
-    return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    if "scratch" in benchmark.first_only:
+        columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
+    has_speed = any("step_s" in line.measured() for line in lines.values())
+    if has_speed:
+        columns += [Column(key, *_COSTS[key]) for key in benchmark.cost]
+    if any(
+        one.record.pretrain and one.record.pretrain.fit
+        for line in lines.values()
+        for one in line.found
+    ):
+        columns.append(Column("fit_s", "fit s", False, False))
+    return columns
 
 
-def _block(fields: Sequence[str]) -> str:
-    """`target.params.a`, `target.name` -> one readable list of the block's fields."""
-    names = [field.removeprefix("target.") for field in fields]
-    params = [name.removeprefix("params.") for name in names if name.startswith("params.")]
-    others = [name for name in names if not name.startswith("params.")]
-    return f"`target` ({', '.join([*others, *params])})"
+_HEADINGS = {"finetune": "fine-tune", "knn": "kNN"}
+_COSTS = {
+    "step_ms": ("step ms", False, False),
+    "target_share": ("target's share %", False, False),
+    "peak_gb": ("peak GB", False, False),
+    "flops_ratio": ("FLOPs ×", False, False),
+    "speed_up": ("speed-up ×", False, True),
+    "hours": ("hours", False, False),
+}
 
 
-def _row(values: Any) -> str:
-    return "| " + " | ".join(map(str, values)) + " |"
-
-
-def write_tables(name: str, preset: str, folder: Path = Path("results")) -> list[Path]:
-    """Writes `table.md` and `table.csv` (every record, fractions) beside the records."""
-    place = home(name, preset, folder)
-    write_text(place / "table.md", markdown(name, preset, folder))
-    write_text(place / "table.csv", results(name, preset, folder=folder).to_csv(index=False))
-    return [place / "table.md", place / "table.csv"]
-
-
-def insert(page: Path, name: str, preset: str, folder: Path = Path("results")) -> None:
-    """Puts the table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`.
-
-    Raises:
-        UserError: the page has no such marks.
-    """
-    marks = re.compile(
-        rf"(<!-- table {re.escape(name)} {preset} -->\n).*?(<!-- end -->)", re.DOTALL
+def _row(
+    line: _Line,
+    columns: Sequence[Column],
+    reference: _Line,
+    benchmark: Benchmark,
+    available: list[PublishedRow],
+) -> Row:
+    measured = line.measured()
+    values, differences, published, why = {}, {}, {}, {}
+    for column in columns:
+        key = column.key
+        of_seed = (
+            {seed: measure.value for seed, measure in measured.get(key, {}).items()}
+            if column.is_accuracy
+            else _cost(key, line, reference)
+        )
+        if of_seed:
+            values[key] = Value(dict(sorted(of_seed.items())))
+        if key in COMPARED and line is not reference:
+            found = paired.difference(line.answers(key), reference.answers(key))
+            if found is not None:
+                differences[key] = found
+        named = "scratch" if line.label == "scratch" and key == "finetune" else key
+        beside = (
+            counterpart.counterparts(benchmark, line.cell, named, available) if available else []
+        )
+        if beside and of_seed:
+            published[key] = beside
+            record = line.record(_protocol_of(named))
+            why |= {} if record is None else reasons(beside[0], record)
+    have = {(one.record.seed, one.record.protocol) for one in line.found}
+    wanted = {(seed, protocol) for seed in line.declared for protocol in line.protocols}
+    return Row(
+        label=line.label,
+        values=values,
+        differences=differences,
+        published=published,
+        reasons=why,
+        num_seeds=len({seed for seed, _ in have}),
+        num_missing=len(wanted - have),
+        stale=tuple(sorted({why for one in line.found for why in one.stale})),
     )
-    text = page.read_text(encoding="utf-8")
-    if not marks.search(text):
-        raise UserError(f"{page} has no marks <!-- table {name} {preset} --> ... <!-- end -->")
-    write_text(page, marks.sub(lambda m: m[1] + markdown(name, preset, folder) + m[2], text))
+
+
+def _protocol_of(key: str) -> str:
+    return "speed" if key in _COSTS else key.split()[0]
+
+
+def _cost(key: str, line: _Line, reference: _Line) -> dict[int, float]:
+    """Seed -> cost; ratios are to the reference row of the same seed."""
+    if key == "fit_s":
+        return {
+            one.record.seed: one.record.pretrain.fit["fit_seconds"]
+            for one in line.found
+            if one.record.pretrain and "fit_seconds" in one.record.pretrain.fit
+        }
+    if key == "epochs_to_scratch":
+        return _epochs_to_scratch(line, reference)
+    mine, theirs = line.measured(), reference.measured()
+
+    def of(name: str, rows: Mapping[str, Mapping[int, Measure]], seed: int) -> float:
+        return rows[name][seed].value
+
+    found = {}
+    for seed in mine.get("step_s", {}):
+        step = of("step_s", mine, seed)
+        if key in ("flops_ratio", "speed_up") and seed not in theirs.get("step_s", {}):
+            continue
+        if key == "peak_gb" and seed not in mine.get("peak_gb", {}):
+            continue
+        record = next(
+            o.record for o in line.found if (o.record.seed, o.record.protocol) == (seed, "speed")
+        )
+        images = record.config["pretrain"]["epochs"] * record.data.num_train_images
+        found[seed] = {
+            "step_ms": lambda s=step: 1000 * s,
+            "target_share": lambda s=step, n=seed: 100 * of("target_s", mine, n) / s,
+            "peak_gb": lambda n=seed: of("peak_gb", mine, n),
+            "flops_ratio": lambda n=seed: of("step_flops", mine, n) / of("step_flops", theirs, n),
+            "speed_up": lambda s=step, n=seed: of("step_s", theirs, n) / s,
+            "hours": lambda n=seed, i=images: i / of("images_per_s", mine, n) / 3600,
+        }[key]()
+    return found
+
+
+def _epochs_to_scratch(line: _Line, reference: _Line) -> dict[int, float]:
+    """Seed -> first epoch of fine-tuning whose held-out accuracy is that of the last epoch from scratch."""
+    goals = {
+        one.record.seed: one.record.curves["model"][-1]
+        for one in reference.found
+        if one.record.protocol == "scratch" and "model" in one.record.curves
+    }
+    found = {}
+    for one in line.found:
+        curve = one.record.curves.get("model", ())
+        goal = goals.get(one.record.seed)
+        if one.record.protocol == "finetune" and goal is not None:
+            reached = [epoch for epoch, value in enumerate(curve, start=1) if value >= goal]
+            if reached:
+                found[one.record.seed] = float(reached[0])
+    return found
+
+
+def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, _Line]) -> list[Row]:
+    """Marks a value where its row differs from every other one, and no value otherwise."""
+    for column in columns:
+        if column.key not in COMPARED:
+            continue
+        having = [row for row in rows if column.key in row.values]
+        if len(having) < 2:
+            continue
+        best = max(having, key=lambda row: row.values[column.key].mean)
+        answers = lines[best.label].answers(column.key)
+        others = [lines[row.label].answers(column.key) for row in having if row is not best]
+        found = [paired.difference(answers, other) for other in others]
+        if all(one is not None and one.is_distinguishable and one.mean > 0 for one in found):
+            best.values[column.key] = Value(best.values[column.key].of_seed, is_best=True)
+    return rows
+
+
+def _control(found: Sequence[Found], columns: Sequence[Column]) -> Row | None:
+    """The encoder at its random initial weights: one row, where it is the same for every row of a seed."""
+    values: dict[str, dict[int, set[float]]] = {}
+    for one in found:
+        for key, measure in measures(one.record).items():
+            if measure.control is not None:
+                values.setdefault(key, {}).setdefault(one.record.seed, set()).add(measure.control)
+    keys = {column.key for column in columns}
+    shared = {
+        key: Value({seed: next(iter(each)) for seed, each in sorted(of_seed.items())})
+        for key, of_seed in values.items()
+        if key in keys and all(len(each) == 1 for each in of_seed.values())
+    }
+    if not shared:
+        return None
+    num_seeds = max(len(value.of_seed) for value in shared.values())
+    return Row(CONTROL, shared, {}, {}, {}, num_seeds, 0, ())

@@ -9,7 +9,8 @@ import pytest
 from mim_bench import published
 from mim_bench.environment import Code, Device
 from mim_bench.error import UserError
-from mim_bench.published import PublishedRow, make, reasons, rows
+from mim_bench.published import PublishedRow, make, reason, rows
+from mim_bench.published.reason import reasons
 from mim_bench.record import DataFacts, Metric, Record
 from mim_bench.resolve import flatten, load_config
 
@@ -350,6 +351,6 @@ def test_tiny_record__is_comparable_with_no_row():
 
 def test_facts__name_fields_that_exist():
     fields = set(flatten(load_config("hog", "tiny").model_dump()))
-    known = {field for facts in published._RECIPES.values() for field in facts}
-    known |= {field for _, field, _ in published._IN_VARIANT}
+    known = {field for facts in reason._RECIPES.values() for field in facts}
+    known |= {field for _, field, _ in reason._IN_VARIANT}
     assert known - fields <= {"target.params.num_components"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from mim_bench import draw, feature
 from mim_bench.protocols.subject import Answer, Subject
 
-_MAX_ITERATIONS = 500
+_MAX_ITERATIONS = 200
 
 
 def run(subject: Subject) -> Answer:
@@ -60,8 +60,8 @@ def logistic_regression(
     solver = torch.optim.LBFGS(
         [weight, bias],
         max_iter=_MAX_ITERATIONS,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-9,
         line_search_fn="strong_wolfe",
     )
 

@@ -1,0 +1,357 @@
+"""A table as text: Markdown for people, CSV for programs, TeX for papers.
+
+Accuracies are per cent here and fractions in the CSV. `indistinguishable` stands where the interval of a
+difference contains 0; such rows are not ranked.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mim_bench import counterpart, paired, store
+from mim_bench.paired import Difference
+from mim_bench.published import PublishedRow
+from mim_bench.record import Record, write_text
+from mim_bench.table import COMPARED, CONTROL, Column, Row, Table, Value, build
+
+_MARK = "**"
+_PLAIN = ("finetune", "linear", "knn", "scratch")
+
+
+def cell(value: Value | None, column: Column) -> str:
+    """`mean ± half the 95 % interval`; `-` without a value."""
+    if value is None:
+        return "-"
+    factor = 100 if column.is_accuracy else 1
+    decimals = _decimals(column, value)
+    text = f"{factor * value.mean:.{decimals}f}"
+    if value.half is not None and (column.is_accuracy or value.half > 0):
+        text += f" ± {factor * value.half:.{decimals}f}"
+    return text
+
+
+def _decimals(column: Column, value: Value) -> int:
+    if column.is_accuracy or column.key in ("step_ms", "target_share", "epochs_to_scratch"):
+        return 1
+    return 0 if column.key == "fit_s" else (2 if value.mean < 100 else 0)
+
+
+def difference(found: Difference | None) -> str:
+    """`+2.0 [+0.8, +3.1]` in points of accuracy, or `indistinguishable` with its interval."""
+    if found is None:
+        return "-"
+    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    if not found.is_distinguishable:
+        return f"indistinguishable {interval}"
+    return f"{100 * found.mean:+.1f} {interval}"
+
+
+def published(found: Sequence[PublishedRow], sources: Sequence[str]) -> str:
+    """`84.9 [1]`: values with the number of their source; `-` without any."""
+    shown = [f"{row.shown()} [{sources.index(row.cite) + 1}]" for row in found]
+    return "; ".join(shown) or "-"
+
+
+def sources(table: Table) -> list[str]:
+    """What is cited, in the order of the rows."""
+    cited = [
+        row.cite for line in table.rows for several in line.published.values() for row in several
+    ]
+    return list(dict.fromkeys(cited))
+
+
+def main_columns(table: Table) -> list[Column]:
+    """All but those of other readouts."""
+    return [column for column in table.columns if "@" not in column.key]
+
+
+def texts(table: Table, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the main table; `brief`: without published numbers, which then stand elsewhere."""
+    columns, cited = main_columns(table), sources(table)
+    compared = [
+        c
+        for c in columns
+        if c.key in COMPARED and any(c.key in row.differences for row in table.rows)
+    ]
+    if brief:
+        compared = [c for c in compared if c.key in ("finetune", "linear")]
+    beside = (
+        [] if brief else [c for c in columns if any(c.key in row.published for row in table.rows)]
+    )
+    headings = ["row"]
+    for column in columns:
+        headings.append(column.heading)
+        if column in compared:
+            headings.append("Δ to " + table.reference)
+    headings += [f"published {c.heading}" for c in beside]
+    headings += ["not comparable because"] if beside else []
+    headings += ["seeds"]
+    lines = []
+    for row in table.rows:
+        line = [row.label + (" (stale)" if row.stale else "")]
+        for column in columns:
+            value = row.values.get(column.key)
+            marked = _MARK if value is not None and value.is_best else ""
+            line.append(f"{marked}{cell(value, column)}{marked}")
+            if column in compared:
+                is_reference = row.label == table.reference
+                line.append(
+                    "reference" if is_reference else difference(row.differences.get(column.key))
+                )
+        line += [published(row.published.get(c.key, []), cited) for c in beside]
+        line += [", ".join(row.reasons) or "-"] if beside else []
+        line += [f"{row.num_seeds}" + (f" ({row.num_missing} missing)" if row.num_missing else "")]
+        lines.append(line)
+    return headings, lines
+
+
+def readout_texts(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of linear probe and kNN at every readout; no rows if nothing was read out so."""
+    columns = [c for c in table.columns if c.key.partition(" ")[0] in ("linear", "knn")]
+    if not any("@" in column.key for column in columns):
+        return [], []
+    columns.sort(key=lambda column: column.key.partition(" ")[0])
+    first = table.records[0].config["evaluate"]
+    declared = f"{first['layer']}/{first['pooling']}"
+    headings = ["row"] + [
+        c.heading.replace(" @", "") if "@" in c.key else c.heading.replace(" %", f" {declared} * %")
+        for c in columns
+    ]
+    lines = [[row.label, *(cell(row.values.get(c.key), c) for c in columns)] for row in table.rows]
+    return headings, lines
+
+
+def markdown(table: Table) -> str:
+    """The whole table with what must stand under it."""
+    parts = [
+        f"# {table.benchmark.title}",
+        f"Rebuilds: {table.benchmark.rebuilds}. {table.benchmark.claim}",
+    ]
+    if table.rows:
+        parts += [_pipes(*texts(table)), _bullets(notes(table))]
+        headings, lines = readout_texts(table)
+        if lines:
+            parts += ["## Every readout", _pipes(headings, lines), "* the declared readout."]
+    if table.published_only:
+        heading = "## Published, without a measured row beside" if table.rows else "## Published"
+        parts += [heading, _pipes(*published_texts(table))]
+    return "\n\n".join(parts) + "\n"
+
+
+def brief_markdown(table: Table) -> str:
+    """The table for a first screen: the numbers and where to find the rest."""
+    shown = notes(table)
+    place = f"results/{table.name}/{table.preset}/table.md"
+    rest = f"Published numbers, every readout and the config difference of the rows: [table.md]({place})."
+    kept = [
+        note for note in shown if note.startswith(("Preset", "Readout", "Differences", "Commit"))
+    ]
+    return _pipes(*texts(table, brief=True)) + "\n\n" + _bullets([*kept, rest]) + "\n"
+
+
+def published_texts(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the published numbers that stand alone."""
+    lines = [
+        [counterpart.setting(row), row.protocol, row.metric, row.shown(), row.cite]
+        for row in table.published_only
+    ]
+    return ["published", "protocol", "metric", "value", "source"], lines
+
+
+def notes(table: Table) -> list[str]:
+    """What must stand under the numbers."""
+    records, first = table.records, table.records[0]
+    has_readout = any(
+        column.key.split()[0] in ("linear", "knn", "low_shot") for column in table.columns
+    )
+    found = [_setting(first)]
+    if has_readout:
+        evaluate = first.config["evaluate"]
+        found.append(
+            f"Readout {evaluate['layer']}/{evaluate['pooling']}, the same for every row, on clean images"
+            + (
+                "; control: the same encoder at its random initial weights."
+                if table.rows[-1].label == CONTROL
+                else "."
+            )
+        )
+    if any(row.differences for row in table.rows):
+        least = max(d.detectable for row in table.rows for d in row.differences.values())
+        found.append(
+            f"{paired.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
+            f"{_MARK}Bold{_MARK}: differs from every other row."
+        )
+    found.append(
+        f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
+    )
+    found += _cited(table)
+    missing = sum(row.num_missing for row in table.rows)
+    found.append(f"Cells failed or not run: {missing}.")
+    if stale := {reason for row in table.rows for reason in row.stale}:
+        found.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
+    found.append(_provenance(records))
+    return found
+
+
+def _setting(record: Record) -> str:
+    data, facts = record.config["data"], record.data
+    size = "x".join(map(str, data["image_size"]))
+    source = (
+        facts.source.partition(":")[0]
+        if ":" not in facts.source
+        else facts.source.rpartition("/")[2]
+    )
+    dropped = (
+        f", {facts.num_skipped_images} unreadable left out" if facts.num_skipped_images else ""
+    )
+    limited = " Limited data: not comparable with full runs." if facts.limited else ""
+    return (
+        f"Preset `{record.preset}`: {source} data, {size} px, {facts.num_train_images:,} training and "
+        f"{facts.num_evaluated_images:,} {facts.split} images{dropped}, {_model(record)}. "
+        f"Mean ± 95 % interval over seeds (Student's t).{limited}"
+    )
+
+
+def _model(record: Record) -> str:
+    model, pretrain = record.config["model"], record.config["pretrain"]
+    return (
+        f"ViT {model['depth']} x {model['embed_dim']}, patch {model['patch_size']}, preset length "
+        f"{pretrain['epochs']} epochs"
+    )
+
+
+def fields(names: Sequence[str]) -> str:
+    """`target.params.a`, `target.name` -> one readable list, the target block folded."""
+    inside = [
+        name.removeprefix("target.").removeprefix("params.")
+        for name in names
+        if name.startswith("target.")
+    ]
+    outside = [f"`{name}`" for name in names if not name.startswith("target.")]
+    block = [f"`target` ({', '.join(inside)})"] if inside else []
+    return ", ".join(outside + block) or "nothing"
+
+
+def _cited(table: Table) -> list[str]:
+    cited = sources(table)
+    if not cited:
+        return []
+    why: dict[str, list[str]] = {}
+    for row in table.rows:
+        for aspect, text in row.reasons.items():
+            if text not in why.setdefault(aspect, []):
+                why[aspect].append(text)
+    listed = "; ".join(f"[{number}] {cite}" for number, cite in enumerate(cited, start=1))
+    told = "; ".join(
+        f"{aspect}: {' / '.join(each[:3])}{' / ...' if len(each) > 3 else ''}"
+        for aspect, each in why.items()
+    )
+    return [f"Published: {listed}.", f"Not comparable because (measured, not published): {told}."]
+
+
+def _provenance(records: Sequence[Record]) -> str:
+    commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
+    devices = sorted({f"{r.device.name}, {r.device.cpu_threads} threads" if r.device.kind == "cpu"
+                      else f"{r.device.count} x {r.device.name}" for r in records})  # fmt: skip
+    runs, last = (
+        len({record.run_hash for record in records}),
+        max(record.started for record in records),
+    )
+    return (
+        f"Commit {', '.join(commits)}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
+        f"{len(records)} records, the last of {last[:10]}."
+    )
+
+
+def csv(table: Table) -> str:
+    """One line a row: mean, half interval, n, difference and published value of every column, unrounded."""
+    lines = []
+    for row in table.rows:
+        line: dict[str, object] = {
+            "row": row.label,
+            "seeds": row.num_seeds,
+            "missing": row.num_missing,
+        }
+        line["stale"] = ", ".join(row.stale)
+        for column in table.columns:
+            value, found = row.values.get(column.key), row.differences.get(column.key)
+            line[column.key] = None if value is None else value.mean
+            line[f"{column.key} half"] = None if value is None else value.half
+            if column.key in COMPARED:
+                line |= {
+                    f"{column.key} difference": found.mean if found else None,
+                    f"{column.key} low": found.low if found else None,
+                    f"{column.key} high": found.high if found else None,
+                }
+            several = row.published.get(column.key, [])
+            line[f"{column.key} published"] = "; ".join(one.shown() for one in several)
+            line[f"{column.key} source"] = "; ".join(one.cite for one in several)
+        line["not comparable"] = "; ".join(f"{k}: {v}" for k, v in row.reasons.items())
+        lines.append(line)
+    for row in table.published_only:
+        lines.append({"row": counterpart.setting(row), "published only": row.value, "status": row.status,
+                      "metric": row.metric, "protocol": row.protocol, "source": row.cite})  # fmt: skip
+    frame = pd.DataFrame(lines)
+    empty = [
+        name for name in frame.columns if frame[name].isna().all() or (frame[name] == "").all()
+    ]
+    return frame.drop(columns=[name for name in empty if name != "stale"]).to_csv(index=False)
+
+
+def tex(table: Table) -> str:
+    """The main table for a paper that loads `booktabs`."""
+    headings, lines = texts(table) if table.rows else published_texts(table)
+    rows = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
+    return "\n".join(
+        [
+            f"% {table.benchmark.title}, preset {table.preset}; made by: python -m mim_bench table {table.name}",
+            rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_tex, headings)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _tex(text: str) -> str:
+    bold = text.startswith(_MARK) and text.endswith(_MARK)
+    text = text.removeprefix(_MARK).removesuffix(_MARK)
+    for plain, written in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
+                           ("±", r"$\pm$"), ("×", r"$\times$"), ("Δ", r"$\Delta$")):  # fmt: skip
+        text = text.replace(plain, written)
+    return rf"\textbf{{{text}}}" if bold else text
+
+
+def write_tables(
+    name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
+) -> list[Path]:
+    """Writes `table.md`, `table.csv`, `table.tex` and, of every record, `records.csv`."""
+    table = build(name, preset, results, overrides)
+    place = store.home(name, preset, results)
+    content = {"table.md": markdown(table), "table.csv": csv(table), "table.tex": tex(table)}
+    if table.rows:
+        found = store.benchmark_records(name, preset, results, overrides)
+        content["records.csv"] = store.frame(found).to_csv(index=False)
+    for file, text in content.items():
+        write_text(place / file, text)
+    return [place / file for file in content]
+
+
+def _pipes(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(headings) - 1)
+    rows = [headings, rule, *([cell.replace("|", r"\|") for cell in line] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _bullets(found: Sequence[str]) -> str:
+    return "\n".join(f"- {note}" for note in found)
+
+
+def row_texts(row: Row, columns: Sequence[Column]) -> list[str]:
+    """A row's numbers as they are printed."""
+    return [cell(row.values.get(column.key), column) for column in columns]
