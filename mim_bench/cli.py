@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 our mistake, 2 the user's (one line, no traceback unless -
 
 import errno
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -231,11 +232,15 @@ def diff(
     if not differences:
         _out.print("no difference")
         return
-    table = Table("field", a.name, b.name)
-    for field, (left, right) in differences.items():
+    _print_fields(differences, a.name, b.name)
+
+
+def _print_fields(fields: "dict[str, tuple[object, object]]", a: str, b: str) -> None:
+    table = Table("field", a, b)
+    for field, (left, right) in fields.items():
         table.add_row(field, str(left), str(right))
     _out.print(table)
-    only_target = all(field.startswith("target.") for field in differences)
+    only_target = all(field.startswith("target.") for field in fields)
     _out.print("only the target differs" if only_target else "more than the target differs")
 
 
@@ -253,7 +258,9 @@ Name = Annotated[str, typer.Argument(help="Benchmark; see `list benchmarks`.")]
 Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
 
 
-@app.command()
+@app.command(
+    epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
+)
 def sweep(
     benchmark: Name,
     overrides: Overrides = None,
@@ -265,6 +272,20 @@ def sweep(
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
     ] = 1,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs."),
+    ] = False,
+    device_tflops: Annotated[
+        float | None,
+        typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")
+    ] = None,
+    queue_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
+    ] = None,
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
@@ -272,12 +293,27 @@ def sweep(
     from mim_bench import progress
     from mim_bench.sweep import sweep as run_sweep
 
+    settings = _settings(overrides, None, data, device, limit_images)
+    if dry_run:
+        from mim_bench.dry_run import dry_run as plan
+
+        for part in plan(
+            benchmark,
+            preset,
+            results=results,
+            overrides=settings,
+            device_tflops=device_tflops,
+            gpus=gpus,
+            queue_limit=queue_limit,
+        ):
+            _out.print(part, highlight=False)
+        return
     failed = run_sweep(
         benchmark,
         preset,
         out=out,
         results=results,
-        overrides=_settings(overrides, None, data, device, limit_images),
+        overrides=settings,
         protocols=protocols.split(",") if protocols else None,
         jobs=jobs,
         stages=progress.Terminal(_err),
@@ -290,21 +326,35 @@ def sweep(
 @app.command()
 def table(
     benchmark: Name,
+    overrides: Overrides = None,
     preset: Preset = "tiny",
     results: Results = Path("results"),
     into: Annotated[
         Path | None, typer.Option(help="Also put it into this page, between its table marks.")
     ] = None,
 ) -> None:
-    """Print a benchmark's table and write it beside its records."""
+    """Print a benchmark's table and write it beside its records as md, csv and tex."""
+    from mim_bench import render
     from mim_bench import table as tables
 
-    paths = tables.write_tables(benchmark, preset, results)
-    print(tables.markdown(benchmark, preset, results))
+    made = tables.build(benchmark, preset, results, overrides or [])
+    paths = render.write_tables(made, results)
+    _print_table(*(render.texts(made, brief=True) if made.rows else render.published_texts(made)))
+    for note in render.notes(made) if made.rows else [made.benchmark.claim]:
+        _out.print(note, style="dim", markup=False, highlight=False)
     if into is not None:
-        tables.insert(into, benchmark, preset, results)
+        render.insert(into, made)
         paths.append(into)
-    _out.print("wrote " + ", ".join(map(str, paths)), highlight=False)
+    _out.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+def _print_table(headings: list[str], lines: list[list[str]]) -> None:
+    shown = Table(*headings[:1])
+    for heading in headings[1:]:
+        shown.add_column(heading, justify="right")
+    for line in lines:
+        shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
+    _out.print(shown)
 
 
 @app.command()
@@ -314,12 +364,66 @@ def figure(
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """Draw every target of a benchmark on the same images: what was asked, what was answered."""
-    from mim_bench.gallery import draw_gallery
+    """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
+    from mim_bench import figure as figures
+    from mim_bench.gallery import draw_gallery, has_runs
 
+    paths = figures.draw(benchmark, preset, results)
+    if has_runs(benchmark, preset, out):
+        paths.append(draw_gallery(benchmark, preset, out=out, results=results))
+    _out.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(results: Results = Path("results")) -> None:
+    """Put all tables, figures and pictures on one self-contained page, results/report.html."""
+    from mim_bench.report import write_report
+
+    path = write_report(results, told=lambda line: _err.print(line, highlight=False))
+    _out.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[
+        str, typer.Argument(help="Run folder, or a run's name below --out or --results.")
+    ],
+    run_b: Annotated[str, typer.Argument(help="The other one.")],
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Paired difference of two runs with its interval, and the difference of their configs."""
+    from mim_bench import compare as comparison
+    from mim_bench import render
+
+    a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
+    shared, fields = comparison.compare(a, b)
+    names = [next(iter(found.values())).run_id for found in (a, b)]
+    lines = []
+    for one in shared:
+        scale = 100 if one.difference else 1
+        values = [f"{scale * value:.4g}" for value in (one.a, one.b)]
+        lines.append([one.measure, *values, render.difference(one.difference)])
+    _print_table(["measure", *names, "difference"], lines)
     _out.print(
-        f"wrote {draw_gallery(benchmark, preset, out=out, results=results)}", highlight=False
+        "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
+        "images; one run each, so chance between seeds is not in it",
+        style="dim",
     )
+    _print_fields(fields, *names)
+
+
+@app.command()
+def validate(results: Results = Path("results")) -> None:
+    """Check every recipe, preset, benchmark and record; exit code 2 with what is wrong."""
+    from mim_bench.validate import validate as check
+
+    checked, faults = check(results)
+    for fault in faults:
+        _err.print(fault, markup=False, highlight=False, soft_wrap=True)
+    _out.print("checked " + ", ".join(checked), highlight=False)
+    if faults:
+        raise UserError(f"{len(faults)} faults")
 
 
 @app.command()
@@ -359,6 +463,7 @@ def main(arguments: list[str] | None = None) -> None:
         format="%(message)s",
         handlers=[RichHandler(console=_err, show_time=False, show_path=False)],
     )
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's stop is as good as Ctrl-C
     for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -381,6 +486,10 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in _NOT_OUR_FAULT:
             _stop(f"error: {error.filename or 'disk'}: {error.strerror}", 2)
         _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _stop(line: str, code: int) -> NoReturn:

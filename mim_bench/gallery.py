@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from mim_bench import environment, picture
-from mim_bench.benchmark import cells, home
+from mim_bench.benchmark import cells
 from mim_bench.dataset import complete, open_data
 from mim_bench.error import UserError
 from mim_bench.resolve import geometry
 from mim_bench.sample import Sample, reopen
+from mim_bench.store import home
 from mim_bench.target import to_rgb
 
 _NUM_ROWS = 4
@@ -42,6 +43,14 @@ def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
     path = home(name, preset, results) / "pictures.png"
     _compose(path, samples, grid)
     return path
+
+
+def has_runs(name: str, preset: str, out: Path) -> bool:
+    """True if the benchmark compares targets and a finished run of each lies below `out`."""
+    targets = {cell.config.target.name for cell in cells(name, preset) if "target" in cell.place}
+    return len(targets) > 1 and all(
+        list(out.glob(f"{target}-{Path(preset).stem}-s*/model.safetensors")) for target in targets
+    )
 
 
 def _compose(path: Path, samples: dict[str, Sample], grid: tuple[int, int]) -> None:

@@ -4,19 +4,20 @@ Accuracies are per cent here and fractions in the CSV. `indistinguishable` stand
 difference contains 0; such rows are not ranked.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from mim_bench import counterpart, paired, store
+from mim_bench.error import UserError
 from mim_bench.paired import Difference
 from mim_bench.published import PublishedRow
 from mim_bench.record import Record, write_text
-from mim_bench.table import COMPARED, CONTROL, Column, Row, Table, Value, build
+from mim_bench.table import COMPARED, CONTROL, Column, Table, Value
 
 _MARK = "**"
-_PLAIN = ("finetune", "linear", "knn", "scratch")
 
 
 def cell(value: Value | None, column: Column) -> str:
@@ -327,19 +328,29 @@ def _tex(text: str) -> str:
     return rf"\textbf{{{text}}}" if bold else text
 
 
-def write_tables(
-    name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
-) -> list[Path]:
+def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
     """Writes `table.md`, `table.csv`, `table.tex` and, of every record, `records.csv`."""
-    table = build(name, preset, results, overrides)
-    place = store.home(name, preset, results)
+    place = store.home(table.name, table.preset, results)
     content = {"table.md": markdown(table), "table.csv": csv(table), "table.tex": tex(table)}
     if table.rows:
-        found = store.benchmark_records(name, preset, results, overrides)
-        content["records.csv"] = store.frame(found).to_csv(index=False)
+        content["records.csv"] = store.frame(table.found).to_csv(index=False)
     for file, text in content.items():
         write_text(place / file, text)
     return [place / file for file in content]
+
+
+def insert(page: Path, table: Table) -> None:
+    """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`.
+
+    Raises:
+        UserError: the page has no such marks.
+    """
+    start = f"<!-- table {table.name} {table.preset} -->"
+    marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if not marks.search(text):
+        raise UserError(f"{page} has no marks {start} ... <!-- end -->")
+    write_text(page, marks.sub(lambda m: m[1] + brief_markdown(table) + m[2], text))
 
 
 def _pipes(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -350,8 +361,3 @@ def _pipes(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _bullets(found: Sequence[str]) -> str:
     return "\n".join(f"- {note}" for note in found)
-
-
-def row_texts(row: Row, columns: Sequence[Column]) -> list[str]:
-    """A row's numbers as they are printed."""
-    return [cell(row.values.get(column.key), column) for column in columns]

@@ -101,10 +101,19 @@ def _correct(path: Path, changed_ns: int) -> dict[str, np.ndarray]:
     return read_correct(path)
 
 
+def of_same_data(record: Record, config: RunConfig) -> bool:
+    """Whether a record's data source is the one that a config names, wherever its folder lies."""
+    mine, theirs = (source.partition(":") for source in (config.data.source, record.data.source))
+    return mine[0] == theirs[0] and Path(mine[2]).name == Path(theirs[2]).name
+
+
 def find(
     todo: Sequence[Cell], records: Iterable[tuple[Path, Record]]
 ) -> tuple[list[Found], list[Path]]:
-    """Records in their cells, in the order of the cells, and the paths of those that belong to none."""
+    """Records in their cells, in the order of the cells, and the paths of those that belong to none.
+
+    Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
+    """
     exact = {_key(cell.config, cell, exact=True): cell for cell in todo}
     loose = {_key(cell.config, cell, exact=False): cell for cell in todo}
     found, foreign = [], []

@@ -22,7 +22,7 @@ import torch
 from mim_bench import store
 from mim_bench.benchmark import Cell, cells
 from mim_bench.config import RunConfig
-from mim_bench.error import UserError
+from mim_bench.error import UserError, suggest
 from mim_bench.experiment import Result, Stages, execute
 from mim_bench.protocols import PROTOCOLS
 from mim_bench.record import Record, write_text
@@ -58,8 +58,13 @@ class Task:
         return f"{self.number}/{self.total} {self.cell.label}, seed {self.cell.config.seed}"
 
 
-def plan(name: str, preset: str, *, results: Path, overrides: Sequence[str] = ()) -> list[Task]:
+def plan(
+    name: str, preset: str, *, results: Path, overrides: Sequence[str] = (), copy: bool = True
+) -> list[Task]:
     """Every cell, with the protocols that it lacks, after records of the same runs have been taken over.
+
+    Args:
+        copy: if not, such records count as there, but no file is written.
 
     Raises:
         UserError: no runs belong to the benchmark, or one of its records is damaged.
@@ -76,7 +81,8 @@ def plan(name: str, preset: str, *, results: Path, overrides: Sequence[str] = ()
             ]
             for cell, one in _found(lacking, other):
                 if one.record.protocol not in have[id(cell)]:
-                    store.copy(one.path, one.record, folder)
+                    if copy:
+                        store.copy(one.path, one.record, folder)
                     have[id(cell)].add(one.record.protocol)
     return [
         Task(cell, number, len(todo), tuple(p for p in cell.config.evaluate.protocols if p not in have[id(cell)]))
@@ -93,7 +99,11 @@ def _current(todo: Sequence[Cell], folder: Path) -> dict[int, set[str]]:
 
 def _found(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, store.Found]]:
     found, _ = store.find(todo, store.read_folder(folder))
-    return [(one.cell, one) for one in found if not one.stale]
+    return [
+        (one.cell, one)
+        for one in found
+        if not one.stale and store.of_same_data(one.record, one.cell.config)
+    ]
 
 
 def sweep(
@@ -119,6 +129,8 @@ def sweep(
     """
     tasks = plan(name, preset, results=results, overrides=overrides)
     if protocols is not None:
+        for unknown in set(protocols) - set(PROTOCOLS):
+            raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
         tasks = [replace(t, missing=tuple(p for p in t.missing if p in protocols)) for t in tasks]
     records = store.home(name, preset, results) / "records"
     failed: list[Cell] = []
@@ -126,6 +138,8 @@ def sweep(
     def finish(task: Task, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
         try:
             folder, made = work()
+        except _StoppedError:
+            return
         except Exception as error:
             failed.append(task.cell)
             log = out / "failed" / f"{task.config.run_id}.log"
@@ -153,6 +167,10 @@ def _here(
 ) -> tuple[Path, Sequence[Record]]:
     result: Result = execute(task.config, out=out, stages=stages, command=command)
     return result.folder, result.records
+
+
+class _StoppedError(Exception):
+    """A job that ended because the sweep did."""
 
 
 def run_config(
@@ -191,7 +209,12 @@ def _in_jobs(
                     run_config, task.config.model_dump(mode="json"), str(out), num_threads, command
                 )
                 running[id(task)] = job
-            folder, records = job.result()
+            try:
+                folder, records = job.result()
+            except Exception:
+                if stopped.is_set():  # stopped by us: no failure of the cell's
+                    raise _StoppedError from None
+                raise
             return Path(folder), [Record.model_validate(content) for content in records]
 
         finish(task, result)

@@ -87,7 +87,12 @@ class Table:
     """Published rows without a measured counterpart."""
     differing: list[str] = field(default_factory=list)
     """Fields in which the rows' configs differ."""
-    records: list[Record] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+    """The records that it was made from."""
+
+    @property
+    def records(self) -> list[Record]:
+        return [one.record for one in self.found]
 
     def row(self, label: str) -> Row:
         """The row of a label."""
@@ -126,7 +131,7 @@ def build(
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
-        differing, [one.record for one in found],
+        differing, found,
     )  # fmt: skip
 
 

@@ -19,7 +19,12 @@ _DATA = {"image_size": (32, 32), "in_chans": 1, "mean": (0.2854,), "std": (0.352
 
 
 def fake_results(
-    name: str, preset: str, results: Path, *, spread: float = 0.05, seeds: tuple[int, ...] | None = None
+    name: str,
+    preset: str,
+    results: Path,
+    *,
+    spread: float = 0.05,
+    seeds: tuple[int, ...] | None = None,
 ) -> None:
     """Writes every record that a sweep of the benchmark would.
 
@@ -35,9 +40,7 @@ def fake_results(
             write(folder / f"{record.run_id}__{protocol}.json", record, correct)
 
 
-def fake_record(
-    cell: Cell, protocol: str, accuracy: float
-) -> tuple[Record, dict[str, np.ndarray]]:
+def fake_record(cell: Cell, protocol: str, accuracy: float) -> tuple[Record, dict[str, np.ndarray]]:
     """One record, and which of the test images were right."""
     content = cell.config.model_dump()
     content["data"] |= {k: v for k, v in _DATA.items() if content["data"][k] is None}

@@ -1,126 +1,114 @@
-"""Benchmarks: every file in `benchmarks/` is valid; sweeps continue; tables come from records alone."""
-
-import json
-import shutil
+"""Benchmark files: each valid at every scale, distinct cells, relative values, published rows that exist."""
 
 import pytest
-from conftest import SMALL
 
-from mim_bench import benchmark, recipe, table
+from mim_bench import benchmark, recipe
 from mim_bench.error import UserError
+from mim_bench.published import rows
 
-TWO = ("description = 'd'\nrebuilds = 'r'\nseeds = [0, 1]\nprotocols = ['knn']\n"
-       "[grid]\ntarget = ['pixel', 'hog']\n")  # fmt: skip
+NAMES = recipe.names("benchmarks")
+ISSUE = {
+    "targets", "mask_ratio", "mask_sampling", "mask_token", "decoder_depth", "decoder_width", "augmentation",
+    "schedule", "partial_finetune", "scratch_vs_pretrained", "hog_normalisation", "pixel_loss", "wall_time",
+    "methods",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", recipe.names("benchmarks"))
+def test_every_comparison_of_the_plan__has_a_file():
+    assert set(NAMES) >= ISSUE
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("preset", recipe.names("preset"))
 def test_benchmark_file__gives_distinct_runs_at_every_scale(name, preset):
     found = benchmark.cells(name, preset)
-    declared = benchmark.load_benchmark(name)
+    declared = benchmark.at_preset(benchmark.load_benchmark(name), preset)
+    if declared.division == "published":
+        assert found == [] and rows(declared.published.tables)
+        return
     assert len({cell.config.hash for cell in found}) == len(found)
     assert {cell.config.seed for cell in found} == set(declared.seeds)
     assert set(declared.grid.get("target", ())) <= set(recipe.names("targets"))
+    assert len(declared.seeds) >= (3 if name in ("targets", "mask_ratio", "decoder_depth",
+                                                 "partial_finetune", "scratch_vs_pretrained") else 2)  # fmt: skip
+    labels = {cell.label for cell in found} | set(declared.first_only)
+    assert declared.reference is None or declared.reference in labels
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    home = tmp_path_factory.mktemp("sweep")
-    (home / "two.toml").write_text(TWO)
-    told: list[str] = []
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_of_a_benchmark__differ_only_in_what_the_file_names(name):
+    found = [cell for cell in benchmark.cells(name, "tiny") if cell.config.seed == 0]
+    from mim_bench.run_folder import difference
 
-    def sweep():
-        return benchmark.sweep(
-            str(home / "two.toml"), "tiny", out=home / "runs", results=home / "results",
-            overrides=SMALL, told=told.append, command="test",
-        )  # fmt: skip
-
-    assert sweep() == []
-    return home, sweep, told
+    for cell in found[1:]:
+        allowed = cell.varies() | found[0].varies()
+        fields = difference(found[0].config, cell.config)
+        outside = [f for f in fields if f not in allowed and not f.startswith("target.")]
+        assert outside == []
+        if "target" not in cell.place:
+            assert {f for f in fields if f.startswith("target.")} <= allowed
 
 
-def test_sweep__continues_with_what_is_missing(swept):
-    home, sweep, told = swept
-    name = str(home / "two.toml")
-    assert len(benchmark.read_records(name, "tiny", home / "results")) == 4
-    gone = next((home / "runs").glob("hog-tiny-s1-*"))
-    shutil.rmtree(gone)
-    told.clear()
-    sweep()
-    assert ["was done" in line for line in told] == [True, True, True, False]
+def test_relative_value__is_a_multiple_of_the_presets():
+    found = benchmark.cells("schedule", "imagenet")
+    assert sorted({cell.place["pretrain.epochs"] for cell in found}) == [200, 400, 800, 1600]
+    assert {cell.relative["pretrain.epochs"] for cell in found} == {0.25, 0.5, 1.0, 2.0}
+    assert all(cell.config.pretrain.epochs == cell.place["pretrain.epochs"] for cell in found)
 
 
-def test_failing_cell__does_not_stop_the_others(swept, monkeypatch):
-    home, sweep, told = swept
-    shutil.rmtree(home / "runs")
-    from mim_bench.targets.pixel import PixelTarget
-
-    monkeypatch.setattr(PixelTarget, "forward", lambda self, images: 1 / 0)
-    told.clear()
-    failed = sweep()
-    assert [cell.config.target.name for cell in failed] == ["pixel", "pixel"]
-    assert sum(": done:" in line for line in told) == 2
-    logs = list((home / "runs" / "failed").glob("pixel-*.log"))
-    assert len(logs) == 2 and "ZeroDivisionError" in logs[0].read_text()
+def test_preset__changes_seeds_and_grid_only_where_the_file_says_so():
+    tiny = benchmark.cells("mask_ratio", "tiny")
+    assert {cell.place["mask.ratio"] for cell in tiny} == {0.1, 0.5, 0.75, 0.9}
+    large = benchmark.cells("mask_ratio", "imagenet")
+    assert len({cell.place["mask.ratio"] for cell in large}) == 10
+    assert {cell.config.seed for cell in benchmark.cells("mask_sampling", "tiny")} == {0, 1}
 
 
-def test_table__holds_the_means_of_the_records(swept):
-    home, _, _ = swept
-    name = str(home / "two.toml")
-    frame = benchmark.results(name, "tiny", folder=home / "results")
-    assert len(frame) == 4 and frame["top1"].between(0, 1).all()
-    text = table.markdown(name, "tiny", home / "results")
-    for target in ("pixel", "hog"):
-        values = frame[frame["target"] == target]["top1"]
-        assert f"| {target} | {table.interval(values.tolist())} |" in text
-    assert (
-        "random weights (control)" in text and "Rows differ in `target` (class_path, name, " in text
-    )
+def test_first_only__runs_in_the_first_cell_of_each_seed():
+    found = benchmark.cells("scratch_vs_pretrained", "tiny")
+    with_scratch = [cell for cell in found if "scratch" in cell.config.evaluate.protocols]
+    assert [cell.config.seed for cell in with_scratch] == [0, 1, 2]
 
 
-def test_interval__is_students_over_seeds():
-    assert table.interval([0.7, 0.72, 0.74]) == "72.0 ± 5.0"
-    assert table.interval([0.7]) == "70.0"
-    assert table.interval([]) == "-"
+def test_shared_runs__have_one_hash_in_every_benchmark():
+    """A sweep must not train `hog` again for each table that shows it."""
+    targets = {cell.config.hash for cell in benchmark.cells("targets", "tiny")}
+    for name in ("partial_finetune", "scratch_vs_pretrained"):
+        assert {cell.config.hash for cell in benchmark.cells(name, "tiny")} == targets
+    half = [c for c in benchmark.cells("mask_ratio", "tiny") if c.place["mask.ratio"] == 0.5]
+    assert {cell.config.hash for cell in half} <= targets
 
 
-def damaged(home, tmp_path, change):
-    shutil.copytree(home / "results", tmp_path / "results", dirs_exist_ok=True)
-    path = sorted((tmp_path / "results").rglob("*.json"))[0]
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return tmp_path / "results"
+BROKEN = {
+    "seeds = []": "seeds, protocols and a grid",
+    "division = 'published'": "needs \\[published\\]",
+    "sedes = [0]": "sedes",
+    "protocols = ['lineer']": "lineer",
+    "[at.tiny]\ngrid = { 'mask.ratoi' = [0.5] }": "nearest: mask.ratio",
+    "grid = { 'mask.ratoi' = [0.5] }": "nearest: mask.ratio",
+    "grid = { target = ['hogg'] }": "nearest: hog",
+    "reference = 'nothing'": "no row 'nothing'",
+}  # fmt: skip
+GOOD = {
+    "title": "'t'", "description": "'d'", "rebuilds": "'r'", "claim": "'c'", "seeds": "[0]",
+    "protocols": "['knn']", "grid": "{ target = ['pixel'], 'mask.ratio' = [0.25, 0.5] }",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c["config"]["mask"].update(ratio=0.25), r"rows differ in mask\.ratio"),
-        (lambda c: c["code"].update(commit="none"), "names no commit"),
-        (lambda c: c["device"].update(kind="cuda"), "device kinds"),
-        (lambda c: c.update(schema_version="x"), "no record of schema"),
-    ],
-)
-def test_table__refuses_what_proves_nothing(swept, tmp_path, change, message):
-    home, _, _ = swept
-    results = damaged(home, tmp_path, change)
+@pytest.mark.parametrize(("line", "message"), BROKEN.items())
+def test_broken_benchmark__is_refused_with_the_field(tmp_path, line, message):
+    from fake import fake_results
+
+    from mim_bench import table
+
+    key = line.partition(" ")[0]
+    kept = [f"{name} = {value}" for name, value in GOOD.items() if name != key]
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join([*kept, line]) + "\n")
     with pytest.raises(UserError, match=message):
-        table.markdown(str(home / "two.toml"), "tiny", results)
-
-
-def test_table_goes_into_a_page__between_its_marks(swept, tmp_path):
-    home, _, _ = swept
-    name = str(home / "two.toml")
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n<!-- table {name} tiny -->\nold\n<!-- end -->\nafter\n")
-    table.insert(page, name, "tiny", home / "results")
-    text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n")
-    assert table.markdown(name, "tiny", home / "results") in text and "old" not in text
-    page.write_text("no marks")
-    with pytest.raises(UserError, match="no marks"):
-        table.insert(page, name, "tiny", home / "results")
+        benchmark.cells(str(path), "tiny")
+        fake_results(str(path), "tiny", tmp_path)
+        table.build(str(path), "tiny", tmp_path)
 
 
 def test_unknown_benchmark__names_the_nearest():

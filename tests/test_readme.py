@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mim_bench import recipe, table
+from mim_bench import recipe, render, table
 from mim_bench.cli import app
 from mim_bench.resolve import load_config, split_override, target_class
 
@@ -54,9 +54,8 @@ def test_command__parses(command):
 @pytest.mark.parametrize(("name", "preset"), re.findall(r"<!-- table (\w+) (\w+) -->", README))
 def test_table__is_what_the_records_give(name, preset):
     block = re.search(rf"<!-- table {name} {preset} -->\n(.*?)<!-- end -->", README, re.DOTALL)
-    made = table.markdown(name, preset, ROOT / "results")
-    assert block is not None and block[1] == made
-    assert (ROOT / "results" / name / preset / "table.md").read_text() == made
+    made = table.build(name, preset, ROOT / "results")
+    assert block is not None and block[1] == render.brief_markdown(made)
 
 
 def test_first_screen__has_a_table_and_its_picture():

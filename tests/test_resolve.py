@@ -57,12 +57,16 @@ def test_wrong_override__is_one_line_that_names_it(override, message):
     assert "\n" not in str(error.value)
 
 
-def test_mask_ratio__must_leave_a_visible_and_a_hidden_patch():
-    for ratio, kind in ((0.99, "visible"), (0.0001, "hidden")):
-        if kind == "hidden":
-            continue  # truncation always hides at least one patch
-        with pytest.raises(UserError, match=f"no {kind} patch of 16"):
-            load_config("pixel", "tiny", ["data.image_size=28", f"mask.ratio={ratio}"])
+def test_mask_ratio__must_leave_a_visible_patch():
+    with pytest.raises(UserError, match="no visible patch of 16"):
+        load_config("pixel", "tiny", ["mask.ratio=0.99"])
+
+
+def test_none__unsets_a_field_on_the_command_line_and_in_a_preset(tmp_path):
+    assert load_config("pixel", "tiny").finetune.rand_augment is None
+    config = load_config("pixel", "cifar10", ["finetune.rand_augment=none"])
+    assert config.finetune.rand_augment is None
+    assert load_config("pixel", "cifar10").finetune.rand_augment is not None
 
 
 def test_every_field__is_documented_with_its_default():

@@ -1,0 +1,316 @@
+"""Figures: what is drawn is what the records say, every label readable, every redraw the same bytes."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from scipy import stats
+
+from mim_bench import curve, figure
+from mim_bench.benchmark import at_preset, load_benchmark
+from mim_bench.counterpart import published_rows
+from mim_bench.curve import GREY, Curve, apart, save, style
+from mim_bench.error import UserError
+from mim_bench.figure import compose, draw, pretrain_cost
+from mim_bench.measure import measures
+from mim_bench.store import Found, benchmark_records, home
+from tests.fake import fake_results
+
+Composed = tuple[dict[str, Figure], list[Found]]
+Drawn = Callable[[str], Composed]
+ALL = (
+    "mask_ratio", "decoder_depth", "decoder_width", "schedule", "partial_finetune", "targets",
+    "pixel_loss", "scratch_vs_pretrained",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for name in ALL:
+        fake_results(name, "tiny", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn_once(results: Path) -> Drawn:
+    """Figures of a benchmark, and what they were drawn from."""
+    return cache(lambda name: composed(name, results))
+
+
+def composed(name: str, results: Path) -> Composed:
+    found = benchmark_records(name, "tiny", results)
+    with style():
+        return compose(at_preset(load_benchmark(name), "tiny"), found), found
+
+
+def line(axes: Axes, label: str) -> Line2D:
+    return next(one for one in axes.get_lines() if one.get_label() == label)
+
+
+def points(axes: Axes, label: str) -> dict[float, float]:
+    drawn = line(axes, label)
+    x, y = (np.asarray(side, float) for side in (drawn.get_xdata(), drawn.get_ydata()))
+    return dict(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def bars(axes: Axes, label: str) -> dict[float, tuple[float, float]]:
+    """x -> ends of its interval."""
+    lines = next(one for one in axes.collections if one.get_label() == f"{label} 95 %")
+    assert isinstance(lines, LineCollection)
+    return {float(ends[0, 0]): (ends[0, 1], ends[1, 1]) for ends in lines.get_segments()}
+
+
+def values(found: list[Found], measure: str, **place: object) -> list[float]:
+    return [
+        100 * named[measure].value
+        for one in found
+        if one.cell.place == place and measure in (named := measures(one.record))
+    ]
+
+
+def texts(drawn: Figure) -> list[Text]:
+    found = drawn.findobj(Text)
+    return [one for one in found if one.get_text() and one.get_visible()]  # pyright: ignore
+
+
+def published_axes(axes: Axes) -> Axes:
+    """What lies over a panel, the last of them with the curve."""
+    everything = axes.get_figure(root=True).axes  # pyright: ignore
+    return [a for a in everything if a is not axes and a.bbox.x0 == axes.bbox.x0][-1]
+
+
+def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("mask_ratio")
+    fine, linear = figures["figure"].axes[:2]
+    assert [axes.get_title(loc="left") for axes in (fine, linear)] == [
+        "fine-tuning",
+        "linear probe",
+    ]
+    for axes, measure in ((fine, "finetune"), (linear, "linear")):
+        for target in ("norm_pixel", "hog"):
+            means, ends = points(axes, target), bars(axes, target)
+            assert list(means) == [0.1, 0.3, 0.5, 0.7, 0.9] == list(ends)
+            for ratio, mean in means.items():
+                of_seeds = values(found, measure, **{"target": target, "mask.ratio": ratio})
+                assert len(of_seeds) == 3
+                assert mean == pytest.approx(np.mean(of_seeds))
+                low, high = stats.t.interval(0.95, 2, np.mean(of_seeds), stats.sem(of_seeds))
+                assert ends[ratio] == pytest.approx((low, high))
+    control = [m.control for one in found if (m := measures(one.record).get("linear"))]
+    mean = np.mean([value for value in control if value is not None])
+    assert np.mean(list(points(linear, "random init").values())) == pytest.approx(100 * mean)
+
+
+def test_figure__single_seed_has_no_interval(tmp_path: Path) -> None:
+    fake_results("mask_ratio", "tiny", tmp_path, seeds=(0,))
+    figures, found = composed("mask_ratio", tmp_path)
+    fine = figures["figure"].axes[0]
+    assert not fine.collections
+    assert (
+        points(fine, "hog")[0.1]
+        == values(found, "finetune", **{"target": "hog", "mask.ratio": 0.1})[0]
+    )
+    assert any("One seed, so no interval" in text.get_text() for text in texts(figures["figure"]))
+
+
+def test_partial__runs_from_the_probe_to_fine_tuning(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("partial_finetune")
+    axes = figures["figure"].axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.5", "1", "2", "4"]
+    order = ("linear", "partial 0.5", "partial 1", "partial 2", "finetune")
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        means = [np.mean(values(found, measure, target=target)) for measure in order]
+        assert points(axes, target) == pytest.approx(dict(zip(range(5), means, strict=True)))
+    # 12 of 24 blocks stand where 2 of 4 do; k = 0, 24 at the ends
+    mae = points(published_axes(axes), "MAE")
+    assert (mae[0], mae[3], mae[4]) == (73.5, 84.6, 84.9)
+
+
+def test_published__in_grey_on_its_own_scale_with_inferred_points_open(drawn_once: Drawn) -> None:
+    figures, _ = drawn_once("mask_ratio")
+    axes = published_axes(figures["figure"].axes[1])
+    table = published_rows(load_benchmark("mask_ratio"))
+    rows = {row.mask_ratio: row for row in table if row.protocol == "linear"}
+    assert points(axes, "MAE") == {ratio: row.value for ratio, row in rows.items()}
+    closed, hollow = (set(one.get_xdata()) for one in axes.get_lines()[1:])  # pyright: ignore
+    assert closed == {ratio for ratio, row in rows.items() if row.status == "confirmed"}
+    assert hollow == {ratio for ratio, row in rows.items() if row.status == "inferred"}
+    assert {to_rgba(str(one.get_color())) for one in axes.get_lines()} == {to_rgba(GREY)}
+    assert axes.get_ylim() != figures["figure"].axes[1].get_ylim()
+    assert "own scale" in axes.get_ylabel()
+    assert "open: inferred" in " ".join(text.get_text() for text in texts(figures["figure"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [("schedule", [1.5, 3, 6, 12, 24]), ("decoder_width", [16, 32, 64, 96, 128]),
+     ("decoder_depth", [1, 2, 4, 8, 12])],
+)  # fmt: skip
+def test_published__scaled_to_the_preset_or_on_its_own_axis(
+    drawn_once: Drawn, name: str, x: list[float]
+) -> None:
+    drawn = drawn_once(name)[0]["figure"]
+    panel = drawn.axes[0]
+    axes = published_axes(panel)
+    assert sorted(points(axes, "MAE")) == x
+    shared = panel.get_shared_x_axes().joined(panel, axes)
+    assert shared == (name != "decoder_depth")
+    note = " ".join(text.get_text() for text in texts(drawn))
+    assert ("stands at" in note) == shared
+    assert ("MAE, published: decoder depth" in note) != shared
+
+
+def test_pareto__mean_accuracy_at_mean_cost(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("scratch_vs_pretrained")
+    axes = figures["pareto"].axes[0]
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        costs = [pretrain_cost(one.record) for one in found if one.record.target == target]
+        cost = np.mean([value for value in costs if value is not None])
+        (x, y), = points(axes, target).items()  # fmt: skip
+        assert x == pytest.approx(cost)
+        assert y == pytest.approx(np.mean(values(found, "finetune", target=target)))
+    scratch = np.mean(values(found, "scratch", target="pixel"))
+    assert line(axes, "from scratch").get_ydata() == pytest.approx([scratch, scratch])
+    assert "whatever load" in axes.get_xlabel()
+
+
+def test_pretrain_cost__shares_the_fit_out(results: Path) -> None:
+    record = benchmark_records("targets", "tiny", results)[0].record
+    assert record.pretrain is not None
+    facts = {"seconds": 90.0, "images_seen": 50_000, "fit": {"fit_seconds": 10.0}}
+    changed = record.pretrain.model_copy(update=facts)
+    assert pretrain_cost(record.model_copy(update={"pretrain": changed})) == 2.0
+    assert pretrain_cost(record.model_copy(update={"pretrain": None})) is None
+
+
+def test_curves__losses_begin_at_1_and_accuracies_are_the_records(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("scratch_vs_pretrained")
+    loss, accuracy = figures["curves"].axes
+    first = found[0].record.pretrain
+    assert first is not None
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        assert points(loss, target) == pytest.approx(
+            {epoch: value / first.epoch_losses[0][1] for epoch, value in first.epoch_losses}
+        )
+    curves = [one.record.curves["model"] for one in found if one.record.protocol == "scratch"]
+    drawn = list(points(accuracy, "scratch").values())
+    assert drawn == pytest.approx(100 * np.mean(curves, axis=0))
+
+
+def test_curves__of_many_rows_the_ones_at_the_presets_own_value(drawn_once: Drawn) -> None:
+    drawn = drawn_once("mask_ratio")[0]["curves"]
+    labels = {str(one.get_label()) for one in drawn.axes[0].get_lines()}
+    assert labels == {"norm_pixel", "hog"}
+    assert any("At ratio 0.5" in text.get_text() for text in texts(drawn))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_figure__readable(drawn_once: Drawn, name: str) -> None:
+    figures, _ = drawn_once(name)
+    for stem, drawn in figures.items():
+        drawn.draw_without_rendering()
+        sheet, shown = drawn.bbox, texts(drawn)
+        for text in shown:
+            box = Text.get_window_extent(text)
+            assert float(text.get_fontsize()) >= 8
+            assert sheet.x0 <= box.x0 and box.x1 <= sheet.x1, (stem, text)
+            assert sheet.y0 <= box.y0 and box.y1 <= sheet.y1, (stem, text)
+        boxes = [Text.get_window_extent(text).padded(-2) for text in shown]
+        for i, box in enumerate(boxes):
+            hit = [shown[j] for j in range(i) if boxes[j].overlaps(box)]
+            assert not hit, (stem, shown[i], hit)
+
+
+def test_labels__name_every_curve_in_its_colour(drawn_once: Drawn) -> None:
+    drawn = drawn_once("partial_finetune")[0]["figure"]
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        label = next(text for text in texts(drawn) if text.get_text() == target)
+        assert to_rgba(str(label.get_color())) == to_rgba(
+            str(line(drawn.axes[0], target).get_color())
+        )
+
+
+def test_apart__keeps_order_and_distance_and_moves_no_more_than_needed() -> None:
+    wanted = np.array([5.0, 50.0, 4.0, 5.0])
+    placed = apart(wanted, 2.0, 0.0, 60.0)
+    assert placed[1] == 50
+    assert sorted(placed[[2, 0, 3]].tolist()) == pytest.approx([8 / 3, 14 / 3, 20 / 3])
+    assert apart(np.full(3, 10.0), 2.0, 0.0, 10.0).tolist() == [6, 8, 10]
+    assert np.all(np.diff(apart(np.zeros(9), 5.0, 0.0, 16.0)) == pytest.approx(2.0))
+
+
+def test_draw__writes_all_formats_and_a_redraw_is_byte_identical(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = draw("targets", "tiny", results)
+    folder = home("targets", "tiny", results)
+    stems = [
+        f"{stem}.{suffix}" for stem in ("pareto", "curves") for suffix in ("png", "svg", "pdf")
+    ]
+    assert paths == [folder / name for name in stems]
+    before = [path.read_bytes() for path in paths]
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)  # the user's own settings
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    assert draw("targets", "tiny", results) == paths
+    assert [path.read_bytes() for path in paths] == before
+    svg = (folder / "curves.svg").read_text()
+    assert ">norm_pixel</text>" in svg
+    assert "<dc:date>" not in svg
+    assert b"CreationDate" not in (folder / "curves.pdf").read_bytes()
+    assert matplotlib.rcParams["font.size"] == 20
+
+
+@pytest.mark.parametrize("name", ["methods", "wall_time", "augmentation"])
+def test_draw__without_a_figure_points_to_the_table(results: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' has no figure; its table is `table {name}`"):
+        draw(name, "tiny", results)
+
+
+def test_draw__without_records_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sweep mask_ratio --preset tiny"):
+        draw("mask_ratio", "tiny", tmp_path)
+
+
+def test_draw__records_without_anything_to_draw(tmp_path: Path) -> None:
+    fake_results("targets", "tiny", tmp_path, seeds=(0,))
+    records = home("targets", "tiny", tmp_path) / "records"
+    for path in records.iterdir():
+        if "__speed" not in path.name:
+            path.unlink()
+    with pytest.raises(UserError, match="nothing to draw; `sweep targets --preset tiny`"):
+        draw("targets", "tiny", tmp_path)
+
+
+def test_save__leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def fail(self: Figure, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(UserError, match="cannot write .*disk full"):
+        save(Figure(), tmp_path / "a")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
+
+
+def test_style__is_colour_blind_safe_and_shipped() -> None:
+    assert curve.STYLE.is_file()
+    with style():
+        colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+        okabe_ito = {"000000", "E69F00", "56B4E9", "009E73", "0072B2", "D55E00", "CC79A7"}
+        assert set(colors) == okabe_ito
+        assert len(colors) == len(okabe_ito) == curve._NUM_COLORS
+        assert matplotlib.rcParams["pdf.fonttype"] == 42
+    assert Curve("a", (0.0,), ((1.0,),), 7).color == "C0"
+    assert figure._MEASURES.keys() == {"finetune", "linear"}
