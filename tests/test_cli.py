@@ -112,6 +112,15 @@ def test_config_show__tells_values_and_origins(cli):
         (["config", "show", "--target", "hog", "--preset", "tini"], "nearest: tiny"),
         (["diff", "a", "b"], "no run 'a'"),
         (["speed", "--target", "hogg"], "nearest: hog"),
+        (["sweep", "target"], "nearest: targets"),
+        (["sweep", "methods"], "published rows only"),
+        (["sweep", "targets", "--protocols", "lineer"], "nearest: linear"),
+        (["sweep", "targets", "--jobs", "0"], "--jobs"),
+        (["table", "targets"], "no records in results/targets/tiny/records"),
+        (["table", "targets", "--preset", "tini"], "nearest: tiny"),
+        (["figure", "targets"], "no records in"),
+        (["figure", "methods"], "has no figure"),
+        (["compare", "a", "b"], "no run 'a'"),
         (["walk"], "walk"),
     ],
     ids=" ".join,
@@ -123,6 +132,24 @@ def test_wrong_command__is_one_line_and_exit_code_2(cli, tmp_path, arguments, me
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in out + err
     assert list(tmp_path.rglob("*.json")) == list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_results__go_from_records_to_table_compare_and_validate(cli, tmp_path):
+    from fake import fake_results
+
+    fake_results("decoder_depth", "tiny", tmp_path / "results")
+    code, out, _ = cli("table", "decoder_depth")
+    assert code == 0 and "decoder depth 4" in out and "indistinguishable" in out
+    made = {path.name for path in (tmp_path / "results/decoder_depth/tiny").iterdir()}
+    assert made == {"records", "table.md", "table.csv", "table.tex", "records.csv"}
+    runs = sorted({p.name.partition("__")[0] for p in tmp_path.glob("results/*/*/records/*.json")})
+    code, out, _ = cli("compare", runs[0], runs[1])
+    assert code == 0 and "linear" in out and "finetune" in out
+    code, out, _ = cli("validate")
+    assert code == 0 and "1 folders of records" in out
+    next(tmp_path.glob("results/*/*/records/*.npz")).unlink()
+    code, _, err = cli("validate")
+    assert code == 2 and "cannot be read" in err and "1 faults" in err
 
 
 def write_images(folder, num=12, size=(28, 28)):

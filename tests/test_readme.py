@@ -58,6 +58,11 @@ def test_table__is_what_the_records_give(name, preset):
     assert block is not None and block[1] == render.brief_markdown(made)
 
 
+@pytest.mark.parametrize("name", recipe.names("benchmarks"))
+def test_benchmark_list__is_what_the_files_say(name):
+    assert f"| `{name}` | {recipe.read('benchmarks', name)['rebuilds']} |" in README
+
+
 def test_first_screen__has_a_table_and_its_picture():
     assert "<!-- table targets tiny -->" in README[:600]
     assert README.index("pictures.png") < README.index("## Use")

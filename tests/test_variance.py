@@ -169,21 +169,25 @@ def test_sentence__says_what_the_numbers_say() -> None:
     noise = _group("linear", 0.3, target=0.2, readout=0.1, seed=0.05)
     assert sentence(leads) == (
         "At preset tiny the target matters more than any other factor: it explains 60 % of the spread of "
-        "fine-tune accuracy over targets and seeds (60.0 points; seed 10 %, the rest 30 %)."
+        "fine-tune accuracy (60.0 points; seed 10 %)."
     )
     assert sentence(follows) == (
         "At preset tiny the target matters, but less than the readout: it explains 20 % of the spread of linear "
-        "accuracy over targets, readouts and seeds (20.0 points; readout 50 %, seed 3 %, the rest 27 %)."
+        "accuracy (20.0 points; readout 50 %, seed 3 %)."
     )
     assert sentence(noise) == (
         "At preset tiny the target cannot be told from chance: it explains 20 % of the spread of linear accuracy "
-        "over targets, readouts and seeds (20.0 points; chance alone 12 %, readout 10 %, seed 5 %, the rest 65 %)."
+        "(20.0 points; chance alone 12 %, readout 10 %, seed 5 %)."
     )
-    assert sentence([*leads, *follows]) == (
+    varied = [
+        replace(one, factor=one.factor.replace("readout", "mask ratio"), benchmark="mask_ratio")
+        for one in noise
+    ]
+    assert sentence([*leads, *follows, *varied]) == (
         "At preset tiny how much the target matters depends on the comparison: it explains 60 % of the spread of "
-        "fine-tune accuracy over targets and seeds (60.0 points; seed 10 %, the rest 30 %), where it matters more "
-        "than any other factor; 20 % of linear accuracy over targets, readouts and seeds (20.0 points; readout "
-        "50 %, seed 3 %, the rest 27 %), where it matters, but less than the readout."
+        "fine-tune accuracy (60.0 points, the most; seed 10 %), 20 % of linear (20.0 points, behind the readout; "
+        "readout 50 %, seed 3 %) and 20 % of linear over mask ratios (20.0 points, not beyond chance; "
+        "chance alone 12 %, mask ratio 10 %, seed 5 %)."
     )
     knn = _group("kNN", 0.01, target=0.9)
     assert "kNN" not in sentence([*leads, *knn]) and "kNN" in sentence(knn)
