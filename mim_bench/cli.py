@@ -11,10 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from mim_bench import cli_results
+from mim_bench.cli_option import (
+    Data,
+    Device,
+    Limit,
+    Out,
+    Overrides,
+    Preset,
+    Protocols,
+    Seed,
+    Target,
+    err_console,
+    out_console,
+    print_fields,
+    settings,
+)
 from mim_bench.error import UserError
 
 if TYPE_CHECKING:
@@ -30,51 +45,12 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(cli_results.app)
 
 _LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
 
 _NOT_OUR_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 """A full disk, or one that may not be written to."""
-
-_out = Console(width=None if sys.stdout.isatty() else 140)  # a log file has room
-_err = Console(stderr=True)
-
-Target = Annotated[str, typer.Option(help="Recipe name, or path of one ending in .toml.")]
-Preset = Annotated[str, typer.Option(help="Preset name, or path of one ending in .toml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Settings over preset and recipe."),
-]
-Seed = Annotated[int | None, typer.Option(help="Of weights, data order, crops, masks, probes.")]
-Data = Annotated[str | None, typer.Option(help="Data source; see `list data`.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
-Limit = Annotated[
-    int | None, typer.Option(help="Use at most so many images of a split, for tests.")
-]
-Protocols = Annotated[str | None, typer.Option(help="Comma-separated; see `list protocols`.")]
-Out = Annotated[Path, typer.Option(help="Folder for run folders, or an existing run folder.")]
-
-
-def _settings(
-    overrides: list[str] | None,
-    seed: int | None,
-    data: str | None = None,
-    device: str | None = None,
-    limit_images: int | None = None,
-    protocols: str | None = None,
-    skip_bad_images: bool = False,
-) -> list[str]:
-    """Options as overrides, before the positional ones, so that both mean the same thing."""
-    options = {
-        "seed": seed,
-        "data.source": data,
-        "runtime.device": device,
-        "data.limit_images": limit_images,
-        "evaluate.protocols": protocols,
-        "data.skip_bad_images": "true" if skip_bad_images else None,
-    }
-    given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    return given + (overrides or [])
 
 
 @app.command(
@@ -100,21 +76,23 @@ def run(
     from mim_bench import experiment, progress
     from mim_bench.resolve import load_config
 
-    settings = _settings(overrides, seed, data, device, limit_images, protocols, skip_bad_images)
-    config = load_config(target, preset, settings)
+    given = settings(overrides, seed, data, device, limit_images, protocols, skip_bad_images)
+    config = load_config(target, preset, given)
     result = experiment.execute(
         config,
         out=out,
         force=force,
-        stages=progress.Terminal(_err),
-        told=lambda line: _err.print(line, style="dim", highlight=False),
+        stages=progress.Terminal(err_console),
+        told=lambda line: err_console.print(line, style="dim", highlight=False),
     )
     if result.was_finished:
-        _err.print(f"{result.folder} is already finished; --force starts again", highlight=False)
+        err_console.print(
+            f"{result.folder} is already finished; --force starts again", highlight=False
+        )
     _print_records(result.records)
-    _out.print(f"records  {result.folder / 'records'}", highlight=False)
-    _out.print(f"picture  {result.folder / 'picture.png'}", highlight=False)
-    _out.print(f"encoder  {result.folder / 'encoder.safetensors'}", highlight=False)
+    out_console.print(f"records  {result.folder / 'records'}", highlight=False)
+    out_console.print(f"picture  {result.folder / 'picture.png'}", highlight=False)
+    out_console.print(f"encoder  {result.folder / 'encoder.safetensors'}", highlight=False)
 
 
 def _print_records(records: "list[Record]") -> None:
@@ -139,11 +117,11 @@ def _print_records(records: "list[Record]") -> None:
                 control,
                 f"{facts.images_per_s:,.0f}" if facts and not place else "",
                 "" if place else f"{seconds:.0f}",
-                style="bold" if not place and _out.is_terminal else "",
+                style="bold" if not place and out_console.is_terminal else "",
             )
     if records:
-        _out.print(table)
-        _out.print(
+        out_console.print(table)
+        out_console.print(
             f"accuracies: top-1 on the {records[0].data.split} split, read at "
             f"{records[0].config['evaluate']['layer']}/{records[0].config['evaluate']['pooling']} unless "
             "@ names another readout; ± standard error over its images; images/s of pre-training; wall "
@@ -176,7 +154,7 @@ def list_(
         rows = {name: recipe.read(kind, name).get("description", "") for name in recipe.names(kind)}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
-        _out.print(f"{name:<{width}}  {description}", highlight=False)
+        out_console.print(f"{name:<{width}}  {description}", highlight=False)
 
 
 @config_app.command("show")
@@ -193,7 +171,7 @@ def config_show(
     """The resolved config, with where each value came from."""
     from mim_bench.resolve import resolve
 
-    found = resolve(target, preset, _settings(overrides, seed, data))
+    found = resolve(target, preset, settings(overrides, seed, data))
     if as_json:
         print(found.config.model_dump_json(indent=1))
         return
@@ -208,8 +186,8 @@ def config_show(
         left_open = value is None and key in _LEFT_TO_THE_DATA
         shown = "as in the data" if left_open else str(value)
         table.add_row(key, shown, "" if origin == "default" else origin)
-    _out.print(table)
-    _out.print(
+    out_console.print(table)
+    out_console.print(
         f"lr {found.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
     )
 
@@ -230,18 +208,9 @@ def diff(
     a, b = (_run_folder(name, out) for name in (run_a, run_b))
     differences = run_folder.difference(run_folder.read_config(a), run_folder.read_config(b))
     if not differences:
-        _out.print("no difference")
+        out_console.print("no difference")
         return
-    _print_fields(differences, a.name, b.name)
-
-
-def _print_fields(fields: "dict[str, tuple[object, object]]", a: str, b: str) -> None:
-    table = Table("field", a, b)
-    for field, (left, right) in fields.items():
-        table.add_row(field, str(left), str(right))
-    _out.print(table)
-    only_target = all(field.startswith("target.") for field in fields)
-    _out.print("only the target differs" if only_target else "more than the target differs")
+    print_fields(differences, a.name, b.name)
 
 
 def _run_folder(name: str, out: Path) -> Path:
@@ -252,178 +221,6 @@ def _run_folder(name: str, out: Path) -> Path:
             return folder
     there = [path.parent.name for path in out.glob("*/config.json")]
     raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
-
-
-Name = Annotated[str, typer.Argument(help="Benchmark; see `list benchmarks`.")]
-Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
-
-
-@app.command(
-    epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
-)
-def sweep(
-    benchmark: Name,
-    overrides: Overrides = None,
-    preset: Preset = "tiny",
-    data: Data = None,
-    device: Device = None,
-    limit_images: Limit = None,
-    protocols: Protocols = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
-    ] = 1,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs."),
-    ] = False,
-    device_tflops: Annotated[
-        float | None,
-        typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")
-    ] = None,
-    queue_limit: Annotated[
-        int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
-    ] = None,
-    out: Out = Path("runs"),
-    results: Results = Path("results"),
-) -> None:
-    """Run every missing cell of a benchmark here. The same command again continues."""
-    from mim_bench import progress
-    from mim_bench.sweep import sweep as run_sweep
-
-    settings = _settings(overrides, None, data, device, limit_images)
-    if dry_run:
-        from mim_bench.dry_run import dry_run as plan
-
-        for part in plan(
-            benchmark,
-            preset,
-            results=results,
-            overrides=settings,
-            device_tflops=device_tflops,
-            gpus=gpus,
-            queue_limit=queue_limit,
-        ):
-            _out.print(part, highlight=False)
-        return
-    failed = run_sweep(
-        benchmark,
-        preset,
-        out=out,
-        results=results,
-        overrides=settings,
-        protocols=protocols.split(",") if protocols else None,
-        jobs=jobs,
-        stages=progress.Terminal(_err),
-        told=lambda line: _out.print(line, highlight=False),
-    )
-    if failed:
-        raise UserError(f"{len(failed)} cells failed; the same command tries them again")
-
-
-@app.command()
-def table(
-    benchmark: Name,
-    overrides: Overrides = None,
-    preset: Preset = "tiny",
-    results: Results = Path("results"),
-    into: Annotated[
-        Path | None, typer.Option(help="Also put it into this page, between its table marks.")
-    ] = None,
-) -> None:
-    """Print a benchmark's table and write it beside its records as md, csv and tex."""
-    from mim_bench import render
-    from mim_bench import table as tables
-
-    made = tables.build(benchmark, preset, results, overrides or [])
-    paths = render.write_tables(made, results)
-    _print_table(*(render.texts(made, brief=True) if made.rows else render.published_texts(made)))
-    for note in render.notes(made) if made.rows else [made.benchmark.claim]:
-        _out.print(note, style="dim", markup=False, highlight=False)
-    if into is not None:
-        render.insert(into, made)
-        paths.append(into)
-    _out.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
-
-
-def _print_table(headings: list[str], lines: list[list[str]]) -> None:
-    shown = Table(*headings[:1])
-    for heading in headings[1:]:
-        shown.add_column(heading, justify="right")
-    for line in lines:
-        shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
-    _out.print(shown)
-
-
-@app.command()
-def figure(
-    benchmark: Name,
-    preset: Preset = "tiny",
-    out: Out = Path("runs"),
-    results: Results = Path("results"),
-) -> None:
-    """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
-    from mim_bench import figure as figures
-    from mim_bench.gallery import draw_gallery, has_runs
-
-    paths = figures.draw(benchmark, preset, results)
-    if has_runs(benchmark, preset, out):
-        paths.append(draw_gallery(benchmark, preset, out=out, results=results))
-    _out.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
-
-
-@app.command()
-def report(results: Results = Path("results")) -> None:
-    """Put all tables, figures and pictures on one self-contained page, results/report.html."""
-    from mim_bench.report import write_report
-
-    path = write_report(results, told=lambda line: _err.print(line, highlight=False))
-    _out.print(f"wrote {path}", highlight=False)
-
-
-@app.command()
-def compare(
-    run_a: Annotated[
-        str, typer.Argument(help="Run folder, or a run's name below --out or --results.")
-    ],
-    run_b: Annotated[str, typer.Argument(help="The other one.")],
-    out: Out = Path("runs"),
-    results: Results = Path("results"),
-) -> None:
-    """Paired difference of two runs with its interval, and the difference of their configs."""
-    from mim_bench import compare as comparison
-    from mim_bench import render
-
-    a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
-    shared, fields = comparison.compare(a, b)
-    names = [next(iter(found.values())).run_id for found in (a, b)]
-    lines = []
-    for one in shared:
-        scale = 100 if one.difference else 1
-        values = [f"{scale * value:.4g}" for value in (one.a, one.b)]
-        lines.append([one.measure, *values, render.difference(one.difference)])
-    _print_table(["measure", *names, "difference"], lines)
-    _out.print(
-        "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
-        "images; one run each, so chance between seeds is not in it",
-        style="dim",
-    )
-    _print_fields(fields, *names)
-
-
-@app.command()
-def validate(results: Results = Path("results")) -> None:
-    """Check every recipe, preset, benchmark and record; exit code 2 with what is wrong."""
-    from mim_bench.validate import validate as check
-
-    checked, faults = check(results)
-    for fault in faults:
-        _err.print(fault, markup=False, highlight=False, soft_wrap=True)
-    _out.print("checked " + ", ".join(checked), highlight=False)
-    if faults:
-        raise UserError(f"{len(faults)} faults")
 
 
 @app.command()
@@ -441,8 +238,8 @@ def speed(
     """Time the pre-training step for each target on this device."""
     from mim_bench import speed as speeds
 
-    table = speeds.measure(target, preset, _settings(overrides, None, device=device), steps)
-    _out.print(table)
+    table = speeds.measure(target, preset, settings(overrides, None, device=device), steps)
+    out_console.print(table)
 
 
 @app.callback()
@@ -461,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=_err, show_time=False, show_path=False)],
+        handlers=[RichHandler(console=err_console, show_time=False, show_path=False)],
     )
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's stop is as good as Ctrl-C
     for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
@@ -493,5 +290,5 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _stop(line: str, code: int) -> NoReturn:
-    _err.print(line, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(line, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

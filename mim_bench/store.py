@@ -68,13 +68,17 @@ def read_folder(folder: Path) -> list[tuple[Path, Record]]:
     Raises:
         UserError: a file that is no record, named otherwise than its content, or without its images.
     """
-    return [
-        (path, _checked(path, path.stat().st_mtime_ns)) for path in sorted(folder.glob("*.json"))
-    ]
+    return [(path, _checked(path, _changed(path))) for path in sorted(folder.glob("*.json"))]
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    """When a record and its images were last written, in ns; 0 for what is not there."""
+    times = [p.stat().st_mtime_ns if p.is_file() else 0 for p in (path, path.with_suffix(".npz"))]
+    return times[0], times[1]
 
 
 @lru_cache(maxsize=4096)
-def _checked(path: Path, changed_ns: int) -> Record:
+def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
     record = read(path)
     if path.stem != f"{record.run_id}__{record.protocol}":
         raise UserError(
@@ -93,11 +97,11 @@ _IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")
 
 def correct(path: Path) -> dict[str, np.ndarray]:
     """Per-image correctness beside a record, read once: readout -> (N,) bool."""
-    return _correct(path, path.stat().st_mtime_ns)
+    return _correct(path, _changed(path))
 
 
 @lru_cache(maxsize=1024)
-def _correct(path: Path, changed_ns: int) -> dict[str, np.ndarray]:
+def _correct(path: Path, changed_ns: tuple[int, int]) -> dict[str, np.ndarray]:
     return read_correct(path)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from scipy import stats
 
 from mim_bench import counterpart, paired, proof, store
-from mim_bench.benchmark import Benchmark, Cell, at_preset, cells, load_benchmark
+from mim_bench.benchmark import Benchmark, at_preset, cells, load_benchmark
 from mim_bench.error import UserError, suggest
-from mim_bench.measure import Measure, measures
+from mim_bench.line import COSTS, Line, cost, lines
+from mim_bench.measure import measures
 from mim_bench.paired import Difference
 from mim_bench.published import PublishedRow
 from mim_bench.published.reason import reasons
@@ -120,11 +121,13 @@ def build(
         return Table(benchmark, name, preset, [], [], "", available)
     found = store.benchmark_records(name, preset, results, overrides)
     differing = proof.check(found)
-    lines = _lines(benchmark, cells(name, preset, overrides), found)
-    reference = _reference(benchmark, lines)
-    columns = _columns(benchmark, lines)
-    rows = [_row(line, columns, lines[reference], benchmark, available) for line in lines.values()]
-    rows = _mark_best(rows, columns, lines)
+    of_label = lines(benchmark, cells(name, preset, overrides), found)
+    reference = _reference(benchmark, of_label)
+    columns = _columns(benchmark, of_label)
+    rows = [
+        _row(line, columns, of_label[reference], benchmark, available) for line in of_label.values()
+    ]
+    rows = _mark_best(rows, columns, of_label)
     if control := _control(found, columns):
         rows.append(control)
     taken = {id(row) for line in rows for several in line.published.values() for row in several}
@@ -135,131 +138,52 @@ def build(
     )  # fmt: skip
 
 
-@dataclass
-class _Line:
-    """What is known of a row before it is made."""
-
-    label: str
-    cell: Cell
-    protocols: set[str]
-    declared: list[int]
-    """Seeds."""
-    found: list[Found] = field(default_factory=list)
-
-    def measured(self) -> dict[str, dict[int, Measure]]:
-        """Measure -> seed -> value."""
-        named: dict[str, dict[int, Measure]] = {}
-        for one in self.found:
-            for key, measure in measures(one.record).items():
-                shown = "finetune" if key == "scratch" else key
-                named.setdefault(shown, {})[one.record.seed] = measure
-        return named
-
-    def answers(self, key: str) -> dict[int, np.ndarray]:
-        """Seed -> (N,) correctness of a measure."""
-        paths = {(one.record.seed, one.record.protocol): one.path for one in self.found}
-        return {
-            seed: measure.of_images(store.correct(paths[seed, protocol]))
-            for seed, measure in self.measured().get(key, {}).items()
-            if measure.is_accuracy
-            for protocol in self.protocols
-            if (seed, protocol) in paths and measure in measures_of(self.found, seed, protocol)
-        }
-
-    def record(self, protocol: str) -> Record | None:
-        """Its first record of a protocol."""
-        return next((o.record for o in self.found if o.record.protocol == protocol), None)
-
-
-def measures_of(found: Sequence[Found], seed: int, protocol: str) -> list[Measure]:
-    """Everything that a row's record of a seed and protocol contributes."""
-    return [
-        measure
-        for one in found
-        if (one.record.seed, one.record.protocol) == (seed, protocol)
-        for measure in measures(one.record).values()
-    ]
-
-
-def _lines(benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[Found]) -> dict[str, _Line]:
-    """Label -> row in the making; what runs in a seed's first cell alone has a row of its own."""
-    lines: dict[str, _Line] = {}
-    seeds = list(benchmark.seeds)
-    for protocol in benchmark.first_only:
-        lines[protocol] = _Line(protocol, todo[0], {protocol}, seeds)
-    for cell in todo:
-        protocols = set(benchmark.protocols)
-        lines.setdefault(cell.label, _Line(cell.label, cell, protocols, seeds))
-    for one in found:
-        is_shared = one.record.protocol in benchmark.first_only
-        lines[one.record.protocol if is_shared else one.cell.label].found.append(one)
-    return lines
-
-
-def _reference(benchmark: Benchmark, lines: Mapping[str, _Line]) -> str:
+def _reference(benchmark: Benchmark, lines: Mapping[str, Line]) -> str:
     named = benchmark.reference or next(iter(lines))
     if named not in lines:
         raise UserError(f"reference: no row '{named}'; {suggest(named, lines)}")
     return named
 
 
-def _columns(benchmark: Benchmark, lines: Mapping[str, _Line]) -> list[Column]:
+def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
     """Accuracies in the order of importance, those of other readouts last, then costs."""
     order = ("finetune", "linear", "knn", "low_shot", "partial")
-    names = {
-        key: m
+    is_accuracy = {
+        key: next(iter(of_seed.values()))[0].is_accuracy
         for line in lines.values()
-        for key, ms in line.measured().items()
-        for m in ms.values()
+        for key, of_seed in line.measured.items()
     }
-    accuracies = [key for key, measure in names.items() if measure.is_accuracy]
-    accuracies.sort(key=lambda key: ("@" in key, order.index(key.split()[0])))
-    columns = [
-        Column(key, f"{_HEADINGS.get(key, key.replace('_', '-'))} %", True) for key in accuracies
-    ]
+    keys = [key for key, accuracy in is_accuracy.items() if accuracy]
+    keys.sort(key=lambda key: ("@" in key, order.index(key.split()[0])))
+    columns = [Column(key, f"{_heading(key)} %", True) for key in keys]
     if "scratch" in benchmark.first_only:
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
-    has_speed = any("step_s" in line.measured() for line in lines.values())
-    if has_speed:
-        columns += [Column(key, *_COSTS[key]) for key in benchmark.cost]
-    if any(
-        one.record.pretrain and one.record.pretrain.fit
-        for line in lines.values()
-        for one in line.found
-    ):
+    if "step_s" in is_accuracy:
+        columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
+    if any(cost("fit_s", line, line) for line in lines.values()):
         columns.append(Column("fit_s", "fit s", False, False))
     return columns
 
 
-_HEADINGS = {"finetune": "fine-tune", "knn": "kNN"}
-_COSTS = {
-    "step_ms": ("step ms", False, False),
-    "target_share": ("target's share %", False, False),
-    "peak_gb": ("peak GB", False, False),
-    "flops_ratio": ("FLOPs ×", False, False),
-    "speed_up": ("speed-up ×", False, True),
-    "hours": ("hours", False, False),
-}
+def _heading(key: str) -> str:
+    protocol, _, rest = key.partition(" ")
+    shown = {"finetune": "fine-tune", "knn": "kNN", "low_shot": "low-shot"}.get(protocol, protocol)
+    return f"{shown} {rest}".strip()
 
 
 def _row(
-    line: _Line,
+    line: Line,
     columns: Sequence[Column],
-    reference: _Line,
+    reference: Line,
     benchmark: Benchmark,
     available: list[PublishedRow],
 ) -> Row:
-    measured = line.measured()
     values, differences, published, why = {}, {}, {}, {}
     for column in columns:
         key = column.key
-        of_seed = (
-            {seed: measure.value for seed, measure in measured.get(key, {}).items()}
-            if column.is_accuracy
-            else _cost(key, line, reference)
-        )
+        of_seed = line.values(key) if column.is_accuracy else cost(key, line, reference)
         if of_seed:
-            values[key] = Value(dict(sorted(of_seed.items())))
+            values[key] = Value(of_seed)
         if key in COMPARED and line is not reference:
             found = paired.difference(line.answers(key), reference.answers(key))
             if found is not None:
@@ -287,65 +211,10 @@ def _row(
 
 
 def _protocol_of(key: str) -> str:
-    return "speed" if key in _COSTS else key.split()[0]
+    return "speed" if key in COSTS else key.split()[0]
 
 
-def _cost(key: str, line: _Line, reference: _Line) -> dict[int, float]:
-    """Seed -> cost; ratios are to the reference row of the same seed."""
-    if key == "fit_s":
-        return {
-            one.record.seed: one.record.pretrain.fit["fit_seconds"]
-            for one in line.found
-            if one.record.pretrain and "fit_seconds" in one.record.pretrain.fit
-        }
-    if key == "epochs_to_scratch":
-        return _epochs_to_scratch(line, reference)
-    mine, theirs = line.measured(), reference.measured()
-
-    def of(name: str, rows: Mapping[str, Mapping[int, Measure]], seed: int) -> float:
-        return rows[name][seed].value
-
-    found = {}
-    for seed in mine.get("step_s", {}):
-        step = of("step_s", mine, seed)
-        if key in ("flops_ratio", "speed_up") and seed not in theirs.get("step_s", {}):
-            continue
-        if key == "peak_gb" and seed not in mine.get("peak_gb", {}):
-            continue
-        record = next(
-            o.record for o in line.found if (o.record.seed, o.record.protocol) == (seed, "speed")
-        )
-        images = record.config["pretrain"]["epochs"] * record.data.num_train_images
-        found[seed] = {
-            "step_ms": lambda s=step: 1000 * s,
-            "target_share": lambda s=step, n=seed: 100 * of("target_s", mine, n) / s,
-            "peak_gb": lambda n=seed: of("peak_gb", mine, n),
-            "flops_ratio": lambda n=seed: of("step_flops", mine, n) / of("step_flops", theirs, n),
-            "speed_up": lambda s=step, n=seed: of("step_s", theirs, n) / s,
-            "hours": lambda n=seed, i=images: i / of("images_per_s", mine, n) / 3600,
-        }[key]()
-    return found
-
-
-def _epochs_to_scratch(line: _Line, reference: _Line) -> dict[int, float]:
-    """Seed -> first epoch of fine-tuning whose held-out accuracy is that of the last epoch from scratch."""
-    goals = {
-        one.record.seed: one.record.curves["model"][-1]
-        for one in reference.found
-        if one.record.protocol == "scratch" and "model" in one.record.curves
-    }
-    found = {}
-    for one in line.found:
-        curve = one.record.curves.get("model", ())
-        goal = goals.get(one.record.seed)
-        if one.record.protocol == "finetune" and goal is not None:
-            reached = [epoch for epoch, value in enumerate(curve, start=1) if value >= goal]
-            if reached:
-                found[one.record.seed] = float(reached[0])
-    return found
-
-
-def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, _Line]) -> list[Row]:
+def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, Line]) -> list[Row]:
     """Marks a value where its row differs from every other one, and no value otherwise."""
     for column in columns:
         if column.key not in COMPARED:

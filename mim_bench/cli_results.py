@@ -1,0 +1,196 @@
+"""The verbs on benchmarks and their results: sweep, table, figure, report, compare, validate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mim_bench.cli_option import (
+    Data,
+    Device,
+    Limit,
+    Out,
+    Overrides,
+    Preset,
+    Protocols,
+    err_console,
+    out_console,
+    print_fields,
+    settings,
+)
+from mim_bench.error import UserError
+
+app = typer.Typer()
+
+Name = Annotated[str, typer.Argument(help="Benchmark; see `list benchmarks`.")]
+Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
+
+
+@app.command(
+    epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
+)
+def sweep(
+    benchmark: Name,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    data: Data = None,
+    device: Device = None,
+    limit_images: Limit = None,
+    protocols: Protocols = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
+    ] = 1,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs."),
+    ] = False,
+    device_tflops: Annotated[
+        float | None,
+        typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")
+    ] = None,
+    queue_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
+    ] = None,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Run every missing cell of a benchmark here. The same command again continues."""
+    from mim_bench import progress
+    from mim_bench.sweep import sweep as run_sweep
+
+    given = settings(overrides, None, data, device, limit_images)
+    if dry_run:
+        from mim_bench.dry_run import dry_run as plan
+
+        planned = plan(
+            benchmark,
+            preset,
+            results=results,
+            overrides=given,
+            out=out,
+            device_tflops=device_tflops,
+            gpus=gpus,
+            queue_limit=queue_limit,
+        )
+        out_console.print(planned, highlight=False)
+        return
+    failed = run_sweep(
+        benchmark,
+        preset,
+        out=out,
+        results=results,
+        overrides=given,
+        protocols=protocols.split(",") if protocols else None,
+        jobs=jobs,
+        stages=progress.Terminal(err_console),
+        told=lambda line: out_console.print(line, highlight=False),
+    )
+    if failed:
+        raise UserError(f"{len(failed)} cells failed; the same command tries them again")
+
+
+@app.command()
+def table(
+    benchmark: Name,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    results: Results = Path("results"),
+    into: Annotated[
+        Path | None, typer.Option(help="Also put it into this page, between its table marks.")
+    ] = None,
+) -> None:
+    """Print a benchmark's table and write it beside its records as md, csv and tex."""
+    from mim_bench import render
+    from mim_bench import table as tables
+
+    made = tables.build(benchmark, preset, results, overrides or [])
+    paths = render.write_tables(made, results)
+    _print_table(*(render.texts(made, brief=True) if made.rows else render.published_texts(made)))
+    for note in render.notes(made) if made.rows else [made.benchmark.claim]:
+        out_console.print(note, style="dim", markup=False, highlight=False)
+    if into is not None:
+        render.insert(into, made)
+        paths.append(into)
+    out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+def _print_table(headings: list[str], lines: list[list[str]]) -> None:
+    shown = Table(*headings[:1])
+    for heading in headings[1:]:
+        shown.add_column(heading, justify="right")
+    for line in lines:
+        shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
+    out_console.print(shown)
+
+
+@app.command()
+def figure(
+    benchmark: Name,
+    preset: Preset = "tiny",
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
+    from mim_bench import figure as figures
+    from mim_bench.gallery import draw_gallery, has_runs
+
+    paths = figures.draw(benchmark, preset, results)
+    if has_runs(benchmark, preset, out):
+        paths.append(draw_gallery(benchmark, preset, out=out, results=results))
+    out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(results: Results = Path("results")) -> None:
+    """Put all tables, figures and pictures on one self-contained page, results/report.html."""
+    from mim_bench.report import write_report
+
+    path = write_report(results, told=lambda line: err_console.print(line, highlight=False))
+    out_console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[
+        str, typer.Argument(help="Run folder, or a run's name below --out or --results.")
+    ],
+    run_b: Annotated[str, typer.Argument(help="The other one.")],
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Paired difference of two runs with its interval, and the difference of their configs."""
+    from mim_bench import compare as comparison
+    from mim_bench import render
+
+    a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
+    shared, fields = comparison.compare(a, b)
+    names = [next(iter(found.values())).run_id for found in (a, b)]
+    lines = []
+    for one in shared:
+        scale = 100 if one.difference else 1
+        values = [f"{scale * value:.4g}" for value in (one.a, one.b)]
+        lines.append([one.measure, *values, render.difference(one.difference)])
+    _print_table(["measure", *names, "difference"], lines)
+    out_console.print(
+        "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
+        "images; one run each, so chance between seeds is not in it",
+        style="dim",
+    )
+    print_fields(fields, *names)
+
+
+@app.command()
+def validate(results: Results = Path("results")) -> None:
+    """Check every recipe, preset, benchmark and record; exit code 2 with what is wrong."""
+    from mim_bench.validate import validate as check
+
+    checked, faults = check(results)
+    for fault in faults:
+        err_console.print(fault, markup=False, highlight=False, soft_wrap=True)
+    out_console.print("checked " + ", ".join(checked), highlight=False)
+    if faults:
+        raise UserError(f"{len(faults)} faults")
