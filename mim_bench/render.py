@@ -60,6 +60,17 @@ def main_columns(table: Table) -> list[Column]:
     return [column for column in table.columns if "@" not in column.key]
 
 
+def first_heading(table: Table) -> str:
+    """What the labels of the rows name: `target`, `target, ratio`."""
+    cell = next((one.cell for one in table.found), None)
+    fields = (
+        ["" if field == "variant" else field.rpartition(".")[2] for field in cell.place]
+        if cell
+        else []
+    )
+    return ", ".join(field.replace("_", " ") for field in fields if field) or "row"
+
+
 def texts(table: Table, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the main table; `brief`: without published numbers, which then stand elsewhere."""
     columns, cited = main_columns(table), sources(table)
@@ -73,7 +84,7 @@ def texts(table: Table, *, brief: bool = False) -> tuple[list[str], list[list[st
     beside = (
         [] if brief else [c for c in columns if any(c.key in row.published for row in table.rows)]
     )
-    headings = ["row"]
+    headings = [first_heading(table)]
     for column in columns:
         headings.append(column.heading)
         if column in compared:
@@ -108,7 +119,7 @@ def readout_texts(table: Table) -> tuple[list[str], list[list[str]]]:
     columns.sort(key=lambda column: column.key.partition(" ")[0])
     first = table.records[0].config["evaluate"]
     declared = f"{first['layer']}/{first['pooling']}"
-    headings = ["row"] + [
+    headings = [first_heading(table)] + [
         c.heading.replace(" @", "") if "@" in c.key else c.heading.replace(" %", f" {declared} * %")
         for c in columns
     ]

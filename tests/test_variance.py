@@ -10,6 +10,7 @@ from fake import fake_results
 from scipy import stats
 
 from mim_bench import variance
+from mim_bench.benchmark import cells
 from mim_bench.error import UserError
 from mim_bench.store import home
 from mim_bench.variance import REST, Effect, against_seed, analyse, sentence, sums_of_squares, texts
@@ -80,12 +81,16 @@ def test_analyse__factors_cells_and_shares(made: Path) -> None:
     groups: dict[tuple[str, str], list[Effect]] = {}
     for one in effects:
         groups.setdefault((one.benchmark, one.measure), []).append(one)
+    ratios = len({cell.place["mask.ratio"] for cell in cells("mask_ratio", "tiny")})
     wanted = {
         ("targets", "fine-tune"): ({"target": 4, "seed": 3}, 12),
         ("targets", "linear"): ({"target": 4, "readout": 4, "seed": 3}, 48),
         ("targets", "kNN"): ({"target": 4, "readout": 4, "seed": 3}, 48),
-        ("mask_ratio", "fine-tune"): ({"target": 2, "mask ratio": 5, "seed": 3}, 30),
-        ("mask_ratio", "linear"): ({"target": 2, "mask ratio": 5, "readout": 4, "seed": 3}, 120),
+        ("mask_ratio", "fine-tune"): ({"target": 2, "mask ratio": ratios, "seed": 3}, 6 * ratios),
+        ("mask_ratio", "linear"): (
+            {"target": 2, "mask ratio": ratios, "readout": 4, "seed": 3},
+            24 * ratios,
+        ),
     }
     assert set(groups) == set(wanted)
     for key, (levels, num_cells) in wanted.items():
