@@ -16,10 +16,11 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullLocator
-from matplotlib.transforms import ScaledTranslation, Transform
+from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 from scipy import optimize
 
 from mim_bench.error import UserError
@@ -36,6 +37,8 @@ _DODGE = 2.5
 """Points between curves at the same x."""
 _LINE = 1.25
 """Distance of two labels, in font sizes."""
+_OUTSIDE = 9
+"""Outside the panel is as bad as over so many other things."""
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
 }  # fmt: skip
@@ -206,7 +209,8 @@ def _in_grey(axes: Axes, side: str) -> None:
 def finish(figure: Figure, panels: Sequence[Panel]) -> None:
     """Lays the figure out, then makes room for the labels and places them."""
     FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
+    for _ in range(2):  # ticks follow the size, the size follows their names
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for panel in panels:
         _place(panel, figure.dpi / 72)
@@ -245,16 +249,39 @@ def _place(panel: Panel, point: float) -> None:
         _make_room(one, min(1.0, share))
     ends = _ends(labels) - (box.x0, box.y0)
     if panel.beside:
-        x, wanted = ends[:, 0] + _GAP / 2 * point, ends[:, 1] + 0.8 * size
+        at = _beside(panel, ends, widths, 1.1 * size)
     else:
-        x, wanted = np.full(len(labels), share * box.width + _GAP * point), ends[:, 1]
-    y = wanted.copy()
-    for together in _overlapping(x, x + widths):
-        y[together] = apart(y[together], _LINE * size, size / 2, box.height - size / 2)
-    for i, text in enumerate(texts):
-        text.set_position((x[i] / box.width, y[i] / box.height))
+        y = apart(ends[:, 1], _LINE * size, size / 2, box.height - size / 2)
+        at = [(share * box.width + _GAP * point, height) for height in y]
+    for text, (x, y) in zip(texts, at, strict=True):
+        text.set_position((x / box.width, y / box.height))
         assert text.arrow_patch is not None
-        text.arrow_patch.set_visible(not panel.beside or abs(y[i] - wanted[i]) > size / 2)
+        text.arrow_patch.set_visible(not panel.beside)
+
+
+def _beside(
+    panel: Panel, ends: np.ndarray, widths: np.ndarray, height: float
+) -> list[tuple[float, float]]:
+    """For each label that corner of its point, upper right first, where it lies over the least."""
+    box = panel.axes.bbox
+    taken = [Bbox.from_extents(*(end - height / 4), *(end + height / 4)) for end in ends]
+    for bars in panel.axes.collections:
+        if isinstance(bars, LineCollection):
+            pixels = [bars.get_transform().transform(ends) for ends in bars.get_segments()]
+            taken += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
+    placed = []
+    for (x, y), width in zip(ends, widths, strict=True):
+        right, left, step = x + height / 2, x - height / 2 - width, 0.7 * height
+        corners = [(right, y + step), (right, y - step), (left, y + step), (left, y - step)]
+        boxes = [Bbox.from_bounds(u, v - height / 2, width, height) for u, v in corners]
+        over = [
+            one.count_overlaps(taken) + _OUTSIDE * (one.x0 < 0 or one.y0 < 0 or one.y1 > box.height)
+            for one in boxes
+        ]
+        best = int(np.argmin(over))
+        taken.append(boxes[best])
+        placed.append(corners[best])
+    return placed
 
 
 def _ends(labels: Sequence[Label]) -> np.ndarray:
@@ -268,18 +295,6 @@ def _make_room(axes: Axes, share: float) -> None:
     low, high = transform.transform(np.array(axes.get_xlim()))
     end = transform.inverted().transform(np.array([low + (high - low) / share]))
     axes.set_xlim(right=float(end[0]))
-
-
-def _overlapping(left: np.ndarray, right: np.ndarray) -> list[list[int]]:
-    """Indices of intervals, together where they reach into each other."""
-    groups: list[list[int]] = []
-    end = -np.inf
-    for i in np.argsort(left, kind="stable"):
-        if left[i] > end:
-            groups.append([])
-        groups[-1].append(int(i))
-        end = max(end, right[i])
-    return groups
 
 
 def apart(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:

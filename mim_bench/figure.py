@@ -7,7 +7,7 @@ its own. Where several targets are compared also `pareto`, accuracy against cost
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,8 +37,8 @@ _MEASURES = {"finetune": "fine-tuning", "linear": "linear probe"}
 """Measures with a panel, from left to right."""
 _ACCURACY = "top-1 accuracy (%)"
 _COST = "measured time of pre-training, s per 1000 images\n(under whatever load the machine had)"
-_MANY = 8
-"""Rows; of more only one a target has a label or a learning curve."""
+_MANY = 6
+"""Rows; of more only one a target has learning curves."""
 _HEIGHT, _WIDTHS = 3.4, {1: 4.6, 2: 7.2}
 """Inches; width by number of panels."""
 _CHARACTERS, _TITLE_CHARACTERS = 17.2, 11.5
@@ -298,7 +298,7 @@ def _pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
         return None
     names = [_MEASURES[key] for key in data]
     figure, panels = _sheet(f"{benchmark.title}: accuracy and cost", found, names)
-    every = []
+    every, crowded = [], False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
         panel.beside = True
         for label, pairs in of_rows.items():
@@ -309,7 +309,7 @@ def _pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
             panel.axes.hlines(curve.mean, min(costs), max(costs), color=curve.color, linewidth=1)
             every.append(values)
         _add_front(panel)
-        if len(of_rows) > _MANY:
+        if crowded := len(of_rows) > len(numbers):
             best: dict[str, Label] = {}
             for label in sorted(panel.labels, key=lambda label: label.y):
                 best[targets[label.text]] = label
@@ -317,8 +317,10 @@ def _pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
         if scratch and key == "finetune":
             panel.add_level("from scratch", float(np.mean(scratch)))
         panel.axes.set(xlabel=_COST, ylabel=_ACCURACY)
-    note = " Horizontal bars: least to greatest. Steps: the best mean at that cost or less."
-    return _close(figure, panels, _seeds(every) + note, found)
+    note = _seeds(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
+    note += " Steps: best mean at that cost or less."
+    note += " Named: the best row of each target." if crowded else ""
+    return _close(figure, panels, note, found)
 
 
 def _add_front(panel: Panel) -> None:

@@ -22,6 +22,7 @@ from mim_bench.curve import GREY, Curve, apart, save, style
 from mim_bench.error import UserError
 from mim_bench.figure import compose, draw, pretrain_cost
 from mim_bench.measure import measures
+from mim_bench.resolve import load_config
 from mim_bench.store import Found, benchmark_records, home
 from tests.fake import fake_results
 
@@ -79,8 +80,21 @@ def values(found: list[Found], measure: str, **place: object) -> list[float]:
 
 
 def texts(drawn: Figure) -> list[Text]:
-    found = drawn.findobj(Text)
-    return [one for one in found if one.get_text() and one.get_visible()]  # pyright: ignore
+    """All that is shown."""
+    ticks = [
+        text
+        for axes in drawn.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        for text in (tick.label1, tick.label2)
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    ]
+    found = [one for one in drawn.findobj(Text) if isinstance(one, Text)]
+    return [one for one in found if one.get_text() and one.get_visible() and one not in ticks]
+
+
+def words(drawn: Figure) -> str:
+    return " ".join(" ".join(text.get_text().split()) for text in texts(drawn))
 
 
 def published_axes(axes: Axes) -> Axes:
@@ -92,6 +106,7 @@ def published_axes(axes: Axes) -> Axes:
 def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> None:
     figures, found = drawn_once("mask_ratio")
     fine, linear = figures["figure"].axes[:2]
+    ratios = list(at_preset(load_benchmark("mask_ratio"), "tiny").grid["mask.ratio"])
     assert [axes.get_title(loc="left") for axes in (fine, linear)] == [
         "fine-tuning",
         "linear probe",
@@ -99,7 +114,7 @@ def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> 
     for axes, measure in ((fine, "finetune"), (linear, "linear")):
         for target in ("norm_pixel", "hog"):
             means, ends = points(axes, target), bars(axes, target)
-            assert list(means) == [0.1, 0.3, 0.5, 0.7, 0.9] == list(ends)
+            assert list(means) == ratios == list(ends)
             for ratio, mean in means.items():
                 of_seeds = values(found, measure, **{"target": target, "mask.ratio": ratio})
                 assert len(of_seeds) == 3
@@ -120,20 +135,22 @@ def test_figure__single_seed_has_no_interval(tmp_path: Path) -> None:
         points(fine, "hog")[0.1]
         == values(found, "finetune", **{"target": "hog", "mask.ratio": 0.1})[0]
     )
-    assert any("One seed, so no interval" in text.get_text() for text in texts(figures["figure"]))
+    assert "One seed, so no interval" in words(figures["figure"])
 
 
 def test_partial__runs_from_the_probe_to_fine_tuning(drawn_once: Drawn) -> None:
     figures, found = drawn_once("partial_finetune")
-    axes = figures["figure"].axes[0]
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.5", "1", "2", "4"]
-    order = ("linear", "partial 0.5", "partial 1", "partial 2", "finetune")
+    axes, depth = figures["figure"].axes[0], found[0].cell.config.model.depth
+    between = [k for k in found[0].cell.config.partial.blocks if k < depth]
+    blocks = [0, *between, depth]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [f"{k:g}" for k in blocks]
+    order = ("linear", *(f"partial {k:g}" for k in between), "finetune")
     for target in ("pixel", "norm_pixel", "hog", "dvae"):
         means = [np.mean(values(found, measure, target=target)) for measure in order]
-        assert points(axes, target) == pytest.approx(dict(zip(range(5), means, strict=True)))
-    # 12 of 24 blocks stand where 2 of 4 do; k = 0, 24 at the ends
+        assert points(axes, target) == pytest.approx(dict(enumerate(means)))
+    # 12 of 24 blocks stand where half of ours do; k = 0, 24 at the ends
     mae = points(published_axes(axes), "MAE")
-    assert (mae[0], mae[3], mae[4]) == (73.5, 84.6, 84.9)
+    assert [mae[blocks.index(k)] for k in (0, depth / 2, depth)] == [73.5, 84.6, 84.9]
 
 
 def test_published__in_grey_on_its_own_scale_with_inferred_points_open(drawn_once: Drawn) -> None:
@@ -148,25 +165,29 @@ def test_published__in_grey_on_its_own_scale_with_inferred_points_open(drawn_onc
     assert {to_rgba(str(one.get_color())) for one in axes.get_lines()} == {to_rgba(GREY)}
     assert axes.get_ylim() != figures["figure"].axes[1].get_ylim()
     assert "own scale" in axes.get_ylabel()
-    assert "open: inferred" in " ".join(text.get_text() for text in texts(figures["figure"]))
+    assert "open: inferred" in words(figures["figure"])
 
 
 @pytest.mark.parametrize(
-    ("name", "x"),
-    [("schedule", [1.5, 3, 6, 12, 24]), ("decoder_width", [16, 32, 64, 96, 128]),
-     ("decoder_depth", [1, 2, 4, 8, 12])],
-)  # fmt: skip
+    ("name", "field", "reference", "published"),
+    [
+        ("schedule", "pretrain.epochs", 800, [100, 200, 400, 800, 1600]),
+        ("decoder_width", "model.decoder_dim", 512, [128, 256, 512, 768, 1024]),
+        ("decoder_depth", "model.decoder_depth", 1, [1, 2, 4, 8, 12]),
+    ],
+)
 def test_published__scaled_to_the_preset_or_on_its_own_axis(
-    drawn_once: Drawn, name: str, x: list[float]
+    drawn_once: Drawn, name: str, field: str, reference: float, published: list[float]
 ) -> None:
-    drawn = drawn_once(name)[0]["figure"]
-    panel = drawn.axes[0]
+    figures, found = drawn_once(name)
+    panel = figures["figure"].axes[0]
+    own = next(one.cell.place[field] for one in found if one.cell.relative.get(field) == 1)
     axes = published_axes(panel)
-    assert sorted(points(axes, "MAE")) == x
+    assert sorted(points(axes, "MAE")) == pytest.approx([x * own / reference for x in published])
     shared = panel.get_shared_x_axes().joined(panel, axes)
     assert shared == (name != "decoder_depth")
-    note = " ".join(text.get_text() for text in texts(drawn))
-    assert ("stands at" in note) == shared
+    note = words(figures["figure"])
+    assert (f"Its {reference} stands at {own} here" in note) == shared
     assert ("MAE, published: decoder depth" in note) != shared
 
 
@@ -208,17 +229,22 @@ def test_curves__losses_begin_at_1_and_accuracies_are_the_records(drawn_once: Dr
 
 
 def test_curves__of_many_rows_the_ones_at_the_presets_own_value(drawn_once: Drawn) -> None:
-    drawn = drawn_once("mask_ratio")[0]["curves"]
+    drawn, ratio = drawn_once("mask_ratio")[0]["curves"], load_config("hog", "tiny").mask.ratio
     labels = {str(one.get_label()) for one in drawn.axes[0].get_lines()}
     assert labels == {"norm_pixel", "hog"}
-    assert any("At ratio 0.5" in text.get_text() for text in texts(drawn))
+    assert f"At ratio {ratio:g}" in words(drawn)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_figure__readable(drawn_once: Drawn, name: str) -> None:
     figures, _ = drawn_once(name)
+    benchmark = load_benchmark(name)
+    stems = ["figure"] if benchmark.figure else []
+    stems += ["pareto", "curves"] if "target" in benchmark.grid else []
+    assert list(figures) == stems
     for stem, drawn in figures.items():
-        drawn.draw_without_rendering()
+        with style():
+            drawn.draw_without_rendering()
         sheet, shown = drawn.bbox, texts(drawn)
         for text in shown:
             box = Text.get_window_extent(text)
@@ -252,21 +278,18 @@ def test_apart__keeps_order_and_distance_and_moves_no_more_than_needed() -> None
 def test_draw__writes_all_formats_and_a_redraw_is_byte_identical(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = draw("targets", "tiny", results)
-    folder = home("targets", "tiny", results)
-    stems = [
-        f"{stem}.{suffix}" for stem in ("pareto", "curves") for suffix in ("png", "svg", "pdf")
-    ]
-    assert paths == [folder / name for name in stems]
+    paths = draw("decoder_width", "tiny", results)
+    folder = home("decoder_width", "tiny", results)
+    assert paths == [folder / f"figure.{suffix}" for suffix in ("png", "svg", "pdf")]
     before = [path.read_bytes() for path in paths]
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)  # the user's own settings
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
-    assert draw("targets", "tiny", results) == paths
+    assert draw("decoder_width", "tiny", results) == paths
     assert [path.read_bytes() for path in paths] == before
-    svg = (folder / "curves.svg").read_text()
+    svg = (folder / "figure.svg").read_text()
     assert ">norm_pixel</text>" in svg
     assert "<dc:date>" not in svg
-    assert b"CreationDate" not in (folder / "curves.pdf").read_bytes()
+    assert b"CreationDate" not in (folder / "figure.pdf").read_bytes()
     assert matplotlib.rcParams["font.size"] == 20
 
 
@@ -309,7 +332,7 @@ def test_style__is_colour_blind_safe_and_shipped() -> None:
     with style():
         colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
         okabe_ito = {"000000", "E69F00", "56B4E9", "009E73", "0072B2", "D55E00", "CC79A7"}
-        assert set(colors) == okabe_ito
+        assert {color.strip("#") for color in colors} == okabe_ito
         assert len(colors) == len(okabe_ito) == curve._NUM_COLORS
         assert matplotlib.rcParams["pdf.fonttype"] == 42
     assert Curve("a", (0.0,), ((1.0,),), 7).color == "C0"
