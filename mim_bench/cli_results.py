@@ -119,9 +119,9 @@ def table(
 
 
 def _print_table(headings: list[str], lines: list[list[str]]) -> None:
-    shown = Table(*headings[:1])
-    for heading in headings[1:]:
-        shown.add_column(heading, justify="right")
+    shown = Table()
+    for heading in headings:
+        shown.add_column(heading, justify="right" if shown.columns else "left", overflow="fold")
     for line in lines:
         shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
     out_console.print(shown)

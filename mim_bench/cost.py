@@ -1,39 +1,32 @@
 """What a run costs, known before it starts and without its data at hand.
 
-FLOPs are those of matrix products, convolutions and attention, a multiplication and its addition as two,
-counted by torch on the `meta` device: shapes only, so ViT-H takes seconds and no memory. Attention is
-counted by its plain form, as torch's counter knows no attention kernel of the CPU. A target whose code
-needs values is counted on one image on the CPU.
+FLOPs of one image come from `mim_bench.flops`. The fit of a target is shared by all runs of a table and
+estimated apart (`fit_flops`).
 
-Left out: the fit of a target (shared by all runs of a table), losses, optimiser steps, the solver of
-`low_shot`, decoding and crops; of storage, logs, records and pictures.
+Left out: losses, optimiser steps, the solver of `low_shot`, decoding and crops; of storage, logs, records
+and pictures.
 """
 
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from mim_bench import environment, feature, masking, speed
+from mim_bench import environment, feature, flops, speed
 from mim_bench.config import ModelConfig, RunConfig, ScheduleConfig
 from mim_bench.data import ArraySet, Split
 from mim_bench.data.source import IMAGENET
 from mim_bench.dataset import Data, complete, open_data
 from mim_bench.experiment import needs_pretraining
-from mim_bench.model import MaskedAutoencoder, build_encoder
+from mim_bench.flops import ModelCount
 from mim_bench.protocols import PROTOCOLS
 from mim_bench.protocols.partial import trained_part
 from mim_bench.record import DataFacts
-from mim_bench.resolve import geometry, make_target, validated
+from mim_bench.resolve import geometry, validated
 from mim_bench.target import Geometry
 
 NUM_IMAGES = {
@@ -54,7 +47,6 @@ _SHAPE = {
     "imagenet": (None, 3, 1000),
 }
 """Image size in pixels (unset: it varies), channels and classes of the same."""
-_META = torch.device("meta")
 _WARM_UP_STEPS, _TIMED_STEPS = 3, 7
 _STEP_FLOPS = {"cpu": 1e11, "cuda": 5e13, "mps": 1e12}
 """Of a timed step at most: a cluster's batch would keep a laptop busy for hours."""
@@ -106,7 +98,7 @@ def estimate(config: RunConfig) -> Cost:
     seen = _images_seen(config.pretrain, data.train.num_images) if pretrains else 0
     most, kept = _bytes(config, data, pretrains)
     return Cost(
-        pretrain_flops=float(seen * step_flops(config)) if seen else 0.0,
+        pretrain_flops=float(seen * flops.step(config)) if seen else 0.0,
         protocol_flops=_protocol_flops(config, data),
         storage_bytes=most,
         kept_bytes=kept,
@@ -119,16 +111,25 @@ def estimate(config: RunConfig) -> Cost:
     )
 
 
-def step_flops(config: RunConfig) -> int:
-    """FLOPs of one image in a pre-training step, the target included; the config must be sized."""
-    return _masked_count(config).step + _target_count(_target_key(config)).forward
+def fit_flops(config: RunConfig) -> float | None:
+    """FLOPs of fitting the target, roughly: each of `fit_epochs` passes forward and backward.
+
+    0 if there is nothing to fit, unset if the target does not say how many passes it takes. What a fit
+    needs beside the target, such as a decoder, is not counted.
+    """
+    data = _data(config)
+    count, params = flops.target(complete(config, data)), config.target.params
+    if not count.needs_fit:
+        return 0.0
+    epochs = params.get("fit_epochs")
+    return None if epochs is None else 3.0 * count.forward * data.train.num_images * epochs
 
 
 def device_speed(config: RunConfig) -> float:
     """FLOP/s that the pre-training step sustains on this device: median over a few steps."""
     config = sized(config)
     device = environment.choose_device(config.runtime.device)
-    per_image = step_flops(config)
+    per_image = flops.step(config)
     batch = min(speed.part_size(config), max(2, int(_STEP_FLOPS[device.type] / per_image)))
     schedule = config.pretrain.model_dump() | {"batch_size": batch, "accumulation_steps": 1}
     torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
@@ -144,12 +145,20 @@ def device_speed(config: RunConfig) -> float:
 
 def _data(config: RunConfig) -> Data:
     """Splits of the right number and size, their pixels unread."""
+    content = config.model_dump(mode="json", include={"data", "evaluate"})
+    content["data"] |= {"image_size": None}  # or it is checked against a patch that is not here
+    content["target"] = {"name": "none", "class_path": "none", "version": 0}
+    return _data_of(json.dumps(content, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _data_of(key: str) -> Data:
+    config = validated(json.loads(key))
     settings = config.data
     kind = settings.source.partition(":")[0]
     if kind not in NUM_IMAGES:
-        content = config.model_dump(mode="json", include={"target", "data", "evaluate"})
-        content["data"] |= {"image_size": None}  # or it is checked against a patch that is not here
-        return _opened(json.dumps(content, sort_keys=True))
+        streamed = {"runtime": {"memory_gb": 1e-9}}  # the pixels are not wanted
+        return open_data(validated(json.loads(key) | streamed), torch.device("cpu"))
     size, channels, num_classes = _SHAPE[kind]
     channels = settings.in_chans or channels
     num_train, num_test = NUM_IMAGES[kind]
@@ -170,9 +179,8 @@ def _data(config: RunConfig) -> Data:
 
 
 @lru_cache(maxsize=8)
-def _opened(key: str) -> Data:
-    streamed = {"runtime": {"memory_gb": 1e-9}}  # the pixels are not wanted
-    return open_data(validated(json.loads(key) | streamed), torch.device("cpu"))
+def _num_classes(data: Data) -> int:
+    return data.num_classes
 
 
 def _images_seen(schedule: ScheduleConfig, num_images: int) -> int:
@@ -180,124 +188,12 @@ def _images_seen(schedule: ScheduleConfig, num_images: int) -> int:
     return num_images // schedule.batch_size * schedule.batch_size * schedule.epochs
 
 
-# ---- counts for one image
-
-
-@dataclass(frozen=True)
-class _Count:
-    """FLOPs of one image; bytes of weights."""
-
-    forward: int
-    step: int = 0
-    """Forward and backward."""
-    dim: int = 0
-    """Of a target."""
-    saved_bytes: int = 0
-    """What a checkpoint holds: weights and AdamW's two moments, or the state of a target that learns."""
-    kept_bytes: int = 0
-
-
-@contextmanager
-def _counting() -> Iterator[FlopCounterMode]:
-    counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        yield counter
-
-
-def _trained_count(model: nn.Module, forward: Callable[[], torch.Tensor]) -> _Count:
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    with torch.enable_grad(), _counting() as counter:
-        output = forward()
-        alone = counter.get_total_flops()
-        output.sum().backward()
-    size = _size(model)
-    step = counter.get_total_flops()
-    return _Count(alone, step, saved_bytes=size + 2 * trained, kept_bytes=size)
-
-
-def _masked_count(config: RunConfig) -> _Count:
-    num_visible = masking.MaskSampler(config.mask, geometry(config).grid).num_visible
-    dim = _target_count(_target_key(config)).dim
-    return _count_masked(config.model.model_dump_json(), geometry(config), num_visible, dim)
-
-
-@lru_cache(maxsize=1024)
-def _count_masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> _Count:
-    parsed = ModelConfig.model_validate_json(settings)
-    with _META:
-        model = MaskedAutoencoder(parsed, shape, dim, num_visible=num_visible)
-    noise, images = torch.empty(1, shape.num_patches, device=_META), _image(shape, _META)
-    visible, restore, _ = masking.split(noise, num_visible)
-    found = _trained_count(model, lambda: model.predict(images, visible, restore))
-    # the encoder is saved on its own too
-    return replace(found, kept_bytes=found.kept_bytes + _size(model.encoder))
-
-
-def _target_key(config: RunConfig) -> str:
-    data = {"image_size", "in_chans", "mean", "std"}
-    parts = {"target": True, "mask": True, "data": data, "model": {"patch_size"}}
-    return config.model_dump_json(include=parts)
-
-
-@lru_cache(maxsize=1024)
-def _target_count(key: str) -> _Count:
-    config = RunConfig.model_validate_json(key)
-
-    def on(device: torch.device) -> _Count:
-        # not built on meta: what a target caches for itself must stay fit for use
-        target = make_target(config)
-        target.skip_fit()
-        saved = _size(target) if target.follows_student else 0
-        target.to(device)
-        with _counting() as counter:
-            target(_image(target.geometry, device))
-        return _Count(counter.get_total_flops(), dim=target.dim, saved_bytes=saved)
-
-    try:
-        return on(_META)
-    except Exception:  # meta makes code fail in any way; a real fault comes back on the CPU
-        return on(torch.device("cpu"))
-
-
-@lru_cache(maxsize=1024)
-def _encoder_forward(settings: str, shape: Geometry) -> int:
-    """FLOPs of an image's frozen features."""
-    with _META:
-        encoder = build_encoder(ModelConfig.model_validate_json(settings), shape, seed=0)
-    with _counting() as counter:
-        feature.readouts(encoder, _image(shape, _META))
-    return counter.get_total_flops()
-
-
-@lru_cache(maxsize=1024)
-def _classifier_count(
-    settings: str, shape: Geometry, num_classes: int, num_trained: float | None
-) -> _Count:
-    """A classifier of which all is trained, or the last `num_trained` blocks."""
-    parsed = ModelConfig.model_validate_json(settings)
-    with _META:
-        model = build_encoder(parsed, shape, seed=0, num_classes=num_classes)
-    model.pos_embed.requires_grad_(True)
-    if num_trained is not None:
-        trained_part(model, num_trained)
-    return _trained_count(model, lambda: model(_image(shape, _META)))
-
-
-def _image(shape: Geometry, device: torch.device) -> torch.Tensor:
-    return torch.zeros(1, shape.in_chans, *shape.image_size, device=device)
-
-
-def _size(module: nn.Module) -> int:
-    """Bytes of what is saved."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-
-
 # ---- protocols and storage
 
 
 def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
     num_train, num_test = data.train.num_images, data.evaluate.num_images
-    encoder = _encoder_forward(config.model.model_dump_json(), geometry(config))
+    encoder = flops.frozen_encoder(config)
     head = 2 * len(feature.READOUTS) * config.model.embed_dim  # a class or a neighbour, an image
     not_taken = {"train": num_train, "test": num_test}
 
@@ -311,7 +207,9 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
             case "linear":
                 seen = _images_seen(config.linear, num_train)
                 encoded = encoder * seen if config.linear.augment else features("train")
-                return encoded + features("test") + head * data.num_classes * (3 * seen + num_test)
+                return (
+                    encoded + features("test") + head * _num_classes(data) * (3 * seen + num_test)
+                )
             case "low_shot":
                 return features("train", "test")
             case "finetune" | "scratch" | "partial":
@@ -320,24 +218,35 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
                 )
             case "speed":
                 steps = config.speed.warmup_steps + config.speed.steps
-                return steps * speed.part_size(config) * step_flops(config)
+                return steps * speed.part_size(config) * flops.step(config)
             case _:
                 raise ValueError(f"protocol {name}: mim_bench.cost does not know what it does")
 
-    flops = {name: float(one(name)) for name in config.evaluate.protocols}
-    return {name: value * (1 + PROTOCOLS[name].has_control) for name, value in flops.items()}
+    once = {name: float(one(name)) for name in config.evaluate.protocols}
+    return {name: value * (1 + PROTOCOLS[name].has_control) for name, value in once.items()}
 
 
-def _parts(config: RunConfig, data: Data, protocol: str) -> list[_Count]:
+def _parts(config: RunConfig, data: Data, protocol: str) -> list[ModelCount]:
     """The classifiers that a protocol trains one after the other."""
     numbers: list[float | None] = [None] if protocol in ("finetune", "scratch") else []
     if protocol == "partial":
         numbers += [number for number in config.partial.blocks if number < config.model.depth]
-    key, shape = config.model.model_dump_json(), geometry(config)
-    return [_classifier_count(key, shape, data.num_classes, number) for number in numbers]
+    settings, shape = config.model.model_dump_json(), geometry(config)
+    return [_classifier(settings, shape, _num_classes(data), number) for number in numbers]
 
 
-def _trained_flops(config: RunConfig, data: Data, part: _Count) -> int:
+@lru_cache(maxsize=1024)
+def _classifier(
+    settings: str, shape: Geometry, num_classes: int, num_blocks: float | None
+) -> ModelCount:
+    """A classifier of which all is trained, or the last `num_blocks` blocks."""
+    model = ModelConfig.model_validate_json(settings)
+    if num_blocks is None:
+        return flops.classifier(model, shape, num_classes)
+    return flops.classifier(model, shape, num_classes, lambda e: trained_part(e, num_blocks))
+
+
+def _trained_flops(config: RunConfig, data: Data, part: ModelCount) -> int:
     """Of a classifier's training, of its accuracy after each epoch, of its test."""
     schedule, num_train = config.finetune, data.train.num_images
     held_out = round(num_train * schedule.holdout_fraction)
@@ -353,9 +262,8 @@ def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
 
     most, kept, number = [0], 0, written(config.pretrain)
     if pretrains:
-        model = _masked_count(config)
-        one, kept = model.saved_bytes, model.kept_bytes
-        one += _target_count(_target_key(config)).saved_bytes
+        model = flops.masked(config)
+        one, kept = model.saved_bytes + flops.target(config).saved_bytes, model.kept_bytes
         most += [min(number, 3) * one, min(number, 2) * one + kept]
     number = written(config.finetune)
     for name in config.evaluate.protocols:  # the checkpoints of its parts go when it is done

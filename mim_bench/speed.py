@@ -3,8 +3,8 @@
     python -m mim_bench speed --preset tiny
 
 Times a whole step (target, forward, backward, AdamW) on one batch of the preset's shape, targets taking
-turns so that a disturbance hits all alike, and reports medians. FLOPs are counted by torch, backward
-included; the peak is the best matrix product measured on this device in the same precision.
+turns so that a disturbance hits all alike, and reports medians. FLOPs are those of `mim_bench.flops`;
+the peak is the best matrix product measured on this device in the same precision.
 """
 
 import statistics
@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from mim_bench import environment, loop, masking, recipe
+from mim_bench import environment, flops, loop, masking, recipe
 from mim_bench.accelerate import accelerate
 from mim_bench.config import RunConfig
 from mim_bench.dataset import complete, open_data
@@ -43,7 +42,7 @@ class Speed:
     peak_gb: float | None
     """cuda: allocated; Linux CPU: resident, the process's own included; else unknown."""
     flops: int
-    """Of a step, as torch counts them: matrix products and attention, backward included."""
+    """Of a step: matrix products, convolutions and attention, backward included."""
     peak_share: float
     """FLOP/s over the matrix peak measured here."""
 
@@ -157,7 +156,7 @@ class Stepper:
         groups = decay_groups(model.named_parameters(), config.pretrain.weight_decay)
         self.optimizer = loop.adamw(groups, config.pretrain)
         self.config, self.device = config, device
-        self.flops = self._count_flops()  # of the plain model: the counter does not know oneDNN
+        self.flops = len(self.images) * flops.step(config)
         accelerate(model, device, config.runtime)
 
     def step(self) -> None:
@@ -170,12 +169,6 @@ class Stepper:
     def target_only(self) -> None:
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
             self.target(self.images.float() / 255)
-
-    def _count_flops(self) -> int:
-        counter = FlopCounterMode(display=False)
-        with counter:
-            self.step()
-        return counter.get_total_flops()
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:

@@ -1,0 +1,90 @@
+"""When a list of jobs would be done on several GPUs: list scheduling.
+
+Jobs are handed to the queue in the order of the list, each as soon as there is a place, with what it has to
+wait for (`sbatch --dependency`); a waiting job keeps its place. A free GPU takes the first job of the list
+that is queued and waits for nothing. Every job takes one GPU; starting one takes no time.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mim_bench.error import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One entry of a queue."""
+
+    name: str
+    hours: float
+    needs: tuple[str, ...] = ()
+    """Names of jobs that must be done before; they stand earlier in the list."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the jobs."""
+
+    start_hours: dict[str, float]
+    """By name, in the order of the list, from the beginning."""
+    gpu_hours: float
+    """Of all jobs."""
+    makespan_hours: float
+    """From the beginning until the last job is done."""
+    chain: tuple[Job, ...]
+    """The longest sequence of jobs that wait for one another: no number of GPUs is faster."""
+
+    @property
+    def chain_hours(self) -> float:
+        return sum(job.hours for job in self.chain)
+
+
+def simulate(jobs: Sequence[Job], gpus: int, queue_limit: int | None = None) -> Outcome:
+    """Start of every job on `gpus` GPUs, with at most `queue_limit` jobs queued and running together.
+
+    Raises:
+        UserError: a number below 1.
+    """
+    for name, value in (("gpus", gpus), ("queue_limit", queue_limit)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: allowed: whole numbers from 1")
+    _check(jobs)
+    start: dict[str, float] = {}
+    done: set[str] = set()
+    queued: list[Job] = []
+    running: list[tuple[float, int, str]] = []  # end, place for ties, name
+    now, handed = 0.0, 0
+    while len(done) < len(jobs):
+        places = len(jobs) if queue_limit is None else queue_limit - len(queued) - len(running)
+        queued += jobs[handed : handed + places]
+        handed = min(handed + places, len(jobs))
+        for job in [job for job in queued if done.issuperset(job.needs)][: gpus - len(running)]:
+            queued.remove(job)
+            start[job.name] = now
+            heapq.heappush(running, (now + job.hours, len(start), job.name))
+        now = running[0][0]
+        while running and running[0][0] <= now:
+            done.add(heapq.heappop(running)[2])
+    return Outcome(
+        start_hours={job.name: start[job.name] for job in jobs},
+        gpu_hours=sum(job.hours for job in jobs),
+        makespan_hours=now,
+        chain=_longest_chain(jobs),
+    )
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    seen: set[str] = set()
+    for job in jobs:
+        if job.name in seen or not seen.issuperset(job.needs):
+            raise ValueError(f"job {job.name}: named twice, or before what it needs")
+        seen.add(job.name)
+
+
+def _longest_chain(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    until: dict[str, tuple[float, tuple[Job, ...]]] = {}
+    for job in jobs:
+        before = max((until[name] for name in job.needs), key=lambda one: one[0], default=(0.0, ()))
+        until[job.name] = (before[0] + job.hours, (*before[1], job))
+    return max(until.values(), key=lambda one: one[0], default=(0.0, ()))[1]
