@@ -15,12 +15,13 @@ INSTALLED := .venv/installed
 UNFINISHED := .venv/unfinished
 USABLE := $(PY) -c "import pip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null
 
-.PHONY: help run test lock wheel clean
+.PHONY: help run test test-slurm lock wheel clean
 
 help:
 	@echo "make run    set up, then pre-train on HOG and evaluate, on the embedded images; continues a stopped run"
 	@echo "            ARGS=\"--seed 1 pretrain.epochs=5\" are handed on"
 	@echo "make test   set up, then ruff, basedpyright and pytest; ARGS=\"-k hog\" are handed to pytest"
+	@echo "make test-slurm  set up, then the tests on a real Slurm of this machine, which root installs (Debian)"
 	@echo "make lock   requirements.lock anew from pyproject.toml; ARGS=--upgrade for newer versions"
 	@echo "make wheel  set up, then sdist and wheel in dist/"
 	@echo "make clean  remove all that the others made, .venv included, but no runs"
@@ -34,6 +35,9 @@ test: $(INSTALLED)
 	$(PY) -m ruff format --check .
 	$(PY) -m basedpyright
 	$(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+test-slurm: $(INSTALLED)
+	MIM_BENCH_REQUIRE_SLURM=1 $(PY) -m pytest -p no:xdist tests/slurm $(ARGS)
 
 wheel: $(INSTALLED)
 	rm -rf dist

@@ -63,6 +63,7 @@ def sweep(
     from mim_bench.sweep import sweep as run_sweep
 
     given = settings(overrides, None, data, device, limit_images)
+    chosen = protocols.split(",") if protocols else None
     if dry_run:
         from mim_bench.dry_run import dry_run as plan
 
@@ -71,6 +72,7 @@ def sweep(
             preset,
             results=results,
             overrides=given,
+            protocols=chosen,
             out=out,
             device_tflops=device_tflops,
             gpus=gpus,
@@ -84,7 +86,7 @@ def sweep(
         out=out,
         results=results,
         overrides=given,
-        protocols=protocols.split(",") if protocols else None,
+        protocols=chosen,
         jobs=jobs,
         stages=progress.Terminal(err_console),
         told=lambda line: out_console.print(line, highlight=False),

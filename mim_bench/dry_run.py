@@ -79,17 +79,21 @@ def forecast(
     *,
     results: Path,
     overrides: Sequence[str] = (),
+    protocols: Sequence[str] | None = None,
     out: Path | None = None,
 ) -> Forecast:
     """What is missing of a benchmark's runs.
 
     Args:
+        protocols: of the benchmark's, only these; by default all.
         out: folder of run folders; a pre-training that is finished there is not counted again.
 
     Raises:
         UserError: no runs belong to the benchmark, or one of its records is damaged.
     """
-    tasks = plan(name, preset, results=results, overrides=overrides, copy=False)
+    tasks = plan(
+        name, preset, results=results, overrides=overrides, protocols=protocols, copy=False
+    )
     todo = [task for task in tasks if task.missing]
     there = _finished(out, [task.cell.config for task in todo])
     pretrainings: dict[str, str] = {}  # hash of a run -> name of its job
@@ -204,6 +208,7 @@ def dry_run(
     *,
     results: Path,
     overrides: Sequence[str] = (),
+    protocols: Sequence[str] | None = None,
     out: Path | None = None,
     device_tflops: float | None = None,
     gpus: int | None = None,
@@ -212,6 +217,7 @@ def dry_run(
     """What a sweep would do, as a table and lines to print.
 
     Args:
+        protocols: of the benchmark's, only these; by default all.
         out: folder of run folders; a pre-training that is finished there is not counted again.
         device_tflops: TFLOP/s that one device sustains in training; by default measured on this one.
         gpus: devices to spread the jobs over.
@@ -226,7 +232,9 @@ def dry_run(
         raise UserError(f"queue_limit={queue_limit} needs gpus")
     if load_benchmark(name).division == "published":
         return Text(f"Benchmark '{name}' has published rows only: there is nothing to run.")
-    found = forecast(name, preset, results=results, overrides=overrides, out=out)
+    found = forecast(
+        name, preset, results=results, overrides=overrides, protocols=protocols, out=out
+    )
     title = f"{Path(name).stem}, {Path(preset).stem}"
     if found.longest is None:
         return Group(_table(found, title, 1.0), Text("Nothing is missing."))

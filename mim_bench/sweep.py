@@ -59,16 +59,25 @@ class Task:
 
 
 def plan(
-    name: str, preset: str, *, results: Path, overrides: Sequence[str] = (), copy: bool = True
+    name: str,
+    preset: str,
+    *,
+    results: Path,
+    overrides: Sequence[str] = (),
+    protocols: Sequence[str] | None = None,
+    copy: bool = True,
 ) -> list[Task]:
     """Every cell, with the protocols that it lacks, after records of the same runs have been taken over.
 
     Args:
+        protocols: of the benchmark's, only these; by default all.
         copy: if not, such records count as there, but no file is written.
 
     Raises:
         UserError: no runs belong to the benchmark, or one of its records is damaged.
     """
+    for unknown in set(protocols or ()) - set(PROTOCOLS):
+        raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
     todo = cells(name, preset, overrides)
     if not todo:
         raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
@@ -84,10 +93,12 @@ def plan(
                     if copy:
                         store.copy(one.path, one.record, folder)
                     have[id(cell)].add(one.record.protocol)
-    return [
-        Task(cell, number, len(todo), tuple(p for p in cell.config.evaluate.protocols if p not in have[id(cell)]))
-        for number, cell in enumerate(todo, start=1)
-    ]  # fmt: skip
+    tasks = []
+    for number, cell in enumerate(todo, start=1):
+        wanted = [p for p in cell.config.evaluate.protocols if protocols is None or p in protocols]
+        missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
+        tasks.append(Task(cell, number, len(todo), missing))
+    return tasks
 
 
 def _current(todo: Sequence[Cell], folder: Path) -> dict[int, set[str]]:
@@ -127,11 +138,7 @@ def sweep(
 
     A failed cell's traceback is in `<out>/failed/`, or, where `jobs` is more than 1, in its job's log.
     """
-    tasks = plan(name, preset, results=results, overrides=overrides)
-    if protocols is not None:
-        for unknown in set(protocols) - set(PROTOCOLS):
-            raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
-        tasks = [replace(t, missing=tuple(p for p in t.missing if p in protocols)) for t in tasks]
+    tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
     records = store.home(name, preset, results) / "records"
     failed: list[Cell] = []
 
