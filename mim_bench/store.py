@@ -118,36 +118,36 @@ def find(
 
     Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
     """
-    exact = {_key(cell.config, cell, exact=True): cell for cell in todo}
-    loose = {_key(cell.config, cell, exact=False): cell for cell in todo}
+    exact = {_key(cell.config): cell for cell in todo}
+    loose: dict[frozenset[str], dict[str, Cell]] = {}
+    for cell in todo:
+        kept = frozenset(cell.varies() | {"target.name"})
+        loose.setdefault(kept, {})[_key(cell.config, kept)] = cell
     found, foreign = [], []
     for path, record in records:
         config = validated(record.config)
-        cell = exact.get(_key(config, None, exact=True))
-        old = ()
+        cell, old = exact.get(_key(config)), ()
         if cell is None:
-            cell = next(
-                (c for c in todo if _key(config, c, exact=False) in loose
-                 and loose[_key(config, c, exact=False)] is c), None,
-            )  # fmt: skip
-            old = ("target",)
+            near = (of_key.get(_key(config, kept)) for kept, of_key in loose.items())
+            cell, old = next((one for one in near if one is not None), None), ("target",)
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
             foreign.append(path)
             continue
         found.append(Found(record, path, cell, old + _older(record, config, cell.config)))
     order = {id(cell): place for place, cell in enumerate(todo)}
-    found.sort(key=lambda one: (order[id(one.cell)], one.record.protocol))
-    return found, foreign
+    # of several records of one place the current one counts, else the newest
+    found.sort(key=lambda one: (not one.stale, one.record.started))
+    of_place = {(order[id(one.cell)], one.record.protocol): one for one in found}
+    return [one for _, one in sorted(of_place.items())], foreign
 
 
-def _key(config: RunConfig, cell: Cell | None, *, exact: bool) -> str:
-    """What a record and its cell share; not `exact`: whatever version of the target, unless it is varied."""
+def _key(config: RunConfig, kept: frozenset[str] | None = None) -> str:
+    """What a record and its cell share; with `kept` of the target block these fields only, so that a
+    record of an older version of a target still finds its row."""
     identity = flatten(config.identity())
     for field in (*_FROM_DATA, *_WHERE):
         identity.pop(field, None)
-    if not exact:
-        assert cell is not None
-        kept = cell.varies() | {"target.name"}
+    if kept is not None:
         identity = {k: v for k, v in identity.items() if not k.startswith("target.") or k in kept}
     return digest(identity)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from fake import fake_record, fake_results
@@ -88,8 +89,6 @@ def test_no_records__names_the_command(tmp_path):
 
 
 def test_newer_protocol_or_target__makes_records_stale_but_keeps_them(results, monkeypatch):
-    from dataclasses import replace
-
     from mim_bench.targets.norm_pixel import NormPixelTarget
 
     newer = replace(PROTOCOLS["linear"], version=PROTOCOLS["linear"].version + 1)
@@ -99,6 +98,20 @@ def test_newer_protocol_or_target__makes_records_stale_but_keeps_them(results, m
     monkeypatch.setattr(NormPixelTarget, "version", 99)
     found = store.benchmark_records("decoder_depth", "tiny", results)
     assert len(found) == 24 and all("target" in one.stale for one in found)
+
+
+def test_current_record__takes_the_place_of_a_stale_one(results):
+    cell = benchmark.cells("decoder_depth", "tiny")[0]
+    target = cell.config.target.model_copy(update={"version": 0})
+    older = replace(cell, config=cell.config.model_copy(update={"target": target}))
+    record, correct = fake_record(older, "linear", 0.1)
+    write(first(results).with_name(f"{record.run_id}__linear.json"), record, correct)
+    found = store.benchmark_records("decoder_depth", "tiny", results)
+    assert len(found) == 24 and all(one.stale == () for one in found)
+    mine = next(o for o in found if o.cell.config == cell.config and o.record.protocol == "linear")
+    mine.path.unlink()
+    found = store.benchmark_records("decoder_depth", "tiny", results)
+    assert [o.record.run_id for o in found if o.stale] == [record.run_id]
 
 
 def test_other_place_of_the_same_images__is_the_same_run(tmp_path):
