@@ -122,8 +122,10 @@ def table(
 
 def _print_table(headings: list[str], lines: list[list[str]]) -> None:
     shown = Table()
-    for heading in headings:
-        shown.add_column(heading, justify="right" if shown.columns else "left", overflow="fold")
+    for place, heading in enumerate(headings):
+        longest = max(len(word) for line in lines for word in line[place].split() or [""])
+        justify = "right" if place else "left"
+        shown.add_column(heading, justify=justify, overflow="fold", min_width=min(longest, 18))
     for line in lines:
         shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
     out_console.print(shown)
