@@ -49,7 +49,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@if [ -e $(UNFINISHED) ] || ! $(USABLE); then $(MAKE) --no-print-directory .venv; fi
 	@touch $(UNFINISHED)
 	@echo "installing requirements.lock in .venv; the first time this takes minutes"
-	@{ $(PY) -m pip install -qq uv==$(UV) && $(PY) -m uv pip sync --quiet --python $(PY) requirements.lock; } \
+	@{ $(PY) -m pip install -qq uv==$(UV) && $(PY) -m uv pip sync --quiet --compile-bytecode --python $(PY) requirements.lock; } \
 		|| { echo "without uv: pip installs the same, slower"; $(PY) -m pip install --quiet -r requirements.lock; }
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@mv $(UNFINISHED) $@

@@ -1,5 +1,5 @@
-"""What the figures of `mim_bench.figure` are put together from: a panel with curves over seeds, each labelled
-at its end, beside a published one in grey with a scale of its own; and the files of a figure.
+"""What figures are put together from: a panel with curves over seeds, each labelled at its end (see `label`),
+beside a published one in grey with a scale of its own; the layout and the files of a figure.
 
 Legend: P points of a curve.
 """
@@ -16,29 +16,21 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import NullLocator
-from matplotlib.transforms import Bbox, ScaledTranslation, Transform
-from scipy import optimize
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from mim_bench.error import UserError
+from mim_bench.label import Label, place
 from mim_bench.table import half_interval
 
 STYLE = Path(__file__).with_name("figure.mplstyle")
 GREY = "#6e6e6e"
 """Of what was not measured here or not pre-trained; legible as text on white."""
 _MARKERS = "osD^vPX"
-_NUM_COLORS = 7
-_GAP = 9.0
-"""Points between a curve's end and its label."""
+NUM_COLORS = 7
 _DODGE = 2.5
 """Points between curves at the same x."""
-_LINE = 1.25
-"""Distance of two labels, in font sizes."""
-_OUTSIDE = 9
-"""Outside the panel is as bad as over so many other things."""
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
 }  # fmt: skip
@@ -69,22 +61,11 @@ class Curve:
 
     @property
     def color(self) -> str:
-        return f"C{self.number % _NUM_COLORS}"
+        return f"C{self.number % NUM_COLORS}"
 
     @property
     def marker(self) -> str:
         return _MARKERS[self.number % len(_MARKERS)]
-
-
-@dataclass(frozen=True)
-class Label:
-    """Text at a point, in data units of its axes."""
-
-    axes: Axes
-    x: float
-    y: float
-    text: str
-    color: str
 
 
 @dataclass
@@ -203,7 +184,7 @@ def _in_grey(axes: Axes, side: str) -> None:
     axes.spines[side].set(visible=True, color=GREY)
 
 
-# ---- labels ----
+# ---- layout ----
 
 
 def finish(figure: Figure, panels: Sequence[Panel]) -> None:
@@ -213,100 +194,13 @@ def finish(figure: Figure, panels: Sequence[Panel]) -> None:
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for panel in panels:
-        _place(panel, figure.dpi / 72)
+        point = figure.dpi / 72
+        place(panel.labels, panel.axes, panel.along, beside=panel.beside, point=point)
         if not panel.beside:
             panel.dodge()
     figure.draw_without_rendering()
     for axes in (axes for panel in panels for axes in panel.along):
         _thin_ticks(axes)
-
-
-def _place(panel: Panel, point: float) -> None:
-    """Labels at their points or right of everything, none over another, thin lines to those moved.
-
-    Args:
-        panel: laid out.
-        point: pixels of one.
-    """
-    axes, labels, box = panel.axes, panel.labels, panel.axes.bbox
-    size = matplotlib.rcParams["font.size"] * point
-    texts = [
-        axes.annotate(
-            label.text, (label.x, label.y), (0, 0), xycoords=label.axes.transData,
-            textcoords="axes fraction", color=label.color, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": label.color, "linewidth": 0.5, "alpha": 0.6,
-                        "shrinkA": 0, "shrinkB": 2.5, "relpos": (0, 0.5)},
-        )
-        for label in labels
-    ]  # fmt: skip
-    # an annotation's own extent would have the line to its point in it
-    widths = np.array([Text.get_window_extent(text).width for text in texts])
-    right = _ends(labels)[:, 0] - box.x0 if panel.beside else np.full(len(labels), box.width)
-    share = float(np.min((box.width - widths - _GAP * point) / np.maximum(right, 1)))
-    for one in panel.along:
-        low, high = one.get_xlim()
-        one.set_xticks([x for x in one.get_xticks() if low <= x <= high])  # none under the labels
-        _make_room(one, min(1.0, share))
-    ends = _ends(labels) - (box.x0, box.y0)
-    if panel.beside:
-        at = _beside(panel, ends, widths, 1.1 * size)
-    else:
-        y = apart(ends[:, 1], _LINE * size, size / 2, box.height - size / 2)
-        at = [(share * box.width + _GAP * point, height) for height in y]
-    for text, (x, y) in zip(texts, at, strict=True):
-        text.set_position((x / box.width, y / box.height))
-        assert text.arrow_patch is not None
-        text.arrow_patch.set_visible(not panel.beside)
-
-
-def _beside(
-    panel: Panel, ends: np.ndarray, widths: np.ndarray, height: float
-) -> list[tuple[float, float]]:
-    """For each label that corner of its point, upper right first, where it lies over the least."""
-    box = panel.axes.bbox
-    taken = [Bbox.from_extents(*(end - height / 4), *(end + height / 4)) for end in ends]
-    for bars in panel.axes.collections:
-        if isinstance(bars, LineCollection):
-            pixels = [bars.get_transform().transform(ends) for ends in bars.get_segments()]
-            taken += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
-    placed = []
-    for (x, y), width in zip(ends, widths, strict=True):
-        right, left, step = x + height / 2, x - height / 2 - width, 0.7 * height
-        corners = [(right, y + step), (right, y - step), (left, y + step), (left, y - step)]
-        boxes = [Bbox.from_bounds(u, v - height / 2, width, height) for u, v in corners]
-        over = [
-            one.count_overlaps(taken) + _OUTSIDE * (one.x0 < 0 or one.y0 < 0 or one.y1 > box.height)
-            for one in boxes
-        ]
-        best = int(np.argmin(over))
-        taken.append(boxes[best])
-        placed.append(corners[best])
-    return placed
-
-
-def _ends(labels: Sequence[Label]) -> np.ndarray:
-    """(number of labels, 2) pixels of their points."""
-    return np.array([label.axes.transData.transform((label.x, label.y)) for label in labels])
-
-
-def _make_room(axes: Axes, share: float) -> None:
-    """Moves the right end of the x axis so that what it showed takes `share` of the width."""
-    transform = axes.xaxis.get_transform()
-    low, high = transform.transform(np.array(axes.get_xlim()))
-    end = transform.inverted().transform(np.array([low + (high - low) / share]))
-    axes.set_xlim(right=float(end[0]))
-
-
-def apart(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """The nearest positions (least squares) in the same order that keep `gap`, moved into [low, high]."""
-    order = np.argsort(wanted, kind="stable")
-    num = len(wanted)
-    gap = min(gap, (high - low) / max(1, num - 1))
-    steps = gap * np.arange(num)
-    level = optimize.isotonic_regression(wanted[order] - steps).x
-    placed = np.empty(num)
-    placed[order] = np.clip(level, low, high - gap * (num - 1)) + steps
-    return placed
 
 
 def _thin_ticks(axes: Axes) -> None:

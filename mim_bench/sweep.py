@@ -9,6 +9,8 @@ and protocol is copied, not made again. A failed cell never stops the others.
 
 import logging
 import os
+import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -139,6 +141,7 @@ def sweep(
     A failed cell's traceback is in `<out>/failed/`, or, where `jobs` is more than 1, in its job's log.
     """
     tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
+    command = command or " ".join(["python -m mim_bench", *sys.argv[1:]])  # a job has its own argv
     records = store.home(name, preset, results) / "records"
     failed: list[Cell] = []
 
@@ -199,6 +202,9 @@ def _in_jobs(
     command: str | None,
 ) -> None:
     """Each cell a process of its own through submitit, `jobs` of them at a time."""
+    # a shell that starts a job in the background has it ignore SIGINT, by which submitit stops processes
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     num_threads = max(1, (os.cpu_count() or 1) // jobs)
     executor = submitit.LocalExecutor(folder=out / "jobs")
     executor.update_parameters(timeout_min=60 * 24 * 365)

@@ -46,11 +46,11 @@ def test_encoder__goes_into_timm_without_conversion(small, tmp_path):
 
     result = execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
     theirs = timm.create_model(
-        "vit_tiny_patch16_224", img_size=28, patch_size=4, in_chans=1, embed_dim=24, depth=2,
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1, embed_dim=24, depth=2,
         num_heads=3, num_classes=0, norm_layer=LayerNorm,
     )  # fmt: skip
     theirs.load_state_dict(load_file(result.folder / "encoder.safetensors"))
-    images = torch.rand(2, 1, 28, 28)
+    images = torch.rand(2, 1, 32, 32)
     ours = load_encoder(result.folder)
     with torch.no_grad():
         got = ours.eval().forward_features(images)

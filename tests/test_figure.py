@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the records say, every label readable, every redraw the same bytes."""
+"""Figures: what is drawn is what the records say, all of it readable, every redraw the same bytes."""
 
 from collections.abc import Callable
 from functools import cache
@@ -15,15 +15,17 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from scipy import stats
 
-from mim_bench import curve, figure
+from mim_bench import curve
 from mim_bench.benchmark import at_preset, load_benchmark
 from mim_bench.counterpart import published_rows
-from mim_bench.curve import GREY, Curve, apart, save, style
+from mim_bench.curve import GREY, Curve, save, style
 from mim_bench.error import UserError
-from mim_bench.figure import compose, draw, pretrain_cost
+from mim_bench.figure import compose, draw
 from mim_bench.measure import measures
 from mim_bench.resolve import load_config
+from mim_bench.sheet import MEASURES
 from mim_bench.store import Found, benchmark_records, home
+from mim_bench.target_figure import pretrain_cost
 from tests.fake import fake_results
 
 Composed = tuple[dict[str, Figure], list[Found]]
@@ -107,10 +109,8 @@ def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> 
     figures, found = drawn_once("mask_ratio")
     fine, linear = figures["figure"].axes[:2]
     ratios = list(at_preset(load_benchmark("mask_ratio"), "tiny").grid["mask.ratio"])
-    assert [axes.get_title(loc="left") for axes in (fine, linear)] == [
-        "fine-tuning",
-        "linear probe",
-    ]
+    titles = [axes.get_title(loc="left") for axes in (fine, linear)]
+    assert titles == ["fine-tuning", "linear probe"]
     for axes, measure in ((fine, "finetune"), (linear, "linear")):
         for target in ("norm_pixel", "hog"):
             means, ends = points(axes, target), bars(axes, target)
@@ -127,14 +127,12 @@ def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> 
 
 
 def test_figure__single_seed_has_no_interval(tmp_path: Path) -> None:
-    fake_results("mask_ratio", "tiny", tmp_path, seeds=(0,))
-    figures, found = composed("mask_ratio", tmp_path)
-    fine = figures["figure"].axes[0]
+    fake_results("decoder_width", "tiny", tmp_path, seeds=(0,))
+    figures, found = composed("decoder_width", tmp_path)
+    fine, place = figures["figure"].axes[0], found[0].cell.place
     assert not fine.collections
-    assert (
-        points(fine, "hog")[0.1]
-        == values(found, "finetune", **{"target": "hog", "mask.ratio": 0.1})[0]
-    )
+    value = points(fine, found[0].record.target)[place["model.decoder_dim"]]
+    assert [value] == values(found, "finetune", **place)
     assert "One seed, so no interval" in words(figures["figure"])
 
 
@@ -246,33 +244,15 @@ def test_every_figure__readable(drawn_once: Drawn, name: str) -> None:
         with style():
             drawn.draw_without_rendering()
         sheet, shown = drawn.bbox, texts(drawn)
-        for text in shown:
-            box = Text.get_window_extent(text)
+        extents = [Text.get_window_extent(text) for text in shown]
+        for text, box in zip(shown, extents, strict=True):
             assert float(text.get_fontsize()) >= 8
             assert sheet.x0 <= box.x0 and box.x1 <= sheet.x1, (stem, text)
             assert sheet.y0 <= box.y0 and box.y1 <= sheet.y1, (stem, text)
-        boxes = [Text.get_window_extent(text).padded(-2) for text in shown]
+        boxes = [box.padded(-2) for box in extents]
         for i, box in enumerate(boxes):
             hit = [shown[j] for j in range(i) if boxes[j].overlaps(box)]
             assert not hit, (stem, shown[i], hit)
-
-
-def test_labels__name_every_curve_in_its_colour(drawn_once: Drawn) -> None:
-    drawn = drawn_once("partial_finetune")[0]["figure"]
-    for target in ("pixel", "norm_pixel", "hog", "dvae"):
-        label = next(text for text in texts(drawn) if text.get_text() == target)
-        assert to_rgba(str(label.get_color())) == to_rgba(
-            str(line(drawn.axes[0], target).get_color())
-        )
-
-
-def test_apart__keeps_order_and_distance_and_moves_no_more_than_needed() -> None:
-    wanted = np.array([5.0, 50.0, 4.0, 5.0])
-    placed = apart(wanted, 2.0, 0.0, 60.0)
-    assert placed[1] == 50
-    assert sorted(placed[[2, 0, 3]].tolist()) == pytest.approx([8 / 3, 14 / 3, 20 / 3])
-    assert apart(np.full(3, 10.0), 2.0, 0.0, 10.0).tolist() == [6, 8, 10]
-    assert np.all(np.diff(apart(np.zeros(9), 5.0, 0.0, 16.0)) == pytest.approx(2.0))
 
 
 def test_draw__writes_all_formats_and_a_redraw_is_byte_identical(
@@ -333,7 +313,7 @@ def test_style__is_colour_blind_safe_and_shipped() -> None:
         colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
         okabe_ito = {"000000", "E69F00", "56B4E9", "009E73", "0072B2", "D55E00", "CC79A7"}
         assert {color.strip("#") for color in colors} == okabe_ito
-        assert len(colors) == len(okabe_ito) == curve._NUM_COLORS
+        assert len(colors) == len(okabe_ito) == curve.NUM_COLORS
         assert matplotlib.rcParams["pdf.fonttype"] == 42
     assert Curve("a", (0.0,), ((1.0,),), 7).color == "C0"
-    assert figure._MEASURES.keys() == {"finetune", "linear"}
+    assert MEASURES.keys() == {"finetune", "linear"}

@@ -3,7 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from mim_bench import render, report, table
 from mim_bench.error import UserError
 from mim_bench.store import home
+from mim_bench.table import Table
 
 _NUMBERS = r"[-+]?\d[\d,]*\.?\d*"
 
@@ -35,6 +37,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken.mkdir(parents=True)
     (broken / "a_run__linear.json").write_text("{}")
     return results
+
+
+@pytest.fixture(scope="module")
+def built(made: Path) -> Callable[[str], Table]:
+    """Tables of the same records, each made once."""
+    return cache(lambda name: table.build(name, "tiny", made))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ def test_write_report__figures_do_not_share_ids(text: str) -> None:
 
 
 def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> None:
-    fake_results("targets", "tiny", tmp_path)
+    fake_results("targets", "tiny", tmp_path, seeds=(0, 1))
     broken = home("mask_ratio", "tiny", tmp_path) / "records"
     broken.mkdir(parents=True)
     (broken / "a_run__linear.json").write_text("{}")
@@ -173,8 +181,10 @@ def _plain(texts: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["targets", "wall_time"])
-def test_page__shows_every_number_of_the_tables(browser: Browser, made: Path, name: str) -> None:
-    found = table.build(name, "tiny", made)
+def test_page__shows_every_number_of_the_tables(
+    browser: Browser, built: Callable[[str], Table], name: str
+) -> None:
+    found = built(name)
     title = found.benchmark.title
     wanted = {
         f"{title}, preset tiny": render.texts(found),
@@ -187,8 +197,10 @@ def test_page__shows_every_number_of_the_tables(browser: Browser, made: Path, na
             assert [_plain(line) for line in shown] == [_plain(headings), *map(_plain, lines)]
 
 
-def test_page__numbers_are_those_of_the_csv(browser: Browser, made: Path) -> None:
-    found = table.build("targets", "tiny", made)
+def test_page__numbers_are_those_of_the_csv(
+    browser: Browser, built: Callable[[str], Table]
+) -> None:
+    found = built("targets")
     headings, *lines = browser.run(_TABLE, _MAIN)
     unrounded = {line["row"]: line for line in csv.DictReader(io.StringIO(render.csv(found)))}
     num_checked = 0

@@ -55,7 +55,7 @@ def test_sweep__continues_with_what_has_no_record(swept):
 
 def test_finished_cell__needs_no_run_folder(swept):
     home, run, told = swept
-    shutil.rmtree(home / "runs")
+    shutil.rmtree(home / "runs", ignore_errors=True)
     told.clear()
     run()
     assert all("was done" in line for line in told) and not (home / "runs").exists()
@@ -63,6 +63,7 @@ def test_finished_cell__needs_no_run_folder(swept):
 
 def test_record_of_another_benchmark__is_taken_over_and_only_the_rest_is_run(swept):
     home, run, told = swept
+    shutil.rmtree(home / "runs", ignore_errors=True)
     told.clear()
     run("one")
     shared = {one.record.protocol: one.record for one in found(home, "one")}
@@ -74,7 +75,7 @@ def test_record_of_another_benchmark__is_taken_over_and_only_the_rest_is_run(swe
 
 def test_chosen_protocols__leave_the_others_for_later(swept):
     home, run, told = swept
-    shutil.rmtree(home / "results" / "one")
+    shutil.rmtree(home / "results" / "one", ignore_errors=True)
     told.clear()
     run("one", protocols=["knn"])
     assert {one.record.protocol for one in found(home, "one")} == {"knn"}
@@ -86,8 +87,8 @@ def test_failing_cell__does_not_stop_the_others(swept, monkeypatch):
     home, run, told = swept
     from mim_bench.targets.pixel import PixelTarget
 
-    shutil.rmtree(home / "results" / "two")
-    shutil.rmtree(home / "results" / "one")
+    for folder in (home / "runs", home / "results"):
+        shutil.rmtree(folder, ignore_errors=True)
     monkeypatch.setattr(PixelTarget, "forward", lambda self, images: 1 / 0)
     told.clear()
     failed = run()
@@ -108,7 +109,7 @@ def test_jobs__run_cells_side_by_side_on_their_share_of_the_cores(tmp_path):
     name = str(tmp_path / "two.toml")
     mine = store.benchmark_records(name, "tiny", tmp_path / "results", CELL)
     for one in mine:
-        assert one.record.metrics
+        assert one.record.metrics and one.record.command == "test"
         assert one.record.device.cpu_threads == max(1, (os.cpu_count() or 1) // 2)
 
 
@@ -118,7 +119,14 @@ def test_stopped_sweep__leaves_no_process_behind(tmp_path, how):
     (tmp_path / "two.toml").write_text(TWO)
     command = [sys.executable, "-m", "mim_bench", "sweep", "two.toml", "--jobs", "2", *CELL,
                "pretrain.epochs=100000"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # also where SIGINT is ignored at the start, as in a job that a shell has put into the background
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         _wait(lambda: len(list(tmp_path.glob("runs/*/pretrain.jsonl"))) == 2)
         process.send_signal(how)

@@ -12,7 +12,7 @@ from scipy import stats
 from mim_bench import variance
 from mim_bench.benchmark import cells
 from mim_bench.error import UserError
-from mim_bench.store import home
+from mim_bench.store import benchmark_records, home
 from mim_bench.variance import REST, Effect, against_seed, analyse, sentence, sums_of_squares, texts
 
 
@@ -76,8 +76,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-def test_analyse__factors_cells_and_shares(made: Path) -> None:
-    effects = analyse(made, "tiny")
+@pytest.fixture(scope="module")
+def effects(made: Path) -> list[Effect]:
+    return analyse(made, "tiny")
+
+
+def test_analyse__factors_cells_and_shares(effects: list[Effect]) -> None:
     groups: dict[tuple[str, str], list[Effect]] = {}
     for one in effects:
         groups.setdefault((one.benchmark, one.measure), []).append(one)
@@ -100,14 +104,12 @@ def test_analyse__factors_cells_and_shares(made: Path) -> None:
         assert sum(one.share for one in group) == pytest.approx(1)
 
 
-def test_analyse__numbers_are_those_of_the_records(made: Path) -> None:
-    from mim_bench.store import benchmark_records
-
+def test_analyse__numbers_are_those_of_the_records(made: Path, effects: list[Effect]) -> None:
     mean: dict[str, list[float]] = {}
     for one in benchmark_records("targets", "tiny", made):
         if one.record.protocol == "linear":
             mean.setdefault(one.record.target, []).extend(m.value for m in one.record.metrics)
-    found = next(e for e in analyse(made, "tiny") if (e.measure, e.factor) == ("linear", "target"))
+    found = next(e for e in effects if (e.measure, e.factor) == ("linear", "target"))
     assert found.points == pytest.approx(100 * np.std([np.mean(each) for each in mean.values()]))
 
 
@@ -150,8 +152,7 @@ def test_analyse__nothing_complete(tmp_path: Path) -> None:
         analyse(tmp_path, "tiny")
 
 
-def test_texts__one_row_an_effect(made: Path) -> None:
-    effects = analyse(made, "tiny")
+def test_texts__one_row_an_effect(effects: list[Effect]) -> None:
     headings, lines = texts(effects)
     assert len(lines) == len(effects) and {len(line) for line in lines} == {len(headings)}
     for one, line in zip(effects, lines, strict=True):
@@ -207,8 +208,8 @@ def test_sentence__of_records(tmp_path: Path) -> None:
     assert "the target cannot be told from chance" in sentence(analyse(tmp_path / "alike", "tiny"))
 
 
-def test_effect__stale_records_are_named(made: Path) -> None:
-    effects = [replace(one, is_stale=True) for one in analyse(made, "tiny")]
-    assert all("(stale)" in line[0] for line in texts(effects)[1])
-    assert sentence(effects).endswith("(from stale records).")
+def test_effect__stale_records_are_named(effects: list[Effect]) -> None:
+    stale = [replace(one, is_stale=True) for one in effects]
+    assert all("(stale)" in line[0] for line in texts(stale)[1])
+    assert sentence(stale).endswith("(from stale records).")
     assert variance.METHOD
