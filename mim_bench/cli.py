@@ -49,6 +49,8 @@ app.add_typer(cli_results.app)
 
 _LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
 
+_STOPPED = 130
+"""Exit code of what Ctrl-C or a scheduler ended."""
 _NOT_OUR_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 """A full disk, or one that may not be written to."""
 
@@ -267,13 +269,15 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(
             [a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="mim_bench"
         )
+        if code == _STOPPED:  # so do newer versions of typer tell Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         if debug:
             raise
         _stop(f"error: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped; the same command continues", 130)
+        _stop("stopped; the same command continues", _STOPPED)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's errors, which typer brings along
         if usage is not None:

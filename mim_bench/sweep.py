@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,6 +180,20 @@ def _here(
     return result.folder, result.records
 
 
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """For processes that are started inside: submitit's supervisors print a traceback when stopped."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device, not a path)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 class _StoppedError(Exception):
     """A job that ended because the sweep did."""
 
@@ -217,7 +232,7 @@ def _in_jobs(
             return
 
         def result() -> tuple[Path, Sequence[Record]]:
-            with one_at_a_time:
+            with one_at_a_time, _without_stderr():
                 job = executor.submit(
                     run_config, task.config.model_dump(mode="json"), str(out), num_threads, command
                 )
