@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mim_bench.benchmark import Cell, cells
-from mim_bench.config import RunConfig, digest
+from mim_bench.config import IDENTITY, RunConfig, digest
 from mim_bench.error import UserError
 from mim_bench.measure import measures
 from mim_bench.protocols import PROTOCOLS
@@ -85,14 +85,11 @@ def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
             f"{path} holds the record of {record.run_id}, protocol {record.protocol}: "
             "its name and its content do not belong together"
         )
-    identity = {key: record.config.get(key) for key in RunConfig.model_fields if key in _IDENTITY}
+    identity = {key: record.config.get(key) for key in IDENTITY}
     if digest(identity) != record.run_hash:
         raise UserError(f"{path} was changed by hand: its config is not that of its run_hash")
     read_correct(path)
     return record
-
-
-_IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")
 
 
 def correct(path: Path) -> dict[str, np.ndarray]:
