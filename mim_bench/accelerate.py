@@ -19,9 +19,9 @@ from mim_bench.config import RuntimeConfig
 
 
 def is_compiled(device: torch.device, runtime: RuntimeConfig) -> bool:
-    """Whether torch.compile is in force: by default on cuda only."""
+    """Whether torch.compile is in force: by default on cuda only, and not where weights are split."""
     if runtime.compile == "auto":
-        return device.type == "cuda"
+        return device.type == "cuda" and not runtime.shard
     return runtime.compile == "on"
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mim_bench.error import UserError
+from mim_bench.shard import like, whole
 
 _logger = logging.getLogger(__name__)
 SCHEMA = "mim_bench.checkpoint.1"
@@ -33,6 +34,12 @@ class Checkpoint:
     """Optimiser steps done."""
     seconds: float
     """Wall time of the training so far, in s, over all its sittings."""
+    loss_sum: float = 0.0
+    """Sum of the mean losses of the steps since the last line of the log."""
+    loss_steps: int = 0
+    """Number of those steps."""
+    path: Path | None = None
+    """Where it was read."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -84,6 +91,7 @@ def save(folder: Path, training: str, checkpoint: Checkpoint) -> Path:
         "training": training,
         "step": str(checkpoint.step),
         "seconds": json.dumps(checkpoint.seconds),
+        "loss": json.dumps([checkpoint.loss_sum, checkpoint.loss_steps]),
     }
     path = _path(folder, checkpoint.step)
     save_tensors(path, checkpoint.tensors, header)
@@ -100,15 +108,28 @@ def load_newest(folder: Path, training: str) -> Checkpoint | None:
     """The newest checkpoint that is whole and belongs to this training; refused ones are named."""
     for path in reversed(_files(folder)):
         try:
-            tensors, header = load_tensors(path)
+            found = load(path, training)
         except UserError as error:
             _logger.warning("refused checkpoint: %s; trying an older one", error)
             continue
-        if header.get("schema") != SCHEMA or header.get("training") != training:
-            _logger.warning("refused checkpoint %s: it belongs to another training", path)
-            continue
-        return Checkpoint(tensors, int(header["step"]), json.loads(header["seconds"]))
+        if found is not None:
+            return found
+        _logger.warning("refused checkpoint %s: it belongs to another training", path)
     return None
+
+
+def load(path: Path, training: str) -> Checkpoint | None:
+    """A checkpoint by its path; None if it belongs to another training.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    tensors, header = load_tensors(path)
+    if header.get("schema") != SCHEMA or header.get("training") != training:
+        return None
+    loss_sum, loss_steps = json.loads(header.get("loss", "[0.0, 0]"))
+    seconds = json.loads(header["seconds"])
+    return Checkpoint(tensors, int(header["step"]), seconds, loss_sum, loss_steps, path)
 
 
 def pack(
@@ -116,16 +137,17 @@ def pack(
 ) -> dict[str, Tensor]:
     """All tensors that the next step depends on, under `module/...` and `optimizer/...` names.
 
-    The optimiser's state is stored by the place of a parameter in its groups.
+    The optimiser's state is stored by the place of a parameter in its groups. Every rank calls it; what is
+    split over ranks is whole on rank 0.
     """
     tensors = {
-        f"{prefix}/{name}": tensor
+        f"{prefix}/{name}": whole(tensor)
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
     for place, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{place}/{key}"] = torch.as_tensor(value)
+            tensors[f"optimizer/{place}/{key}"] = whole(torch.as_tensor(value))
     return tensors
 
 
@@ -134,7 +156,7 @@ def unpack(
     modules: Mapping[str, torch.nn.Module],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """The inverse of `pack`, in place; every tensor must match."""
+    """The inverse of `pack`, in place; every tensor must match, and every rank has them all."""
     for prefix, module in modules.items():
         own = {
             name.removeprefix(f"{prefix}/"): tensor
@@ -150,7 +172,8 @@ def unpack(
             parameter = parameters[int(place)]
             # AdamW keeps its step count on the CPU unless it is fused
             device = parameter.device if tensor.ndim or _is_fused(optimizer) else tensor.device
-            optimizer.state[parameter][key] = tensor.to(device)
+            value = tensor.to(device)
+            optimizer.state[parameter][key] = like(parameter, value) if value.ndim else value
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
@@ -180,4 +203,4 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: s
             f"{len(missing)} missing, {len(unexpected)} unexpected; first: {first} is {there}, "
             f"wanted {wanted}"
         )
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({key: like(own[key], tensors[key]) for key in own})

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 our mistake, 2 the user's (one line, no traceback unless -
 
 import errno
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -75,18 +76,21 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Start again even if finished.")] = False,
 ) -> None:
     """Pre-train on one target, evaluate, record, draw. The same command again continues."""
-    from mim_bench import experiment, progress
+    from mim_bench import distributed, experiment, progress
     from mim_bench.resolve import load_config
 
     given = settings(overrides, seed, data, device, limit_images, protocols, skip_bad_images)
     config = load_config(target, preset, given)
-    result = experiment.execute(
-        config,
-        out=out,
-        force=force,
-        stages=progress.Terminal(err_console),
-        told=lambda line: err_console.print(line, style="dim", highlight=False),
-    )
+    with distributed.joined(config.runtime.timeout_minutes):
+        result = experiment.execute(
+            config,
+            out=out,
+            force=force,
+            stages=progress.Terminal(err_console),
+            told=lambda line: err_console.print(line, style="dim", highlight=False),
+        )
+        if not distributed.is_main():
+            return
     if result.was_finished:
         err_console.print(
             f"{result.folder} is already finished; --force starts again", highlight=False
@@ -275,24 +279,30 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if debug:
             raise
-        _stop(f"error: {error}", 2)
+        _stop(f"error: {error}", 2, error)
     except (KeyboardInterrupt, typer.Abort):
         _stop("stopped; the same command continues", _STOPPED)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's errors, which typer brings along
         if usage is not None:
-            _stop(f"error: {usage()}", 2)
+            _stop(f"error: {usage()}", 2, error)
         if debug:
             raise
         if isinstance(error, OSError) and error.errno in _NOT_OUR_FAULT:
             _stop(f"error: {error.filename or 'disk'}: {error.strerror}", 2)
-        _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1)
+        _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1, error)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _stop(line: str, code: int) -> NoReturn:
-    err_console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _stop(line: str, code: int, error: Exception | None = None) -> NoReturn:
+    number = os.environ.get("RANK", "0")
+    if number != "0":  # one of several processes: rank 0 speaks for all, unless it does not know
+        from mim_bench.distributed import is_told
+
+        line = "" if error is None or is_told(error) else f"rank {number}: {line}"
+    if line:
+        err_console.print(line, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

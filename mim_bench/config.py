@@ -325,6 +325,11 @@ class RuntimeConfig(Frozen):
     """Steps between two lines of the learning curve."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
     """Epochs between two checkpoints."""
+    shard: bool = False
+    """Split weights, gradients and optimiser state over the processes (FSDP), for encoders that do not fit
+    one device (ViT-H and up); without effect on one process."""
+    timeout_minutes: float = Field(default=30, gt=0)
+    """A process that waits longer for the others of its run ends with an error."""
     tensorboard: bool = False
     """Write the learning curve for TensorBoard too (needs the extra `tensorboard`)."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mim_bench import distributed
 from mim_bench.error import UserError
 from mim_bench.frozen import Frozen
 
@@ -77,7 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` -> cuda, else mps, else cpu.
+    """`auto` -> cuda, else mps, else cpu; of several GPUs that of this process.
 
     Raises:
         UserError: a device that this machine does not have.
@@ -92,6 +93,10 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
+    if name == "cuda" and distributed.size() > 1:
+        device = torch.device(name, distributed.local_rank())
+        torch.cuda.set_device(device)
+        return device
     return torch.device(name)
 
 
@@ -101,7 +106,8 @@ def device_facts(device: torch.device) -> Device:
         name = torch.cuda.get_device_name(device)
     else:
         name = _processor()
-    return Device(kind=device.type, name=name, count=1, cpu_threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return Device(kind=device.type, name=name, count=distributed.size(), cpu_threads=threads)
 
 
 def _processor() -> str:

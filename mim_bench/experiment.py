@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mim_bench import environment, loop, pretrain
+from mim_bench import distributed, environment, loop, pretrain
 from mim_bench.accelerate import accelerate, is_compiled
 from mim_bench.config import RunConfig
 from mim_bench.dataset import Data, complete, open_data
@@ -83,6 +83,8 @@ def execute(
 ) -> Result:
     """Fits the target, pre-trains, evaluates and draws; records come in the order asked for.
 
+    Every rank of a run calls it (see `mim_bench.distributed`); rank 0 alone writes and is watched.
+
     Args:
         out: folder that holds run folders, or an existing run folder.
         force: start from nothing, even if the run is finished.
@@ -93,14 +95,15 @@ def execute(
     Raises:
         UserError: anything that the user can put right.
     """
-    stages = stages or Quiet()
+    stages = stages if stages and distributed.is_main() else Quiet()
     device = environment.choose_device(config.runtime.device)
     torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
     torch.backends.cudnn.allow_tf32 = config.runtime.tf32
     with stages.stage("read images"):
         data = open_data(config, device)
     config = complete(config, data)
-    with lock(Path(out), config):
+    with ExitStack() as held:
+        distributed.from_main(lambda: held.enter_context(lock(Path(out), config)))
         return _execute(config, data, device, Path(out), force, stages, told, command)
 
 
@@ -114,37 +117,50 @@ def _execute(
     told: Callable[[str], None],
     command: str | None,
 ) -> Result:
-    folder = claim(out, config, force=force)
-    if is_finished(folder, config):
+    folder = distributed.from_main(lambda: claim(out, config, force=force))
+    if distributed.from_main(lambda: is_finished(folder, config)):
         records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
         return Result(folder, records, was_finished=True)
 
-    for line in lr_lines(config):
-        told(line)
+    if distributed.is_main():
+        for line in lr_lines(config):
+            told(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
-    _write_manifest(folder, config, data, device, origin)
+    distributed.from_main(lambda: _write_manifest(folder, config, data, device, origin))
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
     accelerate(untrained, device, config.runtime)
     random = Features(config, data, untrained, device)
     trained, facts = random, None
     if needs_pretraining(config):
         with stages.stage(f"fit {config.target.name}"):
-            fitted = fitted_target(config, data, folder.parent, device)
+            fitted = distributed.main_first(
+                lambda: fitted_target(config, data, folder.parent, device)
+            )
         model, facts = _pretrained(config, data, fitted, folder, device, stages)
         # the picture comes first: it shows within seconds whether the model learned anything
-        if not (folder / "picture.png").exists():
-            found = sample(config, data, fitted.target, model, device)
-            draw_picture(folder / "picture.png", config, found)
+        distributed.from_main(lambda: _draw(folder, config, data, fitted, model, device))
         accelerate(model.encoder, device, config.runtime)
         trained = Features(config, data, model.encoder, device)
     records = []
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
-        if not _is_current(path, config, name):
-            record, answer = _evaluate(name, trained, random, folder, stages, facts, origin)
-            write(path, record, answer.correct)
-        records.append(read(path))
+        if not distributed.from_main(lambda path=path, name=name: _is_current(path, config, name)):
+            _evaluate(name, trained, random, folder, stages, facts, origin)
+        records.append(distributed.from_main(lambda path=path: read(path)))
     return Result(folder, records, was_finished=False)
+
+
+def _draw(
+    folder: Path,
+    config: RunConfig,
+    data: Data,
+    fitted: Fitted,
+    model: MaskedAutoencoder,
+    device: torch.device,
+) -> None:
+    path = folder / "picture.png"
+    if not path.exists():
+        draw_picture(path, config, sample(config, data, fitted.target, model, device))
 
 
 def needs_pretraining(config: RunConfig) -> bool:
@@ -224,12 +240,18 @@ def _pretrained(
 ) -> tuple[MaskedAutoencoder, PretrainFacts]:
     """The pre-trained model: trained now, resumed, or read back."""
     path = folder / "pretrain.json"
-    if path.is_file():
+    if distributed.from_main(path.is_file):
         model = pretrain.build_model(config, fitted.target.dim).to(device)
         pretrain.load_weights(folder, model)
         return model, PretrainFacts.model_validate_json(path.read_text())
     with stages.stage(f"pre-train {config.target.name}") as report:
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
+    facts = distributed.from_main(lambda: _keep_facts(path, outcome, fitted))
+    return model, facts
+
+
+def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFacts:
+    folder = path.parent
     manifest = json.loads((folder / "manifest.json").read_text())
     losses = pretrain.epoch_losses(folder)
     facts = PretrainFacts(
@@ -245,7 +267,7 @@ def _pretrained(
     )
     write_text(path, facts.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now
-    return model, facts
+    return facts
 
 
 def _evaluate(
@@ -256,7 +278,7 @@ def _evaluate(
     stages: Stages,
     facts: PretrainFacts | None,
     command: str,
-) -> tuple[Record, Answer]:
+) -> None:
     """One protocol, on the encoder and, where that is one, on its random-weights control."""
     config, device = trained.config, trained.device
     protocol = PROTOCOLS[name]
@@ -297,9 +319,13 @@ def _evaluate(
         started=started.isoformat(timespec="seconds"),
         command=command,
     )
-    for done in (folder / name, folder / "control"):
-        shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
-    return record, answer
+
+    def keep() -> None:
+        write(record_path(folder, name), record, answer.correct)
+        for done in (folder / name, folder / "control"):
+            shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
+
+    distributed.from_main(keep)
 
 
 def _metrics(answer: Answer, config: RunConfig) -> tuple[Metric, ...]:

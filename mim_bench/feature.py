@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from mim_bench import distributed
 from mim_bench.vit import Encoder
 
 READOUTS = ("last/cls", "last/patch_mean", "middle/cls", "middle/patch_mean")
@@ -34,18 +35,26 @@ def readouts(encoder: Encoder, images: Tensor) -> Tensor:
 
 
 def extract(
-    encode: Callable[[Tensor], Tensor], batches: Iterator[tuple[Tensor, Tensor]], num_images: int
+    encode: Callable[[Tensor], Tensor],
+    batches: Iterator[tuple[Tensor, Tensor]],
+    num_images: int,
+    num_counted: int | None = None,
 ) -> Tensor:
-    """Runs `encode` (8-bit images -> (B, R, D)) over batches with their indices -> (N, R, D)."""
+    """Runs `encode` (8-bit images -> (B, R, D)) over batches with their indices -> (N, R, D).
+
+    The ranks' batches together hold every image once; of this rank's only the first `num_counted` count.
+    """
     features: Tensor | None = None
     with torch.inference_mode():
-        for images, index in batches:
+        for number, (images, index) in enumerate(batches):
             values = encode(images)
             if features is None:
-                features = values.new_empty(num_images, *values.shape[1:])
-            features[index.to(values.device)] = values
-    if features is None:
-        raise ValueError("no images to take features of")
+                features = values.new_zeros(num_images, *values.shape[1:])
+            if num_counted is None or number < num_counted:
+                features[index.to(values.device)] = values
+        if features is None:
+            raise ValueError("no images to take features of")
+        distributed.add_up(features)
     return features.clone()  # a normal tensor: one made in inference mode cannot be trained on
 
 

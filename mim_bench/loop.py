@@ -3,10 +3,11 @@
 Order of an epoch, read top to bottom: steps, log lines now and then, then check and save. Everything
 random is a function of (seed, epoch, sample index) or of (seed, step), so a checkpoint needs weights,
 optimiser and step alone, and a resumed run is bit-equal to one that was never stopped.
+
+With several ranks each takes its share of every batch, gradients are averaged (torch's DDP, or FSDP where
+the weights are split), and rank 0 writes. A scheduler's signal to leave is answered after the step.
 """
 
-import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,13 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mim_bench import checkpoint, draw
+from mim_bench import checkpoint, distributed, draw, preemption
 from mim_bench.config import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
 from mim_bench.error import UserError
 from mim_bench.optimizer import learning_rate
-from mim_bench.record import write_text
-
-_logger = logging.getLogger(__name__)
+from mim_bench.parallel import ParallelLoss
+from mim_bench.training_log import TrainingLog
 
 Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
 """(index batches, epoch) -> (inputs on the device, their int64 indices on the CPU), in that order."""
@@ -88,6 +88,11 @@ class Training:
         """The learning curve."""
         return self.folder / f"{self.name}.jsonl"
 
+    def open_log(self, step: int) -> TrainingLog:
+        """The learning curve up to a step, to write on."""
+        board = self.runtime.tensorboard
+        return TrainingLog(self.log, step, self.steps_per_epoch, board=board)
+
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches only, so that every step sees `batch_size` images."""
@@ -98,11 +103,11 @@ class Training:
         return self.steps_per_epoch * self.schedule.epochs
 
     def epoch_batches(self, epoch: int) -> list[Tensor]:
-        """The epoch's batches of sample indices, cut into `accumulation_steps` parts each."""
+        """This rank's share of the epoch's batches of sample indices, `accumulation_steps` parts each."""
         order = draw.permutation(self.num_images, seed=self.seed, epoch=epoch)
         used = order[: self.steps_per_epoch * self.schedule.batch_size]
         part = self.schedule.batch_size // self.schedule.accumulation_steps
-        return list(used.split(part))
+        return [distributed.share(batch) for batch in used.split(part)]
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
@@ -141,26 +146,53 @@ def train(
     Raises:
         UserError: a loss that is not finite, or a disk that is full.
     """
+    with preemption.training():
+        return _train(training, task, optimizer, batches, report, measure)
+
+
+def _train(
+    training: Training,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    report: Report | None,
+    measure: Callable[[], dict[str, float]] | None,
+) -> Outcome:
     schedule, device = training.schedule, training.device
     modules = task.modules_to_save
     parts = schedule.accumulation_steps
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group in optimizer.param_groups:
         group.setdefault("lr_scale", 1.0)
+    step_loss = ParallelLoss(task.loss, modules)
 
     # ---- resume: the newest usable checkpoint of this very training
     step, seconds_before = 0, 0.0
-    found = checkpoint.load_newest(training.folder / training.name, training.key)
+    watch = _LossWatch(device)
+    found = _newest(training)
     if found is not None:
         checkpoint.unpack(found.tensors, modules, optimizer)
         step, seconds_before = found.step, found.seconds
-    log = _Log(training.log, step, training)
+        watch.resume(found)
+    log = training.open_log(step) if distributed.is_main() else None
     started, first_step = time.perf_counter(), step
 
     def seconds() -> float:
         return seconds_before + time.perf_counter() - started
 
-    watch = _LossWatch(device)
+    def save() -> None:
+        """Saves, but never weights that a bad loss has touched."""
+        watch.check(training, schedule.batch_size)
+        tensors = checkpoint.pack(modules, optimizer)
+        state = checkpoint.Checkpoint(tensors, step, seconds(), *watch.unread())
+        folder = training.folder / training.name
+        distributed.from_main(lambda: checkpoint.save(folder, training.key, state) and None)
+
+    def leave_if_asked() -> None:
+        if preemption.is_asked():
+            save()
+            preemption.leave()
+
     while step < training.num_steps:
         epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
         index_batches = training.epoch_batches(epoch)[done_in_epoch * parts :]
@@ -173,11 +205,12 @@ def train(
                 group["lr"] = lr * group["lr_scale"]
             # whatever a layer draws itself (drop path) depends on the step alone
             torch.manual_seed(draw.integer(seed=training.seed, stream=training.name, index=step))
-            for _ in range(parts):
+            for part in range(parts):
                 inputs, index = next(stream)
-                with autocast(device, training.runtime):
-                    loss = task.loss(inputs, index, epoch=epoch, step=step) / parts
-                loss.backward()
+                with step_loss.part(is_last=part == parts - 1):
+                    with autocast(device, training.runtime):
+                        loss = step_loss(inputs, index, epoch=epoch, step=step) / parts
+                    loss.backward()
                 watch.add(loss.detach(), step)
             if schedule.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
@@ -190,18 +223,23 @@ def train(
             if step % training.runtime.log_every_steps == 0 or step == training.num_steps:
                 mean_loss = watch.read(training, schedule.batch_size)
                 speed = (step - first_step) * schedule.batch_size / (seconds() - seconds_before)
-                log.write(step=step, loss=mean_loss, lr=lr, images_per_s=speed, seconds=seconds())
+                if log is not None:
+                    log.write(
+                        step=step, loss=mean_loss, lr=lr, images_per_s=speed, seconds=seconds()
+                    )
                 if report is not None:
                     report(step, training.num_steps, speed, mean_loss)
+            if step % training.steps_per_epoch:
+                leave_if_asked()
 
-        # ---- save, but never weights that a bad loss has touched
+        # ---- check and save
         is_last = step == training.num_steps
-        if measure is not None:
-            log.write(step=step, **measure())
+        measured = measure() if measure is not None else {}
+        if log is not None and measured:
+            log.write(step=step, **measured)
         if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
-            watch.check(training, schedule.batch_size)
-            state = checkpoint.Checkpoint(checkpoint.pack(modules, optimizer), step, seconds())
-            checkpoint.save(training.folder / training.name, training.key, state)
+            save()
+        leave_if_asked()
 
     sitting = seconds() - seconds_before
     done = (step - first_step) * schedule.batch_size
@@ -210,8 +248,23 @@ def train(
         images_seen=training.num_steps * schedule.batch_size,
         seconds=seconds(),
         images_per_s=done / sitting if done else 0.0,
-        final_loss=log.last_loss,
+        final_loss=log.last_loss if log else None,
     )
+
+
+def _newest(training: Training) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from: the one that rank 0 finds, read by every rank."""
+    folder = training.folder / training.name
+    found: list[checkpoint.Checkpoint | None] = []
+
+    def find() -> Path | None:
+        found.append(checkpoint.load_newest(folder, training.key))
+        return found[0] and found[0].path
+
+    path = distributed.from_main(find)
+    if found or path is None:
+        return found[0] if found else None
+    return checkpoint.load(path, training.key)
 
 
 class _LossWatch:
@@ -221,6 +274,17 @@ class _LossWatch:
         self.sum = torch.zeros((), device=device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
         self.steps: set[int] = set()
+        self.steps_before = 0
+
+    def resume(self, found: checkpoint.Checkpoint) -> None:
+        """Goes on with the sum that a checkpoint was written in the middle of."""
+        self.sum += found.loss_sum
+        self.steps_before = found.loss_steps
+
+    def unread(self) -> tuple[float, int]:
+        """Sum of the mean losses since the last `read`, over all ranks, and the number of steps."""
+        total = distributed.add_up(self.sum.clone()) / distributed.size()
+        return total.item(), self.steps_before + len(self.steps)
 
     def add(self, loss: Tensor, step: int) -> None:
         self.sum += loss.float()
@@ -231,15 +295,17 @@ class _LossWatch:
     def read(self, training: Training, batch_size: int) -> float:
         """The mean loss since the last call."""
         self.check(training, batch_size)
-        mean = self.sum.item() / len(self.steps)
+        total, num_steps = self.unread()
         self.sum.zero_()
         self.steps.clear()
-        return mean
+        self.steps_before = 0
+        return total / num_steps
 
     def check(self, training: Training, batch_size: int) -> None:
         """Raises UserError if any loss so far was not finite."""
-        step = int(self.first_bad.item())
-        if step < 0:
+        never = torch.iinfo(torch.int64).max
+        step = int(distributed.least(torch.where(self.first_bad < 0, never, self.first_bad)))
+        if step == never:
             return
         epoch, place = divmod(step, training.steps_per_epoch)
         order = draw.permutation(training.num_images, seed=training.seed, epoch=epoch)
@@ -251,50 +317,3 @@ class _LossWatch:
             f"try {name}.clip_norm=1, a lower {name}.blr, more {name}.warmup_epochs, or "
             "runtime.precision=float32"
         )
-
-
-class _Log:
-    """The learning curve: JSON lines, cut back to the step that training resumes from."""
-
-    def __init__(self, path: Path, step: int, training: Training) -> None:
-        self.path = path
-        self.steps_per_epoch = max(1, training.steps_per_epoch)
-        kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() else []
-        losses = [line["loss"] for line in kept if "loss" in line]
-        self.last_loss = losses[-1] if losses else None
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.board = _tensorboard(path.parent) if training.runtime.tensorboard else None
-
-    def write(self, *, step: int, **values: float) -> None:
-        line = {"step": step, "epoch": step / self.steps_per_epoch, **values}
-        self.last_loss = values.get("loss", self.last_loss)
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error}") from None
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
-            self.board.flush()
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a learning curve; a line cut off by a kill is left out."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            _logger.warning("left out a broken line of %s", path)
-    return lines
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "runtime.tensorboard needs TensorBoard: pip install 'mim_bench[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(folder / "tensorboard"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mim_bench import checkpoint, draw, loop, masking
+from mim_bench import checkpoint, distributed, draw, loop, masking
 from mim_bench.accelerate import accelerate
 from mim_bench.config import RunConfig
 from mim_bench.data import ColorJitter, Crop
@@ -17,7 +17,9 @@ from mim_bench.dataset import Data
 from mim_bench.model import MaskedAutoencoder
 from mim_bench.optimizer import decay_groups
 from mim_bench.resolve import geometry
+from mim_bench.shard import shard, sharded, whole
 from mim_bench.target import Target
+from mim_bench.training_log import read_log
 
 _HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
 
@@ -120,13 +122,13 @@ def pretrain(
 ) -> tuple[MaskedAutoencoder, loop.Outcome]:
     """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder."""
     model = build_model(config, target.dim).to(device)
-    task = PretrainTask(
-        model, target, masking.MaskSampler(config.mask, model.geometry.grid), config.seed
-    )
+    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
+    accelerate(model, device, config.runtime)
+    shard(model, config.runtime)
+    task = PretrainTask(model, target, sampler, config.seed)
     optimizer = loop.adamw(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )
-    accelerate(model, device, config.runtime)
 
     def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return views(config, data, index_batches, epoch, device, data.num_workers)
@@ -134,14 +136,27 @@ def pretrain(
     training = make_training(config, data.train.num_images, folder, device)
     outcome = loop.train(training, task, optimizer, batches, report)
     save_weights(folder, model, config)
+    if sharded([model]):  # evaluation needs it whole
+        model = build_model(config, target.dim).to(device)
+        load_weights(folder, model)
     return model, outcome
 
 
 def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> None:
-    """`encoder.safetensors` with timm's names, and `model.safetensors` with all of it."""
+    """`encoder.safetensors` with timm's names, and `model.safetensors` with all of it; by rank 0."""
     header = {"run_hash": config.hash, "model": config.model.model_dump_json()}
-    checkpoint.save_tensors(folder / "encoder.safetensors", model.encoder.state_dict(), header)
-    checkpoint.save_tensors(folder / "model.safetensors", model.state_dict(), header)
+    tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    encoder = {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("encoder.")
+    }
+
+    def save() -> None:
+        checkpoint.save_tensors(folder / "encoder.safetensors", encoder, header)
+        checkpoint.save_tensors(folder / "model.safetensors", tensors, header)
+
+    distributed.from_main(save)
 
 
 def load_weights(folder: Path, model: MaskedAutoencoder) -> None:
@@ -155,7 +170,7 @@ def epoch_losses(folder: Path) -> tuple[tuple[int, float], ...]:
     """Epoch, from 1, and mean loss over its log lines, of a run folder; epochs without one are left out."""
     path = folder / "pretrain.jsonl"
     losses: dict[int, list[float]] = {}
-    for line in loop.read_log(path) if path.exists() else []:
+    for line in read_log(path) if path.exists() else []:
         losses.setdefault(math.ceil(line["epoch"]), []).append(line["loss"])
     return tuple((epoch, sum(part) / len(part)) for epoch, part in sorted(losses.items()))
 

@@ -27,7 +27,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from mim_bench import checkpoint, draw, loop
+from mim_bench import checkpoint, distributed, draw, loop
 from mim_bench.accelerate import accelerate
 from mim_bench.config import FinetuneConfig
 from mim_bench.data import Crop, Split
@@ -35,7 +35,9 @@ from mim_bench.error import UserError
 from mim_bench.model import build_encoder
 from mim_bench.protocols.subject import Answer, Subject
 from mim_bench.resolve import geometry
+from mim_bench.shard import shard
 from mim_bench.target import Geometry
+from mim_bench.training_log import read_log
 from mim_bench.vit import Encoder
 
 
@@ -75,9 +77,12 @@ class ClassifyTask:
         """8-bit images (B, C, H, W) -> mean (soft-target) cross-entropy."""
         images = self.geometry.normalize(inputs.float() / 255)
         truth = self.labels[index.to(self.labels.device, non_blocking=True)]
-        # timm draws from the global generators: seeded by the first sample of the part
+        # timm draws from the global generators: seeded by the first sample of the part, over all ranks
         part = draw.integer(
-            seed=self.seed, epoch=epoch, stream=f"{self.stream} mix", index=int(index[0])
+            seed=self.seed,
+            epoch=epoch,
+            stream=f"{self.stream} mix",
+            index=distributed.first(index),
         )
         random.seed(part)
         np.random.seed(part)
@@ -159,6 +164,8 @@ def train_classifier(
     schedule = config.finetune
     model = model.to(device)
     accelerate(model, device, config.runtime)
+    distributed.share_drop_path(model)
+    shard(model, config.runtime)
     task = ClassifyTask(
         model=model,
         labels=subject.labels(data.train),
@@ -201,9 +208,7 @@ def train_classifier(
         measure if len(held_out) else None,
     )
     everything = torch.arange(subject.test.num_images)
-    curve = tuple(
-        line["holdout_top1"] for line in loop.read_log(training.log) if "holdout_top1" in line
-    )
+    curve = tuple(line["holdout_top1"] for line in read_log(training.log) if "holdout_top1" in line)
     return Answer(
         {"model": _correct(subject, model, subject.test, everything)},
         curves={"model": curve} if curve else {},
@@ -218,22 +223,30 @@ def hold_out(num_images: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def _correct(subject: Subject, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
-    """Which of the clean images at `index` the model gets right, (N,) bool in that order."""
+    """Which of the clean images at `index` the model gets right, (N,) bool in that order.
+
+    The ranks share the images out and each gets the whole answer.
+    """
     config, device = subject.config, subject.device
     model.eval()
+    own, num_counted = distributed.split_batches(
+        torch.arange(len(index)).split(config.evaluate.batch_size)
+    )
     batches = split.batches(
-        index.split(config.evaluate.batch_size),
+        [index[place] for place in own],
         subject.features.crop,
         device=device,
         num_workers=subject.data.num_workers,
     )
-    answers = []
+    answers = torch.zeros(len(index), dtype=torch.int64, device=device)
     with torch.no_grad(), loop.autocast(device, config.runtime):
-        for images, _ in batches:
+        for number, (images, _) in enumerate(batches):
             normalized = geometry(config).normalize(images.float() / 255)
-            answers.append(model(normalized).argmax(dim=1))
+            answer = model(normalized).argmax(dim=1)
+            if number < num_counted:
+                answers[own[number].to(device)] = answer
     truth = subject.labels(split)[index.to(device)]
-    return (torch.cat(answers) == truth).cpu().numpy()
+    return (distributed.add_up(answers) == truth).cpu().numpy()
 
 
 def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mim_bench import draw, feature, loop
+from mim_bench import distributed, draw, feature, loop
 from mim_bench.data import Crop
 from mim_bench.optimizer import LARS
 from mim_bench.protocols.subject import Answer, Subject
@@ -38,9 +38,31 @@ class Probes(nn.Module):
 def probe(dim: int, num_classes: int) -> nn.Sequential:
     """BatchNorm without affine (eps 1e-6) and a linear layer with weights of std 0.01."""
     linear = nn.Linear(dim, num_classes)
+    norm = nn.BatchNorm1d if distributed.size() == 1 else SharedBatchNorm
     nn.init.trunc_normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
-    return nn.Sequential(nn.BatchNorm1d(dim, affine=False, eps=1e-6), linear)
+    return nn.Sequential(norm(dim, affine=False, eps=1e-6), linear)
+
+
+class SharedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over the batch of all ranks, for inputs that need no gradient.
+
+    torch's SyncBatchNorm works on GPUs only.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, D) -> (b, D)."""
+        if not self.training:
+            return super().forward(input)
+        num = len(input) * distributed.size()
+        mean = distributed.add_up(input.sum(0)) / num
+        variance = distributed.add_up((input - mean).square().sum(0)) / num
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * num / (num - 1), self.momentum)
+        self.num_batches_tracked += 1
+        return (input - mean) * torch.rsqrt(variance + self.eps)
 
 
 @dataclass

@@ -6,12 +6,21 @@ of the run's shape, target included, reading of images left out.
 
 import statistics
 
-from mim_bench import speed
+from mim_bench import distributed, speed
+from mim_bench.error import UserError
 from mim_bench.protocols.subject import Answer, Subject
 
 
 def run(subject: Subject) -> Answer:
-    """Medians over the timed steps."""
+    """Medians over the timed steps.
+
+    Raises:
+        UserError: several processes, which would time one another.
+    """
+    if distributed.size() > 1:
+        raise UserError(
+            "evaluate.protocols=speed: one device is timed; start it as a single process"
+        )
     config = subject.config
     stepper = speed.Stepper(config, subject.device)
     for _ in range(config.speed.warmup_steps):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mim_bench import feature, loop
+from mim_bench import distributed, feature, loop
 from mim_bench.config import RunConfig
 from mim_bench.data import EvalCrop, Split
 from mim_bench.dataset import Data
@@ -55,13 +55,17 @@ class Features:
     def clean(self, split: Split) -> Tensor:
         """Readouts of every image of a split, (N, R, D) float32."""
         if split.name not in self._kept:
+            order = feature.in_order(split.num_images, self.config.evaluate.batch_size)
+            own, num_counted = distributed.split_batches(order)
             batches = split.batches(
-                feature.in_order(split.num_images, self.config.evaluate.batch_size),
+                own,
                 self.crop,
                 device=self.device,
                 num_workers=self.data.num_workers,
             )
-            self._kept[split.name] = feature.extract(self.encode, batches, split.num_images)
+            self._kept[split.name] = feature.extract(
+                self.encode, batches, split.num_images, num_counted
+            )
         return self._kept[split.name]
 
 
