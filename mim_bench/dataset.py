@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mim_bench import environment
 from mim_bench.config import DataConfig, RunConfig, digest
 from mim_bench.data import (
     ImageSet,
@@ -108,7 +109,7 @@ def _num_workers(config: RunConfig, split: Split) -> int:
         return config.runtime.num_workers
     if split.in_memory:
         return 0
-    return min(16, torch.get_num_threads() if torch.get_num_threads() > 2 else 2)
+    return min(16, max(2, environment.num_cores()))
 
 
 def complete(config: RunConfig, data: Data) -> RunConfig:

@@ -39,7 +39,7 @@ def joined(timeout_minutes: float = 30) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     yield  # after an error the others may be waiting: leaving by the exit of the process cannot hang
-    dist.barrier()
+    any_rank(False)  # rank 0 serves the others' connections: it must not leave first
     dist.destroy_process_group()
 
 
@@ -96,6 +96,12 @@ def is_told(error: Exception) -> bool:
     asked_to_join = int(os.environ.get("WORLD_SIZE", "1")) > 1
     same_everywhere = asked_to_join and not dist.is_initialized()  # raised before ranks differ
     return hasattr(error, _TOLD) or (same_everywhere and os.environ.get("RANK", "0") != "0")
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether it only says that another rank has ended or kept this one waiting too long."""
+    known = ("Connection closed by peer", "Timed out waiting", "Connection reset by peer", "NCCL")
+    return dist.is_initialized() and any(text in str(error) for text in known)
 
 
 def add_up(values: Tensor) -> Tensor:

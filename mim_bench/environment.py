@@ -100,6 +100,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def num_cores() -> int:
+    """Cores that this process may keep busy: of a machine that several ranks share, its part."""
+    if distributed.size() == 1:
+        return torch.get_num_threads()
+    of_task = os.environ.get(
+        "SLURM_CPUS_PER_TASK"
+    )  # torchrun sets one thread, whatever the machine
+    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(of_task) if of_task else max(1, (os.cpu_count() or 1) // on_machine)
+
+
 def device_facts(device: torch.device) -> Device:
     """What the record says of the hardware."""
     if device.type == "cuda":

@@ -1,0 +1,187 @@
+"""What each rank of test_distributed.py does: `torchrun --nproc-per-node 2 tests/ranks.py OUT [die]`.
+
+The same functions are called by the test itself, as the only rank, to compare with.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from conftest import SMALL
+
+from mim_bench import distributed, preemption
+from mim_bench.dataset import complete, open_data
+from mim_bench.error import UserError
+from mim_bench.experiment import execute
+from mim_bench.parallel import ParallelLoss
+from mim_bench.pretrain import PretrainTask, build_model, load_weights
+from mim_bench.resolve import load_config
+
+COMMON = (
+    *SMALL,
+    "data.limit_images=256",
+    "pretrain.epochs=5",
+    "pretrain.batch_size=64",  # 20 steps
+    "finetune.batch_size=40",
+    "finetune.mixup=0.8",
+    "finetune.cutmix=1.0",
+    "finetune.drop_path=0.3",
+    "finetune.holdout_fraction=0.1",
+    "linear.augment=true",
+    "linear.batch_size=50",
+    "evaluate.batch_size=60",  # 5 batches for 2 ranks, the last one short
+    "runtime.log_every_steps=1",
+)
+WHOLE = ("evaluate.protocols=knn,linear,finetune", *COMMON)
+SHARDED = ("evaluate.protocols=finetune", *COMMON, "runtime.shard=true")
+ONLY = ("evaluate.protocols=[]", *COMMON)
+PARTS = (*ONLY, "pretrain.accumulation_steps=2")
+
+
+class Stop(Exception):
+    """Raised by the handler of the signal to leave."""
+
+
+def run(out, name, *overrides, target="norm_pixel"):
+    config = load_config(target, "tiny", list(overrides))
+    return execute(config, out=Path(out) / name, command="test").folder
+
+
+def record_draws(draws):
+    """Has pre-training note what it is given: step -> sample -> digest of the crop and of the mask."""
+    loss = PretrainTask.loss
+
+    def recorded(self, inputs, index, *, epoch, step):
+        noise = self.sampler.noise(index, seed=self.seed, epoch=epoch)
+        for sample, image, row in zip(index.tolist(), inputs, noise, strict=True):
+            content = image.contiguous().numpy().tobytes() + row.numpy().tobytes()
+            draws.setdefault(str(step), {})[str(sample)] = hashlib.sha256(content).hexdigest()
+        return loss(self, inputs, index, epoch=epoch, step=step)
+
+    PretrainTask.loss = recorded
+    return lambda: setattr(PretrainTask, "loss", loss)
+
+
+def interrupted(out, name, at_step, *overrides):
+    """The last rank is asked to leave within a step: every rank saves after it and leaves."""
+
+    def stop(number, frame):
+        raise Stop
+
+    def asked(self, inputs, index, *, epoch, step):
+        if step == at_step and distributed.rank() == distributed.size() - 1:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return loss(self, inputs, index, epoch=epoch, step=step)
+
+    loss, before = PretrainTask.loss, signal.signal(signal.SIGUSR2, stop)
+    PretrainTask.loss = asked
+    try:
+        with preemption.deferred():
+            run(out, name, *overrides)
+    except Stop:
+        return True
+    finally:
+        PretrainTask.loss = loss
+        signal.signal(signal.SIGUSR2, before)
+    return False
+
+
+def gradients(parts):
+    """Norms of a gradient after each of two parts of a step, the averaging left to the last."""
+    layer = torch.nn.Linear(4, 1)
+    torch.nn.init.ones_(layer.weight)
+    loss = ParallelLoss(lambda x, i, **_: layer(x).square().mean(), {"model": layer})
+    norms = []
+    for part in range(parts):
+        x = torch.full((2, 4), 1.0 + distributed.rank())
+        with loss.part(is_last=part == parts - 1):
+            loss(x, torch.arange(2), epoch=0, step=0).backward()
+        assert layer.weight.grad is not None
+        norms.append(layer.weight.grad.norm().item())
+    return norms
+
+
+def shared_error():
+    """What a rank sees of an error that only rank 0 meets, and of one of another kind."""
+
+    def fail():
+        raise UserError("disk full")
+
+    def bug():
+        raise KeyError("x")
+
+    seen = []
+    for function in (fail, bug):
+        try:
+            distributed.from_main(function)
+        except Exception as error:
+            seen.append([type(error).__name__, str(error), distributed.is_told(error)])
+    return seen
+
+
+def die(out):
+    """Rank 1 meets an error of its own in the third step."""
+    loss = PretrainTask.loss
+
+    def broken(self, inputs, index, *, epoch, step):
+        if step == 2 and distributed.rank() == 1:
+            raise UserError("image 7 cannot be read")
+        return loss(self, inputs, index, epoch=epoch, step=step)
+
+    PretrainTask.loss = broken
+    from mim_bench import cli
+
+    cli.main(["run", "--target", "pixel", "--out", out, *ONLY])
+
+
+def sharded_share(out):
+    """Elements of the sharded model's largest parameter that this rank holds, and in all."""
+    from mim_bench.shard import shard
+
+    config = load_config("norm_pixel", "tiny", list(SHARDED))
+    config = complete(config, open_data(config, torch.device("cpu")))
+    model = build_model(config, 64)
+    num_all = sum(p.numel() for p in model.parameters())
+    shard(model, config.runtime)
+    return [sum(p.to_local().numel() for p in model.parameters()), num_all]  # pyright: ignore
+
+
+def weights(folder):
+    from mim_bench.run_folder import read_config
+
+    model = build_model(read_config(folder), 64)
+    load_weights(folder, model)
+    return model.state_dict()
+
+
+def main(out):
+    found = {}
+    draws: dict[str, dict[str, str]] = {}
+    restore = record_draws(draws)
+    run(out, "whole", *WHOLE)
+    restore()
+    found["draws"] = draws
+    run(out, "parts", *PARTS)
+    run(out, "sharded", *SHARDED)
+    found["share"] = sharded_share(out)
+    found["left"] = interrupted(out, "again", 6, *ONLY)
+    run(out, "again", *ONLY)
+    for name in ("split", "split_to_one"):
+        found[f"left {name}"] = interrupted(out, name, 6, *ONLY, "runtime.shard=true")
+    run(out, "split", *ONLY)  # written in pieces, goes on whole
+    found["gradients"] = gradients(2)
+    found["error"] = shared_error()
+    path = Path(out) / f"rank-{distributed.rank()}.json"
+    path.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[2:] == ["die"]:
+        die(sys.argv[1])
+    with distributed.joined(timeout_minutes=1):
+        main(sys.argv[1])
