@@ -16,7 +16,7 @@ from mim_bench import recipe
 from mim_bench.config import ProtocolName, RunConfig
 from mim_bench.error import UserError, suggest
 from mim_bench.frozen import Frozen
-from mim_bench.resolve import explain, flatten, resolve
+from mim_bench.resolve import explain, flatten, resolve, split_override
 
 _RELATIVE = re.compile(r"x(\d*\.?\d+)")
 
@@ -220,7 +220,17 @@ def _cell(
             relative[field] = float(found[1])
             scaled = own * relative[field]
             grid[field] = max(1, round(scaled)) if isinstance(own, int) else scaled
-    config = resolve(target, preset, overrides, grid).config
+    # a setting is what a relative value is relative to; over another one it would make all rows the same
+    overridden = {config_field(split_override(text)[0], base): text for text in overrides}
+    for field in grid:
+        text = overridden.get(config_field(field, base))
+        if text and field not in ("seed", "evaluate.protocols", *relative):
+            raise UserError(
+                f"{text}: the benchmark's rows differ in {field}; take a benchmark file of your own"
+            )
+    scaled_fields = {config_field(field, base) for field in relative}
+    kept = [text for field, text in overridden.items() if field not in scaled_fields]
+    config = resolve(target, preset, kept, grid).config
     told = {"variant": variant.name} if variant else {}
     told |= {field: grid.get(field, value) for field, value in place.items()}
     return Cell(config, told, relative, variant)

@@ -15,7 +15,7 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
-from mim_bench import cli_results
+from mim_bench import cli_cluster, cli_results
 from mim_bench.cli_option import (
     Data,
     Device,
@@ -47,6 +47,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(cli_results.app)
+app.add_typer(cli_cluster.app)
 
 _LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
 
@@ -290,6 +291,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if isinstance(error, OSError) and error.errno in _NOT_OUR_FAULT:
             _stop(f"error: {error.filename or 'disk'}: {error.strerror}", 2)
+        from mim_bench.distributed import is_lost_peer
+
+        if is_lost_peer(error):
+            _stop("error: another process of this run ended or was silent too long", 1, error)
         _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1, error)
 
 

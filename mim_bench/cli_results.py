@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from mim_bench import cli_cluster as site
+from mim_bench.cli_cluster import Name, Results
 from mim_bench.cli_option import (
     Data,
     Device,
@@ -23,9 +25,6 @@ from mim_bench.error import UserError
 
 app = typer.Typer()
 
-Name = Annotated[str, typer.Argument(help="Benchmark; see `list benchmarks`.")]
-Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
-
 
 @app.command(
     epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
@@ -39,8 +38,9 @@ def sweep(
     limit_images: Limit = None,
     protocols: Protocols = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
-    ] = 1,
+        int | None, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
+    ] = None,
+    cluster: site.ClusterName = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs."),
@@ -55,15 +55,49 @@ def sweep(
     queue_limit: Annotated[
         int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
     ] = None,
+    cluster_file: site.ClusterFile = None,
+    partition: site.Partition = None,
+    account: site.Account = None,
+    qos: site.Qos = None,
+    constraint: site.Constraint = None,
+    nodes: site.Nodes = None,
+    gpus_per_node: site.GpusPerNode = None,
+    tasks_per_node: site.TasksPerNode = None,
+    cpus_per_task: site.CpusPerTask = None,
+    mem_gb: site.MemGb = None,
+    timeout_hours: site.TimeoutHours = None,
+    array: site.Array = None,
+    retry_failed: site.RetryFailed = False,
+    evaluate_apart: site.EvaluateApart = False,
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """Run every missing cell of a benchmark here. The same command again continues."""
+    """Run every missing cell of a benchmark, here or on a cluster. The same command again continues."""
     from mim_bench import progress
     from mim_bench.sweep import sweep as run_sweep
 
     given = settings(overrides, None, data, device, limit_images)
     chosen = protocols.split(",") if protocols else None
+    sizes = {
+        "partition": partition,
+        "account": account,
+        "qos": qos,
+        "constraint": constraint,
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "tasks_per_node": tasks_per_node,
+        "cpus_per_task": cpus_per_task,
+        "mem_gb": mem_gb,
+        "timeout_hours": timeout_hours,
+        "array": array,
+    }
+    others = {
+        "cluster_file": cluster_file,
+        "retry_failed": retry_failed,
+        "evaluate_apart": evaluate_apart,
+    }
+    processes = site.chosen_jobs(cluster, jobs, sizes | others)
+    settled = site.settled(cluster_file, sizes) if cluster == "slurm" else None
     if dry_run:
         from mim_bench.dry_run import dry_run as plan
 
@@ -76,9 +110,19 @@ def sweep(
             out=out,
             device_tflops=device_tflops,
             gpus=gpus,
+            gpus_per_job=settled.gpus if settled and gpus else 1,
             queue_limit=queue_limit,
         )
         out_console.print(planned, highlight=False)
+    if settled:
+        from mim_bench.submission import Asked
+
+        asked = Asked(
+            benchmark, preset, out, results, tuple(given), tuple(chosen) if chosen else None,
+            retry_failed, evaluate_apart,
+        )  # fmt: skip
+        (site.show if dry_run else site.submit)(asked, settled)
+    if dry_run or settled:
         return
     failed = run_sweep(
         benchmark,
@@ -87,7 +131,7 @@ def sweep(
         results=results,
         overrides=given,
         protocols=chosen,
-        jobs=jobs,
+        jobs=processes,
         stages=progress.Terminal(err_console),
         told=lambda line: out_console.print(line, highlight=False),
     )

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
+from mim_bench import stamp
 from mim_bench.error import UserError
 from mim_bench.label import Label, place
 from mim_bench.table import half_interval
@@ -31,10 +32,6 @@ _MARKERS = "osD^vPX"
 NUM_COLORS = 7
 _DODGE = 2.5
 """Points between curves at the same x."""
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
-}  # fmt: skip
-"""Suffix -> what is left out, so that a redraw gives the same bytes."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -217,14 +214,21 @@ def _thin_ticks(axes: Axes) -> None:
 # ---- files ----
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path, records: str) -> list[Path]:
     """Writes `stem.png`, `.svg` and `.pdf`, each under a temporary name, then replaced.
+
+    Args:
+        records: stamp of what it was drawn from (see `stamp`), kept in the PNG.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    # dates are left out, so that a redraw gives the same bytes
+    of_format: dict[str, dict[str, Any]] = {
+        "png": stamp.metadata(records), "svg": {"Date": None}, "pdf": {"CreationDate": None},
+    }  # fmt: skip
     paths = []
-    for suffix, metadata in _METADATA.items():
+    for suffix, metadata in of_format.items():
         path = stem.with_name(f"{stem.name}.{suffix}")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:

@@ -13,13 +13,12 @@ import json
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -28,20 +27,12 @@ from mim_bench.accelerate import accelerate, is_compiled
 from mim_bench.config import RunConfig
 from mim_bench.dataset import Data, complete, open_data
 from mim_bench.error import UserError
+from mim_bench.evaluate import evaluate
 from mim_bench.fit import Fitted, fitted_target
 from mim_bench.model import MaskedAutoencoder, build_encoder
-from mim_bench.progress import Quiet
-from mim_bench.protocols import PROTOCOLS, Answer, Features, Subject
-from mim_bench.record import (
-    Metric,
-    PretrainFacts,
-    Record,
-    figure,
-    read,
-    top1,
-    write,
-    write_text,
-)
+from mim_bench.progress import Quiet, Stages
+from mim_bench.protocols import PROTOCOLS, Features
+from mim_bench.record import PretrainFacts, Record, read, write_text
 from mim_bench.resolve import geometry
 from mim_bench.run_folder import claim, lock, record_hash, record_path
 from mim_bench.sample import draw_picture, sample
@@ -57,14 +48,6 @@ class Result:
     records: list[Record]
     was_finished: bool
     """True if there was nothing left to do."""
-
-
-class Stages(Protocol):
-    """Somebody who watches a run; see `mim_bench.progress`."""
-
-    def stage(self, name: str) -> AbstractContextManager[loop.Report]:
-        """Entered when a stage begins, left when it ends."""
-        ...
 
 
 def run(config: RunConfig, *, out: str | Path = "runs", force: bool = False) -> list[Record]:
@@ -145,7 +128,7 @@ def _execute(
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
         if not distributed.from_main(lambda path=path, name=name: _is_current(path, config, name)):
-            _evaluate(name, trained, random, folder, stages, facts, origin)
+            evaluate(name, trained, random, folder, stages, facts, origin)
         records.append(distributed.from_main(lambda path=path: read(path)))
     return Result(folder, records, was_finished=False)
 
@@ -268,70 +251,6 @@ def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFa
     write_text(path, facts.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now
     return facts
-
-
-def _evaluate(
-    name: str,
-    trained: Features,
-    random: Features,
-    folder: Path,
-    stages: Stages,
-    facts: PretrainFacts | None,
-    command: str,
-) -> None:
-    """One protocol, on the encoder and, where that is one, on its random-weights control."""
-    config, device = trained.config, trained.device
-    protocol = PROTOCOLS[name]
-    started, clock = datetime.now(UTC), time.perf_counter()
-    key = record_hash(config, name)
-    with stages.stage(name) as report:
-        answer = protocol.run(Subject(trained, folder, key, report))
-    control: tuple[Metric, ...] = ()
-    if protocol.has_control:
-        with stages.stage(f"{name}, random weights") as report:
-            beside = Subject(random, folder / "control", f"{key} control", report)
-            control = _metrics(protocol.run(beside), config)
-    metrics = _metrics(answer, config)
-    declared = config.evaluate.readout if protocol.needs_readout else metrics[0].readout
-    record = Record(
-        run_id=config.run_id,
-        run_hash=config.hash,
-        record_hash=key,
-        target=config.target.name,
-        preset=config.preset,
-        seed=config.seed,
-        protocol=name,
-        protocol_version=protocol.version,
-        declared_readout=declared,
-        metrics=metrics,
-        control=control,
-        notes=answer.notes,
-        curves=answer.curves,
-        config=config.model_dump(mode="json"),
-        data=trained.data.facts,
-        pretrain=facts if protocol.needs_encoder else None,
-        code=environment.code(),
-        versions=environment.versions(),
-        device=environment.device_facts(device),
-        precision=loop.precision(device, config.runtime),
-        compiled=is_compiled(device, config.runtime),
-        seconds=time.perf_counter() - clock,
-        started=started.isoformat(timespec="seconds"),
-        command=command,
-    )
-
-    def keep() -> None:
-        write(record_path(folder, name), record, answer.correct)
-        for done in (folder / name, folder / "control"):
-            shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
-
-    distributed.from_main(keep)
-
-
-def _metrics(answer: Answer, config: RunConfig) -> tuple[Metric, ...]:
-    accuracies = [top1(readout, correct) for readout, correct in answer.correct.items()]
-    figures = [figure(name, value, config.speed.steps) for name, value in answer.figures.items()]
-    return (*accuracies, *figures)
 
 
 def lr_lines(config: RunConfig) -> Sequence[str]:

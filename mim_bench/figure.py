@@ -2,6 +2,7 @@
 
 `figure`: accuracy along the quantity that the grid varies (see `grid_figure`). Where several targets are compared
 also `pareto`, accuracy against cost of pre-training, and `curves`, the learning curves (see `target_figure`).
+Each PNG is stamped with the records that it was drawn from (see `stamp`).
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mim_bench import proof
+from mim_bench import proof, stamp
 from mim_bench.benchmark import Benchmark, at_preset, load_benchmark
 from mim_bench.curve import save, style
 from mim_bench.error import UserError
@@ -37,7 +38,10 @@ def draw(name: str, preset: str, results: Path = Path("results")) -> list[Path]:
                 f"the records in {folder / 'records'} have nothing to draw; "
                 f"`sweep {short} --preset {preset}` runs the protocols that are missing"
             )
-        return [path for stem, figure in drawn.items() for path in save(figure, folder / stem)]
+        records = stamp.of_records(one.record for one in found)
+        return [
+            path for stem, figure in drawn.items() for path in save(figure, folder / stem, records)
+        ]
 
 
 def compose(benchmark: Benchmark, found: Sequence[Found]) -> dict[str, Figure]:

@@ -69,6 +69,11 @@ def fit_key(config: RunConfig, data: Data) -> str:
     return digest([parts, patch_size, data.facts.fingerprint, _SEED])
 
 
+def fit_path(out: Path, config: RunConfig, key: str) -> Path:
+    """Where a target's fitted state is kept."""
+    return out / "fits" / f"{config.target.name}-{key[:16]}.safetensors"
+
+
 def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device) -> Fitted:
     """The run's target, fitted now or taken from the cache.
 
@@ -79,7 +84,7 @@ def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device
     if not target.needs_fit:
         return Fitted(target, None, {})
     key = fit_key(config, data)
-    path = out / "fits" / f"{config.target.name}-{key[:16]}.safetensors"
+    path = fit_path(out, config, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.is_file():

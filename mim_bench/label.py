@@ -15,8 +15,10 @@ _GAP = 9.0
 """Points between a curve's end and its label."""
 _LINE = 1.25
 """Distance of two labels, in font sizes."""
-_OUTSIDE = 9
-"""Outside the panel is as bad as over so many other things."""
+_BAD = 9
+"""Outside the panel, or over another label, is as bad as over so many lines and points."""
+_STEPS = (0.7, -0.7, 1.8, -1.8)
+"""Above or below a point where its label may stand, in heights of a label; the nearest first."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def place(
     # an annotation's own extent would have the line to its point in it
     widths = np.array([Text.get_window_extent(text).width for text in texts])
     right = _ends(labels)[:, 0] - box.x0 if beside else np.full(len(labels), box.width)
-    share = float(np.min((box.width - widths - _GAP * point) / np.maximum(right, 1)))
+    share = float(np.min((box.width - widths - 1.6 * _GAP * point) / np.maximum(right, 1)))
     for one in along:
         low, high = one.get_xlim()
         one.set_xticks([x for x in one.get_xticks() if low <= x <= high])  # none under the labels
@@ -76,25 +78,27 @@ def place(
 def _beside(
     axes: Axes, ends: np.ndarray, widths: np.ndarray, height: float
 ) -> list[tuple[float, float]]:
-    """For each label that corner of its point, upper right first, where it lies over the least."""
+    """For each label that place beside its point, upper right first, where it lies over the least."""
     box = axes.bbox
     taken = [Bbox.from_extents(*(end - height / 4), *(end + height / 4)) for end in ends]
     for bars in axes.collections:
         if isinstance(bars, LineCollection):
             pixels = [bars.get_transform().transform(ends) for ends in bars.get_segments()]
             taken += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
-    placed = []
+    placed: list[tuple[float, float]] = []
+    labels: list[Bbox] = []
     for (x, y), width in zip(ends, widths, strict=True):
-        right, left, step = x + height / 2, x - height / 2 - width, 0.7 * height
-        corners = [(right, y + step), (right, y - step), (left, y + step), (left, y - step)]
-        boxes = [Bbox.from_bounds(u, v - height / 2, width, height) for u, v in corners]
+        sides = x + height / 2, x - height / 2 - width
+        places = [(side, y + step * height) for side in sides for step in _STEPS]
+        boxes = [Bbox.from_bounds(u, v - height / 2, width, height) for u, v in places]
+        outside = [one.x0 < 0 or one.y0 < 0 or one.y1 > box.height for one in boxes]
         over = [
-            one.count_overlaps(taken) + _OUTSIDE * (one.x0 < 0 or one.y0 < 0 or one.y1 > box.height)
-            for one in boxes
+            one.count_overlaps(taken) + _BAD * (one.count_overlaps(labels) + is_outside)
+            for one, is_outside in zip(boxes, outside, strict=True)
         ]
         best = int(np.argmin(over))
-        taken.append(boxes[best])
-        placed.append(corners[best])
+        labels.append(boxes[best])
+        placed.append(places[best])
     return placed
 
 

@@ -9,7 +9,7 @@ Legend: N images, C channels, H W image, H' W' = k*H k*W with a whole k, L patch
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -156,12 +156,12 @@ def text(
     figure.text(x, y, text, ha=ha, va=va, color=color, fontproperties=style, parse_math=False)
 
 
-def write(figure: Figure, path: Path) -> None:
-    """Saves as PNG under a temporary name, then replaces."""
+def write(figure: Figure, path: Path, metadata: Mapping[str, str | None] | None = None) -> None:
+    """Saves as PNG under a temporary name, then replaces; `metadata` as matplotlib takes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        FigureCanvasAgg(figure).print_png(temporary)
+        FigureCanvasAgg(figure).print_png(temporary, metadata=metadata)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

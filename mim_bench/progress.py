@@ -1,7 +1,8 @@
 """Progress on a terminal: one bar a stage with images/s and time left; silence elsewhere."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,14 @@ from rich.progress import (
 )
 
 from mim_bench.loop import Report
+
+
+class Stages(Protocol):
+    """Somebody who watches a run."""
+
+    def stage(self, name: str) -> AbstractContextManager[Report]:
+        """Entered when a stage begins, left when it ends."""
+        ...
 
 
 class Quiet:

@@ -5,6 +5,7 @@ image beside it (`.npz`). One file each: no locks, no merge conflicts. A record 
 made from these files alone, and one that does not belong to the benchmark is named and refused.
 """
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,18 @@ def copy(source: Path, record: Record, to: Path) -> None:
     target = to / f"{record.run_id}__{record.protocol}.json"
     arrays = source.with_suffix(".npz")
     if arrays.is_file():  # the record last: it is what is looked for
-        shutil.copyfile(arrays, target.with_suffix(".npz"))
-    shutil.copyfile(source, target)
+        _copy_whole(arrays, target.with_suffix(".npz"))
+    _copy_whole(source, target)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Under a temporary name, then replaced: other jobs read the folder meanwhile."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_folder(folder: Path) -> list[tuple[Path, Record]]:

@@ -24,7 +24,7 @@ import torch
 
 from mim_bench import store
 from mim_bench.benchmark import Cell, cells
-from mim_bench.config import RunConfig
+from mim_bench.config import ProtocolName, RunConfig
 from mim_bench.error import UserError, suggest
 from mim_bench.experiment import Result, Stages, execute
 from mim_bench.protocols import PROTOCOLS
@@ -53,8 +53,11 @@ class Task:
 
     def only(self, *, needs_idle: bool) -> "Task":
         """The part whose protocols need an idle machine, or the part whose protocols do not."""
-        part = tuple(p for p in self.missing if PROTOCOLS[p].needs_idle == needs_idle)
-        return replace(self, missing=part)
+        return self.having(tuple(p for p in self.missing if PROTOCOLS[p].needs_idle == needs_idle))
+
+    def having(self, missing: tuple[str, ...]) -> "Task":
+        """The same with other protocols to be made."""
+        return replace(self, missing=missing)
 
     @property
     def label(self) -> str:
@@ -84,18 +87,7 @@ def plan(
     todo = cells(name, preset, overrides)
     if not todo:
         raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
-    folder = store.home(name, preset, results) / "records"
-    have = _current(todo, folder)
-    for other in sorted(results.glob(f"*/{Path(preset).stem}/records")):
-        if other != folder:
-            lacking = [
-                cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]
-            ]
-            for cell, one in _found(lacking, other):
-                if one.record.protocol not in have[id(cell)]:
-                    if copy:
-                        store.copy(one.path, one.record, folder)
-                    have[id(cell)].add(one.record.protocol)
+    have = _have(todo, store.home(name, preset, results) / "records", copy)
     tasks = []
     for number, cell in enumerate(todo, start=1):
         wanted = [p for p in cell.config.evaluate.protocols if protocols is None or p in protocols]
@@ -104,10 +96,31 @@ def plan(
     return tasks
 
 
-def _current(todo: Sequence[Cell], folder: Path) -> dict[int, set[str]]:
+def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
+    """Of a cell's protocols those without a record now, after records of the same run have been taken over.
+
+    Args:
+        records: the benchmark's, `results/<benchmark>/<preset>/records`.
+    """
+    cell = Cell(config, {}, {})
+    have = _have([cell], records, copy=True)[id(cell)]
+    return tuple(protocol for protocol in config.evaluate.protocols if protocol not in have)
+
+
+def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]:
+    """Protocols of each cell that have a record, in the benchmark's own folder or in another's."""
     have: dict[int, set[str]] = {id(cell): set() for cell in todo}
     for cell, one in _found(todo, folder):
         have[id(cell)].add(one.record.protocol)
+    results, preset = folder.parents[2], folder.parent.name
+    for other in sorted(results.glob(f"*/{preset}/records")):
+        if other != folder:
+            lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
+            for cell, one in _found(lack, other):
+                if one.record.protocol not in have[id(cell)]:
+                    if copy:
+                        store.copy(one.path, one.record, folder)
+                    have[id(cell)].add(one.record.protocol)
     return have
 
 
@@ -128,7 +141,7 @@ def sweep(
     results: Path,
     overrides: Sequence[str] = (),
     protocols: Sequence[str] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     stages: Stages | None = None,
     told: Callable[[str], None] = print,
     command: str | None = None,
@@ -137,9 +150,10 @@ def sweep(
 
     Args:
         protocols: of the benchmark's, only these; by default all.
-        jobs: cells at a time. What must have the machine for itself comes last, one by one.
+        jobs: processes, each with a cell at a time; unset: in this process. What must have the machine for
+            itself comes last, one by one, in this process.
 
-    A failed cell's traceback is in `<out>/failed/`, or, where `jobs` is more than 1, in its job's log.
+    A failed cell's traceback is in `<out>/failed/`.
     """
     tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
     command = command or " ".join(["python -m mim_bench", *sys.argv[1:]])  # a job has its own argv
@@ -165,7 +179,7 @@ def sweep(
             told(f"{task.label}: was done")
     together = [part for task in tasks if (part := task.only(needs_idle=False)).missing]
     alone = [part for task in tasks if (part := task.only(needs_idle=True)).missing]
-    if jobs > 1:
+    if jobs is not None:
         _in_jobs(together, jobs, out, finish, command)
         together = []
     for task in together + alone:

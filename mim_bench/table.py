@@ -155,7 +155,7 @@ def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
     }
     keys = [key for key, accuracy in is_accuracy.items() if accuracy]
     keys.sort(key=lambda key: ("@" in key, order.index(key.split()[0])))
-    columns = [Column(key, f"{_heading(key)} %", True) for key in keys]
+    columns = [Column(key, _heading(key), True) for key in keys]
     if "scratch" in benchmark.first_only:
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
     if "step_s" in is_accuracy:
@@ -166,9 +166,12 @@ def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
 
 
 def _heading(key: str) -> str:
+    """Of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
     protocol, _, rest = key.partition(" ")
-    shown = {"finetune": "fine-tune", "knn": "kNN", "low_shot": "low-shot"}.get(protocol, protocol)
-    return f"{shown} {rest}".strip()
+    if protocol == "low_shot":
+        return f"low-shot {rest.replace('%', ' % of labels')}"
+    shown = {"finetune": "fine-tune", "knn": "kNN"}.get(protocol, protocol)
+    return f"{shown} {rest} %" if rest else f"{shown} %"
 
 
 def _row(

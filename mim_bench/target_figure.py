@@ -17,7 +17,10 @@ from mim_bench.resolve import flatten, resolve
 from mim_bench.sheet import ACCURACY, MEASURES, Points, as_curves, close, seeds_behind, sheet
 from mim_bench.store import Found
 
-_COST = "measured time of pre-training, s per 1000 images\n(under whatever load the machine had)"
+_STEP = "measured time of a training step, s per 1000 images\n(alone on the machine; without a target's fit)"
+_TRAINING = (
+    "measured time of pre-training, s per 1000 images\n(under whatever load the machine had)"
+)
 _MANY = 6
 """Rows; of more only one a target has learning curves."""
 
@@ -39,14 +42,31 @@ def pretrain_cost(record: Record) -> float | None:
     return 1000 * (facts.seconds + facts.fit.get("fit_seconds", 0.0)) / facts.images_seen
 
 
+def _costs(found: Sequence[Found]) -> tuple[dict[str, float], str]:
+    """Hash of a run -> its cost, and what it is: the time of a step where the protocol `speed` has it
+    of every run that is drawn, else of pre-training."""
+    speed = {
+        one.record.run_hash: 1000 / measures(one.record)["images_per_s"].value
+        for one in found
+        if one.record.protocol == "speed"
+    }
+    training = {
+        one.record.run_hash: cost
+        for one in found
+        if one.record.protocol in MEASURES and (cost := pretrain_cost(one.record)) is not None
+    }
+    return (speed, _STEP) if speed.keys() >= training.keys() else (training, _TRAINING)
+
+
 def pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
     """One point a row, in its target's colour; grey steps along the best mean at each cost or less."""
     data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in MEASURES}
     scratch: list[float] = []
     targets = {one.cell.label: one.record.target for one in found}
     numbers = {target: number for number, target in enumerate(dict.fromkeys(targets.values()))}
+    costs_of_run, meaning = _costs(found)
     for one in found:
-        cost = pretrain_cost(one.record)
+        cost = costs_of_run.get(one.record.run_hash)
         for key, measure in measures(one.record).items():
             if key == "scratch":
                 scratch.append(100 * measure.value)
@@ -76,7 +96,7 @@ def pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
             panel.labels = list(best.values())
         if scratch and key == "finetune":
             panel.add_level("from scratch", float(np.mean(scratch)))
-        panel.axes.set(xlabel=_COST, ylabel=ACCURACY)
+        panel.axes.set(xlabel=meaning, ylabel=ACCURACY)
     note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
     note += " Steps: best mean at that cost or less."
     note += " Named: the best row of each target." if crowded else ""

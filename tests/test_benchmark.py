@@ -49,6 +49,21 @@ def test_cells_of_a_benchmark__differ_only_in_what_the_file_names(name):
             assert {f for f in fields if f.startswith("target.")} <= allowed
 
 
+def test_setting__is_what_relative_values_are_relative_to():
+    found = benchmark.cells("schedule", "imagenet", ["pretrain.epochs=400", "finetune.epochs=7"])
+    assert sorted({cell.config.pretrain.epochs for cell in found}) == [100, 200, 400, 800]
+    assert {cell.config.finetune.epochs for cell in found} == {7}
+
+
+def test_setting_of_what_the_rows_differ_in__is_refused():
+    with pytest.raises(
+        UserError, match=r"mask\.ratio=0\.6: the benchmark's rows differ in mask\.ratio"
+    ):
+        benchmark.cells("mask_ratio", "tiny", ["mask.ratio=0.6"])
+    with pytest.raises(UserError, match="rows differ in hog.num_bins"):
+        benchmark.cells("hog_normalisation", "tiny", ["hog.num_bins=3"])
+
+
 def test_relative_value__is_a_multiple_of_the_presets():
     found = benchmark.cells("schedule", "imagenet")
     assert sorted({cell.place["pretrain.epochs"] for cell in found}) == [200, 400, 800, 1600]

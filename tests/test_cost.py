@@ -42,6 +42,23 @@ def test_vit_b__has_the_flops_that_its_paper_prints():
     assert forward == pytest.approx(35.1e9, rel=0.03)
 
 
+def test_mae_vit_b__step_is_that_of_the_architecture_counted_by_hand():
+    """MAE, ViT-B/16, 224 px, 75 % hidden: 9.7 G multiplications with their additions forward."""
+
+    def blocks(depth, tokens, width):  # qkv, projection and MLP; scores and their weighted sum
+        return depth * (2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width)
+
+    patches, hidden, pixels = 196, 147, 16 * 16 * 3
+    visible = patches - hidden
+    projection = 2 * visible * pixels * 768
+    encoder = blocks(12, 1 + visible, 768) + 2 * (1 + visible) * 768 * 512  # and to the decoder
+    decoder = blocks(8, 1 + patches, 512) + 2 * patches * 512 * pixels
+    forward = projection + encoder + decoder
+    found = flops.masked(cost.sized(load_config("norm_pixel", "imagenet")))
+    assert found.forward == forward == pytest.approx(2 * 9.7e9, rel=0.005)
+    assert found.step == 3 * forward - projection  # images need no gradient
+
+
 def test_mask_tokens_in_the_encoder__cost_what_mae_table_1c_prints():
     # Printed: 3.3. Forward and backward of the whole model give 3.25, the same as forward alone. The printed
     # figure is that of patch tokens without the class token (196 and 49 for 197 and 50): 3.28.

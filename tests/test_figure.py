@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from scipy import stats
 
-from mim_bench import curve
+from mim_bench import curve, stamp
 from mim_bench.benchmark import at_preset, load_benchmark
 from mim_bench.counterpart import published_rows
 from mim_bench.curve import GREY, Curve, save, style
@@ -203,6 +203,32 @@ def test_pareto__mean_accuracy_at_mean_cost(drawn_once: Drawn) -> None:
     assert "whatever load" in axes.get_xlabel()
 
 
+def test_pareto__takes_the_time_of_a_step_where_every_run_has_it(
+    drawn_once: Drawn, results: Path
+) -> None:
+    figures, found = drawn_once("targets")
+    speed = {  # images a second over the seeds of a target
+        target: values(found, "images_per_s", target=target) for target in ("pixel", "hog")
+    }
+    for axes in figures["pareto"].axes:
+        assert "time of a training step" in axes.get_xlabel()
+        assert "alone on the machine" in axes.get_xlabel()
+        for target, rates in speed.items():
+            cost = np.mean([1000 / (rate / 100) for rate in rates])  # `values` are times 100
+            assert list(points(axes, target)) == pytest.approx([cost])
+    lacking = [
+        one
+        for one in found
+        if (one.record.protocol, one.record.target, one.record.seed) != ("speed", "hog", 1)
+    ]
+    assert len(lacking) == len(found) - 1
+    with style():
+        drawn = compose(at_preset(load_benchmark("targets"), "tiny"), lacking)["pareto"]
+    assert "whatever load" in drawn.axes[0].get_xlabel()
+    cost = pretrain_cost(next(o.record for o in found if o.record.pretrain is not None))
+    assert list(points(drawn.axes[0], "hog")) == pytest.approx([cost])
+
+
 def test_pretrain_cost__shares_the_fit_out(results: Path) -> None:
     record = benchmark_records("targets", "tiny", results)[0].record
     assert record.pretrain is not None
@@ -266,6 +292,9 @@ def test_draw__writes_all_formats_and_a_redraw_is_byte_identical(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     assert draw("decoder_width", "tiny", results) == paths
     assert [path.read_bytes() for path in paths] == before
+    records = [one.record for one in benchmark_records("decoder_width", "tiny", results)]
+    assert stamp.read(folder / "figure.png") == stamp.of_records(records)
+    assert b"matplotlib" not in (folder / "figure.png").read_bytes().lower()  # nor its version
     svg = (folder / "figure.svg").read_text()
     assert ">norm_pixel</text>" in svg
     assert "<dc:date>" not in svg
@@ -303,7 +332,7 @@ def test_save__leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(UserError, match="cannot write .*disk full"):
-        save(Figure(), tmp_path / "a")
+        save(Figure(), tmp_path / "a", "")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
 
 

@@ -46,6 +46,28 @@ def test_place__every_curve_named_in_its_colour_none_over_another(beside: bool) 
         assert text.arrow_patch is not None and text.arrow_patch.get_visible() is not beside
 
 
+def test_place__rather_over_bars_than_over_another_label() -> None:
+    """The points of `targets` at `tiny`: long bars through all of them, at the left edge of the panel."""
+    points = {
+        "pixel": ((0.94,), ((78.7, 80.2, 81.6),)),
+        "norm_pixel": ((0.895,), ((78.3, 80.2, 82.2),)),
+        "hog": ((0.873,), ((78.1, 79.3, 80.5),)),
+        "dvae": ((1.83,), ((80.5, 80.8, 81.1),)),
+    }
+    with style():
+        panel = Panel(Figure(figsize=(3.6, 3.4), layout="constrained").subplots(), beside=True)
+        for number, (name, (x, values)) in enumerate(points.items()):
+            panel.add(Curve(name, x, values, number))
+            panel.axes.hlines(np.mean(values), x[0] - 0.1, x[0] + 0.1)
+        figure = panel.axes.get_figure(root=True)
+        assert isinstance(figure, Figure)
+        finish(figure, [panel])
+    boxes = [Text.get_window_extent(text) for text in placed(panel).values()]
+    assert len(boxes) == 4
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+
+
 def test_place__a_column_right_of_every_curve_in_their_order() -> None:
     panel = labelled(beside=False)
     boxes = [Text.get_window_extent(text) for text in placed(panel).values()]

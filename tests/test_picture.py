@@ -101,7 +101,7 @@ def test_draw_grid__keeps_the_old_file_when_writing_fails(
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
 
-    def full(self: FigureCanvasAgg, target: Path) -> None:
+    def full(self: FigureCanvasAgg, target: Path, **options: object) -> None:
         Path(target).write_bytes(b"half")
         raise OSError("No space left on device")
 

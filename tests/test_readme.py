@@ -8,6 +8,7 @@ import pytest
 
 from mim_bench import recipe, render, table
 from mim_bench.cli import app
+from mim_bench.cluster import load_cluster
 from mim_bench.resolve import load_config, split_override, target_class
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,8 @@ def test_command__parses(command):
     if isinstance(target, str) and not target.endswith(".toml"):
         load_config(target, given.get("preset", "tiny"), settings)
     if "benchmark" in given:
-        assert given["benchmark"] in recipe.names("benchmarks")
+        every = ["all"] if given.get("dry_run") else []
+        assert given["benchmark"] in recipe.names("benchmarks") + every
 
 
 @pytest.mark.parametrize(("name", "preset"), re.findall(r"<!-- table (\w+) (\w+) -->", README))
@@ -71,6 +73,13 @@ def test_first_screen__has_a_table_and_its_picture():
 def test_links_and_pictures__exist():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_cluster_file__is_one(tmp_path):
+    text = next(text for language, text in BLOCKS if language == "toml" and "partition" in text)
+    (tmp_path / "cluster.toml").write_text(text)
+    cluster, _ = load_cluster(tmp_path / "cluster.toml", {"nodes": 2})
+    assert (cluster.ranks, cluster.evaluation.ranks) == (16, 1)
 
 
 def test_added_target__works_as_the_readme_shows(tmp_path, monkeypatch):

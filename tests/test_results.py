@@ -1,13 +1,15 @@
-"""Committed results: valid, and every table is what its records give today."""
+"""Committed results: valid, and every table and picture is what its records give today."""
 
 from pathlib import Path
 
 import pytest
 
-from mim_bench import render, table, validate
+from mim_bench import gallery, render, stamp, store, table, validate
+from mim_bench.benchmark import cells
 
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = sorted(folder.parent for folder in RESULTS.glob("*/*/records"))
+PICTURES = sorted(RESULTS.glob("*/*/*.png"))
 
 
 def test_there_are_results():
@@ -25,6 +27,20 @@ def test_table__is_what_the_records_give(folder):
     for file, text in (("table.md", render.markdown(made)), ("table.csv", render.csv(made)),
                        ("table.tex", render.tex(made))):  # fmt: skip
         assert (folder / file).read_text() == text, f"{file} is out of date: {again}"
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: "/".join(path.parts[-3:]))
+def test_picture__was_drawn_from_the_records(path):
+    name, preset = path.parts[-3:-1]
+    found = store.benchmark_records(name, preset, RESULTS)
+    if path.stem == "pictures":
+        shown = {(cell.label, cell.config.seed) for cell in gallery.shown(cells(name, preset))}
+        drawn = [one for one in found if (one.cell.label, one.record.seed) in shown]
+        expected = stamp.of_runs(one.record.run_hash for one in drawn)
+    else:
+        expected = stamp.of_records(one.record for one in found)
+    again = f"python -m mim_bench figure {name} --preset {preset}"
+    assert stamp.read(path) == expected, f"{path.name} is out of date: {again}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "/".join(folder.parts[-2:]))

@@ -58,7 +58,10 @@ def test_pretraining__resumes_bit_equal(small, tmp_path, steps):
             pretrained(config, tmp_path / "killed", stop_at(step))
     resumed = pretrained(config, tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    logs = [training_log.read_log(tmp_path / folder / "pretrain.jsonl") for folder in ("whole", "killed")]
+    logs = [
+        training_log.read_log(tmp_path / folder / "pretrain.jsonl")
+        for folder in ("whole", "killed")
+    ]
     assert [(line["step"], line["loss"], line["lr"]) for line in logs[0]] == [
         (line["step"], line["loss"], line["lr"]) for line in logs[1]
     ]

@@ -130,3 +130,18 @@ def test_keep__copies_record_and_images(results, tmp_path):
     store.copy(first(results), record, to)
     assert store.read_folder(to)[0][1] == record
     shutil.rmtree(to)
+
+
+def test_copy__that_is_cut_off_leaves_nothing_that_looks_like_a_record(
+    results, tmp_path, monkeypatch
+):
+    path = next(results.rglob("*.json"))
+
+    def cut_off(source, target):
+        target.write_bytes(source.read_bytes()[:10])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(store.shutil, "copyfile", cut_off)
+    with pytest.raises(OSError, match="the disk is full"):
+        store.copy(path, store.read(path), tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []

@@ -83,6 +83,21 @@ def test_chosen_protocols__leave_the_others_for_later(swept):
         run("one", protocols=["kn"])
 
 
+def test_lacking__is_what_a_job_has_still_to_make(swept):
+    home, run, _ = swept
+    run()
+    records = home / "results" / "two" / "tiny" / "records"
+    one = found(home)[0]
+    assert sweep.lacking(one.cell.config, records) == ()
+    one.path.unlink()
+    assert sweep.lacking(one.cell.config, records) == ("knn",)
+    elsewhere = home / "results" / "other" / "tiny" / "records"
+    one = found(home)[0]
+    assert sweep.lacking(one.cell.config, elsewhere) == ()  # taken over
+    assert [path.name for path in elsewhere.glob("*.json")] == [one.path.name]
+    shutil.rmtree(home / "results" / "other")
+
+
 def test_failing_cell__does_not_stop_the_others(swept, monkeypatch):
     home, run, told = swept
     from mim_bench.targets.pixel import PixelTarget

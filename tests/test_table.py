@@ -56,6 +56,18 @@ def test_cell__is_per_cent_with_its_interval():
     assert render.cell(None, column) == "-"
 
 
+def test_heading_of_few_labels__has_one_sign_for_each_thing(results):
+    made = table.build("targets", "tiny", results)
+    wanted = ["low-shot 1 % of labels", "low-shot 10 % of labels"]
+    headings, _ = render.texts(made)
+    assert [heading for heading in headings if "low-shot" in heading] == wanted
+    assert not any(re.search(r"%.* %$|%\s*%", column.heading) for column in made.columns)
+    assert {"fine-tune %", "kNN @ last/cls %"} <= {column.heading for column in made.columns}
+    assert r"low-shot 1 \% of labels" in render.tex(made)
+    frame = list(csv.DictReader(io.StringIO(render.csv(made))))
+    assert {"low_shot 1%", "low_shot 10%"} <= frame[0].keys()
+
+
 def test_csv__holds_the_same_numbers_unrounded(results):
     made = table.build("mask_ratio", "tiny", results)
     lines = list(csv.DictReader(io.StringIO(render.csv(made))))

@@ -143,6 +143,7 @@ def slurm() -> Iterator[Slurm]:
         # jobs inherit these: they can import the test modules (`slurm.test_x`), and many fit on few cores
         patch.setenv("PYTHONPATH", str(HERE.parent), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # each job would compile torch anew
         # submitit by default asks sacct ever more seldom, and waits 15 s for a dead job's result
         patch.setattr(submitit.SlurmJob.watcher, "_delay_s", 1)
         patch.setattr(submitit.SlurmJob, "_results_timeout_s", 2)
