@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mim_bench.fit import sweep_key
 from mim_bench.job_state import JobState, job_states
-from mim_bench.ledger import Entry, fit_key
+from mim_bench.ledger import Entry
 from mim_bench.run_folder import record_hash
 from mim_bench.sweep import Task
 
@@ -33,7 +34,7 @@ class KnownJobs:
 
     def __init__(self, entries: Sequence[Entry], tasks: Sequence[Task]) -> None:
         missing = [task.cell.config for task in tasks if task.missing]
-        keys = {config.hash for config in missing} | {fit_key(config) for config in missing}
+        keys = {config.hash for config in missing} | {sweep_key(config) for config in missing}
         self.entries = [entry for entry in entries if entry.key in keys]
         self.states: dict[str, JobState] = job_states(self.entries)
         self._by_id = {entry.job_id: entry for entry in self.entries}

@@ -64,9 +64,17 @@ class _Images:
 
 def fit_key(config: RunConfig, data: Data) -> str:
     """Hash of the target block, the data and the crops."""
+    return digest([*_parts(config), data.facts.fingerprint, _SEED])
+
+
+def sweep_key(config: RunConfig) -> str:
+    """The same before the images are read: runs of one sweep, which has one data set, share a fit by it."""
+    return digest(_parts(config))
+
+
+def _parts(config: RunConfig) -> list[object]:
     parts = config.model_dump(mode="json", include={"target", "data", "augment"})
-    patch_size = config.model.patch_size
-    return digest([parts, patch_size, data.facts.fingerprint, _SEED])
+    return [parts, config.model.patch_size]
 
 
 def fit_path(out: Path, config: RunConfig, key: str) -> Path:

@@ -4,7 +4,6 @@ No images are needed and nothing is written. Runs and records that several bench
 in the first that asks for them, as a sweep makes them once and copies the records.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import NotRequired, TypedDict, Unpack
 
 from mim_bench import cost, recipe
 from mim_bench.benchmark import load_benchmark
-from mim_bench.config import RunConfig, digest
+from mim_bench.config import RunConfig
 from mim_bench.experiment import needs_pretraining
-from mim_bench.resolve import flatten
+from mim_bench.finished import pretrained
+from mim_bench.fit import sweep_key
 from mim_bench.run_folder import record_hash
 from mim_bench.simulate import Job
 from mim_bench.sweep import Task, plan
@@ -138,8 +138,9 @@ def forecast(name: str, preset: str, **asked: Unpack[Asked]) -> Forecast:
         for one in _benchmarks(name)
     }  # fmt: skip
     every = [task for of_one in tasks.values() for task in of_one]
-    there = _finished(asked.get("out"), [task.cell.config for task in every if task.missing])
-    ledger = _Ledger(there)
+    out = asked.get("out")
+    todo = [task.cell.config for task in every if task.missing]
+    ledger = _Ledger(pretrained(out, todo) if out else set())
     parts = tuple(_part(one, tasks[one], ledger, is_alone=len(tasks) == 1) for one in tasks)
     fits = dict(ledger.fits.values())
     jobs = [(-1, 0, Job(fit, cost.hours(value or 0.0, 1))) for fit, value in fits.items()]
@@ -217,9 +218,7 @@ class _Ledger:
 
     def _fit(self, config: RunConfig) -> tuple[str, ...]:
         """Name of the job that fits the run's target, if one must."""
-        # what `fit.fit_key` hashes, without the fingerprint: a sweep has one data set
-        parts = config.model_dump(mode="json", include={"target", "data", "augment"})
-        key = digest([parts, config.model.patch_size])
+        key = sweep_key(config)
         if key not in self.fits:
             flops = cost.fit_flops(config)
             if flops == 0:
@@ -233,24 +232,6 @@ class _Ledger:
 def _with_protocols(config: RunConfig, protocols: Iterable[str]) -> RunConfig:
     evaluate = config.evaluate.model_copy(update={"protocols": tuple(protocols)})
     return config.model_copy(update={"evaluate": evaluate})
-
-
-def _finished(out: Path | None, configs: Sequence[RunConfig]) -> set[str]:
-    """Hashes of the runs whose pre-training is finished in `out`; what a config leaves to the data
-    is whatever the run found."""
-    if out is None:
-        return set()
-    made = [
-        flatten(json.loads((path.parent / "config.json").read_text()))
-        for path in sorted(out.glob("*/pretrain.json"))
-        if (path.parent / "config.json").is_file()
-    ]
-    found = set()
-    for config in configs:
-        wanted = {k: v for k, v in flatten(config.identity()).items() if v is not None}
-        if any(all(k in one and one[k] == v for k, v in wanted.items()) for one in made):
-            found.add(config.hash)
-    return found
 
 
 # ---- a benchmark's rows

@@ -12,7 +12,6 @@ from typing import Literal
 from filelock import FileLock, Timeout  # the cross-platform lock that torch itself depends on
 from pydantic import ValidationError
 
-from mim_bench.config import RunConfig, digest
 from mim_bench.error import UserError
 from mim_bench.frozen import Frozen
 
@@ -99,9 +98,3 @@ class Ledger:
         while (found := self.folder / f"{benchmark}-{number}").exists():
             number += 1
         return found
-
-
-def fit_key(config: RunConfig) -> str:
-    """What `fit.fit_key` hashes, without the images' fingerprint: a sweep has one data set."""
-    parts = config.model_dump(mode="json", include={"target", "data", "augment"})
-    return digest([parts, config.model.patch_size])

@@ -22,9 +22,10 @@ from mim_bench.cluster import Cluster, Size, check_batch, sbatch_parameters
 from mim_bench.config import RunConfig
 from mim_bench.experiment import needs_pretraining
 from mim_bench.finished import fitted, pretrained
+from mim_bench.fit import sweep_key
 from mim_bench.job import FitJob, RunJob
 from mim_bench.job_state import result
-from mim_bench.ledger import Entry, Ledger, fit_key
+from mim_bench.ledger import Entry, Ledger
 from mim_bench.protocols import PROTOCOLS
 from mim_bench.resolve import make_target
 from mim_bench.run_folder import record_hash
@@ -185,7 +186,7 @@ class _Maker:
 
     def fit(self, config: RunConfig, jobs: KnownJobs) -> tuple[Wait, ...]:
         """What a run waits for before its target is fitted; the fit is made a job if it is not one yet."""
-        key = fit_key(config)
+        key = sweep_key(config)
         if key not in self._waits:
             self._waits[key] = self._fit(config, key, jobs)
         return self._waits[key]

@@ -83,11 +83,13 @@ def interrupted(out, name, at_step, *overrides):
         with preemption.deferred():
             run(out, name, *overrides)
     except Stop:
-        return True
+        return sorted(path.stem for path in (Path(out) / name).glob("*/pretrain/*.safetensors"))[
+            -1:
+        ]
     finally:
         PretrainTask.loss = loss
         signal.signal(signal.SIGUSR2, before)
-    return False
+    return []
 
 
 def gradients(parts):

@@ -21,8 +21,9 @@ from mim_bench.cluster import Cluster, Size, check_batch, load_cluster
 from mim_bench.error import UserError
 from mim_bench.experiment import execute
 from mim_bench.finished import fitted, pretrained
+from mim_bench.fit import sweep_key
 from mim_bench.job import ProgressFile, RunJob, progress_path
-from mim_bench.ledger import Entry, Ledger, fit_key
+from mim_bench.ledger import Entry, Ledger
 from mim_bench.run_folder import record_hash
 from mim_bench.snapshot import snapshot
 from mim_bench.submission import Asked, submission
@@ -450,7 +451,7 @@ def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
         }
         return job(tmp_path, job_id).model_copy(update=more)
 
-    fit = {"kind": "fit", "key": fit_key(dvae.cell.config)}
+    fit = {"kind": "fit", "key": sweep_key(dvae.cell.config)}
     entries = [
         job(tmp_path, "1").model_copy(update=fit),
         entry(dvae, "2", needs=("1",)),
