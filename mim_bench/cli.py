@@ -294,7 +294,12 @@ def main(arguments: list[str] | None = None) -> None:
         from mim_bench.distributed import is_lost_peer
 
         if is_lost_peer(error):
-            _stop("error: another process of this run ended or was silent too long", 1, error)
+            reason = str(error).strip().partition("\n")[0]
+            _stop(
+                f"error: another process of this run ended or was silent too long ({reason})",
+                1,
+                error,
+            )
         _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1, error)
 
 

@@ -1,6 +1,7 @@
 """The verbs on a cluster's jobs, status and cancel, and what `sweep --cluster slurm` does."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +96,22 @@ def chosen_jobs(cluster: str | None, jobs: int | None, site: dict[str, Any]) -> 
     return None if jobs == 1 else jobs
 
 
+def check_planned(dry_run: bool, flags: dict[str, Any]) -> None:
+    """That flags which only plan are not taken for the size of a job.
+
+    Args:
+        flags: flag -> what was given.
+
+    Raises:
+        UserError: one is given without --dry-run.
+    """
+    for flag, value in flags.items():
+        if value is not None and not dry_run:
+            raise UserError(
+                f"{flag}={value} needs --dry-run; a job's size is --nodes and --gpus-per-node"
+            )
+
+
 def settled(cluster_file: Path | None, flags: dict[str, Any]) -> "Cluster":
     """The cluster's settings from flags and file; says which file was read.
 
@@ -170,9 +187,8 @@ def status(
         return
     out_console.print(statuses.table(found), highlight=False)
     if found.counts["failed"]:
-        _print(
-            f"`sweep {benchmark} --preset {found.preset} --cluster slurm --retry-failed` tries failed cells again"
-        )
+        asked = " ".join(map(shlex.quote, [benchmark, *found.overrides, "--preset", found.preset]))
+        _print(f"`sweep {asked} --cluster slurm --retry-failed` tries failed cells again")
 
 
 @app.command()

@@ -73,9 +73,16 @@ def sweep(
     results: Results = Path("results"),
 ) -> None:
     """Run every missing cell of a benchmark, here or on a cluster. The same command again continues."""
-    from mim_bench import progress
+    from mim_bench import distributed, progress
     from mim_bench.sweep import sweep as run_sweep
 
+    if distributed.num_launched() > 1:
+        raise UserError(
+            "sweep is one process, to be started without torchrun; several GPUs a run: "
+            "--cluster slurm --gpus-per-node, or `run` under torchrun, run by run"
+        )
+    if benchmark == "all" and not dry_run:
+        raise UserError("benchmark 'all' is for --dry-run; sweep one after another")
     given = settings(overrides, None, data, device, limit_images)
     chosen = protocols.split(",") if protocols else None
     sizes = {
@@ -98,6 +105,9 @@ def sweep(
     }
     processes = site.chosen_jobs(cluster, jobs, sizes | others)
     settled = site.settled(cluster_file, sizes) if cluster == "slurm" else None
+    site.check_planned(
+        dry_run, {"gpus": gpus, "queue_limit": queue_limit, "device_tflops": device_tflops}
+    )
     if dry_run:
         from mim_bench.dry_run import dry_run as plan
 

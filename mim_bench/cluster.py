@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mim_bench.config import RunConfig
 from mim_bench.error import UserError, suggest
-from mim_bench.experiment import needs_pretraining
+from mim_bench.experiment import check_shares, trainings
 from mim_bench.frozen import Frozen
 from mim_bench.resolve import explain
 
@@ -166,19 +166,18 @@ def _check_names(path: Path, content: Mapping[str, Any], prefix: str, model: typ
             )
 
 
-def check_batch(config: RunConfig, size: Size) -> None:
-    """That a step's batch can be shared out to a job's processes.
+def check_batches(config: RunConfig, cluster: Cluster, *, apart: bool) -> None:
+    """That every training's batch can be shared out to the processes of its job.
+
+    Args:
+        apart: evaluations are jobs of their own.
 
     Raises:
-        UserError: it cannot.
+        UserError: one cannot.
     """
-    parts = config.pretrain.accumulation_steps * size.ranks
-    if needs_pretraining(config) and config.pretrain.batch_size % parts:
-        raise UserError(
-            f"pretrain.batch_size={config.pretrain.batch_size} with nodes={size.nodes}, "
-            f"{size.ranks_per_node} processes on each and pretrain.accumulation_steps="
-            f"{config.pretrain.accumulation_steps}: allowed: multiples of {parts}"
-        )
+    for name, section in trainings(config).items():
+        size = cluster.evaluation if apart and name != "pretrain" else cluster
+        check_shares({name: section}, size.ranks)
 
 
 def sbatch_parameters(

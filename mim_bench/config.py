@@ -320,7 +320,8 @@ class RuntimeConfig(Frozen):
     num_workers: int | None = Field(default=None, ge=0)
     """Processes that read images when they do not fit in memory; unset: from the core count."""
     memory_gb: float = Field(default=8.0, gt=0)
-    """Images are decoded once and kept if they take no more than this (GB of 8-bit pixels)."""
+    """Images are decoded once and kept if they take no more than this (GB of 8-bit pixels), in each process
+    of a run."""
     log_every_steps: int = Field(default=20, ge=1)
     """Steps between two lines of the learning curve."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
@@ -329,7 +330,8 @@ class RuntimeConfig(Frozen):
     """Split weights, gradients and optimiser state over the processes (FSDP), for encoders that do not fit
     one device (ViT-H and up); without effect on one process."""
     timeout_minutes: float = Field(default=30, gt=0)
-    """A process that waits longer for the others of its run ends with an error."""
+    """A process that waits longer for the others of its run ends with an error; what the first one does alone,
+    such as a fit, may take longer."""
     tensorboard: bool = False
     """Write the learning curve for TensorBoard too (needs the extra `tensorboard`)."""
 

@@ -24,6 +24,9 @@ from mim_bench.error import UserError
 T = TypeVar("T")
 _CPU = torch.device("cpu")
 _TOLD = "told_by_rank_0"
+_PATIENCE = timedelta(days=30)
+_patient: dist.ProcessGroup | None = None
+"""For waits on what rank 0 does alone: a fit may take hours. If rank 0 ends, so does the wait."""
 
 
 @contextmanager
@@ -31,16 +34,25 @@ def joined(timeout_minutes: float = 30) -> Iterator[None]:
     """Inside, this process is one rank of those that the launcher started; alone it stays alone.
 
     Args:
-        timeout_minutes: a rank that waits longer for the others gives up with an error.
+        timeout_minutes: a rank that waits longer for the others gives up with an error, unless it waits for
+            what rank 0 does alone (`from_main`).
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    global _patient
+    if num_launched() == 1 or dist.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    _patient = dist.new_group(backend="gloo", timeout=_PATIENCE)  # pyright: ignore[reportAssignmentType]
     yield  # after an error the others may be waiting: leaving by the exit of the process cannot hang
     any_rank(False)  # rank 0 serves the others' connections: it must not leave first
+    _patient = None
     dist.destroy_process_group()
+
+
+def num_launched() -> int:
+    """Number of processes that the launcher started, whether they have joined or not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
@@ -75,7 +87,7 @@ def from_main(function: Callable[[], T]) -> T:
         except Exception as error:
             failure = error
             answer[1] = error if isinstance(error, UserError) else RuntimeError(repr(error))
-    dist.broadcast_object_list(answer, src=0, device=_CPU)
+    dist.broadcast_object_list(answer, src=0, group=_patient, device=_CPU)
     if failure is not None:
         raise failure
     if isinstance(answer[1], Exception):
@@ -93,8 +105,7 @@ def main_first(function: Callable[[], T]) -> T:
 
 def is_told(error: Exception) -> bool:
     """Whether rank 0 tells of this error, so that the others need not."""
-    asked_to_join = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    same_everywhere = asked_to_join and not dist.is_initialized()  # raised before ranks differ
+    same_everywhere = num_launched() > 1 and not dist.is_initialized()  # raised before ranks differ
     return hasattr(error, _TOLD) or (same_everywhere and os.environ.get("RANK", "0") != "0")
 
 

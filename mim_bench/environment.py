@@ -94,7 +94,13 @@ def choose_device(name: str) -> torch.device:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
     if name == "cuda" and distributed.size() > 1:
-        device = torch.device(name, distributed.local_rank())
+        place, num_seen = distributed.local_rank(), torch.cuda.device_count()
+        if place >= num_seen:
+            raise UserError(
+                f"runtime.device=cuda: process {place} of this machine (from 0) sees {num_seen} "
+                f"GPU{'s' * (num_seen != 1)}; each process takes one of its own and must see all of them"
+            )
+        device = torch.device(name, place)
         torch.cuda.set_device(device)
         return device
     return torch.device(name)
@@ -108,7 +114,10 @@ def num_cores() -> int:
         "SLURM_CPUS_PER_TASK"
     )  # torchrun sets one thread, whatever the machine
     on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return int(of_task) if of_task else max(1, (os.cpu_count() or 1) // on_machine)
+    if of_task:
+        return int(of_task)
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(seen, (os.cpu_count() or 1) // on_machine))
 
 
 def device_facts(device: torch.device) -> Device:

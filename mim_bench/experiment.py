@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ import torch
 
 from mim_bench import distributed, environment, loop, pretrain
 from mim_bench.accelerate import accelerate, is_compiled
-from mim_bench.config import RunConfig
+from mim_bench.config import FinetuneConfig, RunConfig, ScheduleConfig
 from mim_bench.dataset import Data, complete, open_data
 from mim_bench.error import UserError
 from mim_bench.evaluate import evaluate
@@ -85,6 +85,7 @@ def execute(
     with stages.stage("read images"):
         data = open_data(config, device)
     config = complete(config, data)
+    check_shares(trainings(config), distributed.size())
     with ExitStack() as held:
         distributed.from_main(lambda: held.enter_context(lock(Path(out), config)))
         return _execute(config, data, device, Path(out), force, stages, told, command)
@@ -255,12 +256,45 @@ def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFa
 
 def lr_lines(config: RunConfig) -> Sequence[str]:
     """`blr -> lr` of every training that the run does, for people."""
-    sections = {"pretrain": config.pretrain, "linear": config.linear, "finetune": config.finetune}
+    return [
+        f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
+        for name, section in trainings(config).items()
+    ]
+
+
+def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
+    """Every training that the run does, by the name of its section."""
+    sections: dict[str, ScheduleConfig] = {
+        "pretrain": config.pretrain,
+        "linear": config.linear,
+        "finetune": config.finetune,
+    }
     used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
     if needs_pretraining(config):
         used.add("pretrain")
-    return [
-        f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
-        for name, section in sections.items()
-        if name in used
-    ]
+    return {name: section for name, section in sections.items() if name in used}
+
+
+def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
+    """That every training's batch can be shared out to so many processes: told before the first one begins.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for name, section in todo.items():
+        if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
+            raise UserError(
+                f"{name}.erasing={section.erasing}: its draws would depend on the number of processes "
+                f"({num_ranks}); allowed: 0, or a single process"
+            )
+        parts = section.accumulation_steps * num_ranks
+        # mixup pairs the images of a process
+        mixes = isinstance(section, FinetuneConfig) and (section.mixup > 0 or section.cutmix > 0)
+        whole = 2 * parts if mixes else parts
+        if section.batch_size % whole:
+            pairs = ", two by two for mixup," if mixes else ""
+            raise UserError(
+                f"{name}.batch_size={section.batch_size} cannot be shared by {num_ranks} "
+                f"process{'es' * (num_ranks != 1)}{pairs} with {name}.accumulation_steps="
+                f"{section.accumulation_steps}; allowed: multiples of {whole}"
+            )

@@ -27,9 +27,12 @@ class _Deferral:
         self.handler = signal.getsignal(number)
         self.in_training = False
         self.came = False
+        self.is_handing_on = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
+        if self.is_handing_on:  # the second of two signals: the job is being requeued already
+            return
         self.came = True
         if not self.in_training:
             self.hand_on()
@@ -37,8 +40,12 @@ class _Deferral:
     def hand_on(self) -> None:
         """Calls the handler that was there before; submitit's does not return on rank 0."""
         self.came = False
-        if callable(self.handler):
-            self.handler(self.number, None)
+        self.is_handing_on = True
+        try:
+            if callable(self.handler):
+                self.handler(self.number, None)
+        finally:
+            self.is_handing_on = False
 
 
 _current: _Deferral | None = None

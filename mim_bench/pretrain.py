@@ -14,6 +14,7 @@ from mim_bench.accelerate import accelerate
 from mim_bench.config import RunConfig
 from mim_bench.data import ColorJitter, Crop
 from mim_bench.dataset import Data
+from mim_bench.error import UserError
 from mim_bench.model import MaskedAutoencoder
 from mim_bench.optimizer import decay_groups
 from mim_bench.resolve import geometry
@@ -120,7 +121,16 @@ def pretrain(
     device: torch.device,
     report: loop.Report | None = None,
 ) -> tuple[MaskedAutoencoder, loop.Outcome]:
-    """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder."""
+    """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder.
+
+    Raises:
+        UserError: weights are to be split over processes, and the target needs them whole.
+    """
+    if config.runtime.shard and target.follows_student:
+        raise UserError(
+            f"runtime.shard=true: target '{config.target.name}' follows the model, which must be whole for it"
+        )
+    target.requires_grad_(False)
     model = build_model(config, target.dim).to(device)
     sampler = masking.MaskSampler(config.mask, model.geometry.grid)
     accelerate(model, device, config.runtime)

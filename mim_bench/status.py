@@ -55,6 +55,8 @@ class Status:
 
     benchmark: str
     preset: str
+    """As a sweep takes it."""
+    overrides: tuple[str, ...]
     cells: tuple[Row, ...]
     fits: tuple[Row, ...]
 
@@ -69,7 +71,7 @@ class Status:
         rows = {"cells": self.cells, "fits": self.fits}
         return {
             "benchmark": self.benchmark,
-            "preset": self.preset,
+            "preset": Path(self.preset).stem,
             "counts": self.counts,
             **{name: [vars(row) for row in found] for name, found in rows.items()},
         }
@@ -113,7 +115,7 @@ def status(
         for entry, state in states
         if state.name in ("queued", "running", "failed")
     ]
-    return Status(Path(name).stem, Path(preset).stem, tuple(cells), tuple(shown))
+    return Status(Path(name).stem, preset, tuple(overrides), tuple(cells), tuple(shown))
 
 
 def _row(state: CellState, label: str, seed: int | None, missing: tuple[str, ...] = ()) -> Row:
@@ -151,7 +153,9 @@ def _time(seconds: float) -> str:
 
 def table(found: Status) -> RenderableType:
     """For people: a row a cell, counts under it, and the ends of failed logs."""
-    shown = Table("cell", "seed", "state", "job", "", title=f"{found.benchmark}, {found.preset}")
+    shown = Table(
+        "cell", "seed", "state", "job", "", title=f"{found.benchmark}, {Path(found.preset).stem}"
+    )
     shown.title_style = ""
     for row in (*found.fits, *found.cells):
         seed = "all" if row.seed is None else str(row.seed)

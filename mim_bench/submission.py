@@ -18,7 +18,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from mim_bench import cost, slurm, store, sweep
 from mim_bench.batch import Batch, Group, Part, Wait, arrays
 from mim_bench.cell_state import KnownJobs
-from mim_bench.cluster import Cluster, Size, check_batch, sbatch_parameters
+from mim_bench.cluster import Cluster, Size, check_batches, sbatch_parameters
 from mim_bench.config import RunConfig
 from mim_bench.experiment import needs_pretraining
 from mim_bench.finished import fitted, pretrained
@@ -118,7 +118,7 @@ def submission(asked: Asked, cluster: Cluster, *, copy: bool = True) -> Submissi
     jobs = KnownJobs(ledger.entries(), tasks)
     left, lines = _left(tasks, jobs, asked)
     for config in (task.config for runs in left for task in runs):
-        check_batch(config, cluster)
+        check_batches(config, cluster, apart=asked.evaluate_apart)
     maker = _Maker(asked, cluster, ledger.new_folder(Path(asked.name).stem), code)
     groups: dict[tuple[tuple[Wait, ...], bool], list[list[Task]]] = {}
     there = pretrained(asked.out, [task.cell.config for runs in left for task in runs])

@@ -22,8 +22,9 @@ from mim_bench.error import UserError
 from mim_bench.ledger import Entry, Ledger
 from mim_bench.submission import Asked, Submission, submission
 
-_MAX_NUM_TIMEOUT = 1000
-"""Time limits that a job may meet: a training of weeks meets many."""
+_MAX_NUM_TIMEOUT = {"run": 1000, "fit": 1}
+"""Time limits that a job may meet and be queued again: a training of weeks meets many and goes on after each,
+a fit begins anew."""
 
 
 def submit(asked: Asked, cluster: Cluster) -> Submission:
@@ -48,7 +49,8 @@ def submit(asked: Asked, cluster: Cluster) -> Submission:
 
 
 def _hand_over(made: Submission, batch: Batch, job_ids: Sequence[str]) -> list[Entry]:
-    executor = SlurmExecutor(made.folder, max_num_timeout=_MAX_NUM_TIMEOUT)
+    num_timeouts = _MAX_NUM_TIMEOUT[batch.parts[0].entry.kind]
+    executor = SlurmExecutor(made.folder, max_num_timeout=num_timeouts)
     executor.update_parameters(**made.parameters(batch, job_ids))
     with _quietly(), _outside_any_job():
         try:

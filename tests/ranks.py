@@ -1,4 +1,4 @@
-"""What each rank of test_distributed.py does: `torchrun --nproc-per-node 2 tests/ranks.py OUT [die]`.
+"""What each rank of test_distributed.py does: `torchrun --nproc-per-node 2 tests/ranks.py OUT [die|wait]`.
 
 The same functions are called by the test itself, as the only rank, to compare with.
 """
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -140,6 +141,13 @@ def die(out):
     cli.main(["run", "--target", "pixel", "--out", out, *ONLY])
 
 
+def wait(out):
+    """Rank 0 does something alone for longer than a rank may wait for the others."""
+    with distributed.joined(timeout_minutes=0.05):
+        answer = distributed.from_main(lambda: time.sleep(6) or "fitted")
+    (Path(out) / f"rank-{os.environ['RANK']}").write_text(answer)
+
+
 def sharded_share(out):
     """Elements of the sharded model's largest parameter that this rank holds, and in all."""
     from mim_bench.shard import shard
@@ -185,5 +193,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[2:] == ["die"]:
         die(sys.argv[1])
+    if sys.argv[2:] == ["wait"]:
+        wait(sys.argv[1])
+        sys.exit()
     with distributed.joined(timeout_minutes=1):
         main(sys.argv[1])

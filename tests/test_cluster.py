@@ -17,7 +17,7 @@ from mim_bench.batch import Batch, Group, Part, Wait, arrays, share_out
 from mim_bench.cell_state import KnownJobs
 from mim_bench.cli import main
 from mim_bench.cli_cluster import chosen_jobs
-from mim_bench.cluster import Cluster, Size, check_batch, load_cluster
+from mim_bench.cluster import Cluster, Size, check_batches, load_cluster
 from mim_bench.error import UserError
 from mim_bench.experiment import execute
 from mim_bench.finished import fitted, pretrained
@@ -76,11 +76,34 @@ def test_sizes__fit_and_evaluation_are_of_one_process_with_its_share():
 
 
 def test_batch_that_cannot_be_shared_out__is_refused(small):
-    config = small("pixel", "pretrain.accumulation_steps=5")  # batch 30
-    check_batch(config, Size(nodes=2, tasks_per_node=3))
+    config = small("pixel", "pretrain.accumulation_steps=5")  # batch 30; linear 60
+    check_batches(config, Cluster(nodes=2, tasks_per_node=3), apart=False)
     with pytest.raises(UserError, match="pretrain.batch_size=30 .* allowed: multiples of 20"):
-        check_batch(config, Size(nodes=2, tasks_per_node=2))
-    check_batch(small("pixel", "evaluate.protocols=scratch"), Size(nodes=7))  # no pre-training
+        check_batches(config, Cluster(nodes=2, tasks_per_node=2), apart=False)
+    # so that a training of days does not end in an evaluation that cannot begin
+    config = small("pixel", "evaluate.protocols=finetune", "finetune.batch_size=32")
+    check_batches(config, Cluster(nodes=2), apart=False)
+    check_batches(config, Cluster(nodes=10), apart=True)
+    with pytest.raises(UserError, match="finetune.batch_size=32 .* allowed: multiples of 10"):
+        check_batches(config, Cluster(nodes=10), apart=False)
+    config = small("pixel", "evaluate.protocols=scratch", "finetune.mixup=0.8")  # no pre-training
+    with pytest.raises(UserError, match="finetune.batch_size=40 .* two by two .* multiples of 14"):
+        check_batches(config, Cluster(nodes=7), apart=False)
+
+
+def test_erasing__is_refused_on_several_processes(small):
+    config = small("pixel", "evaluate.protocols=finetune", "finetune.erasing=0.25")
+    check_batches(config, Cluster(), apart=False)
+    with pytest.raises(
+        UserError, match="finetune.erasing=0.25: .* allowed: 0, or a single process"
+    ):
+        check_batches(config, Cluster(nodes=2), apart=False)
+
+
+def test_all_benchmarks__are_for_a_dry_run(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "all", "--cluster", "slurm"])
+    assert stop.value.code == 2 and "'all' is for --dry-run" in capsys.readouterr().err
 
 
 # ---- arrays
@@ -310,6 +333,7 @@ def test_dry_run__shows_files_without_a_slurm_and_writes_nothing(
         (["--cluster", "slurm"], "cluster slurm: no `sbatch` on this machine"),
         (["--cluster", "slrm"], "cluster=slrm: nearest: slurm"),
         (["--nodes", "2"], "nodes=2 needs cluster=slurm"),
+        (["--cluster", "slurm", "--gpus", "8"], "gpus=8 needs --dry-run; a job's size is --nodes"),
         (["--retry-failed", "--cluster", "local"], "retry_failed=True needs cluster=slurm"),
         (["--cluster", "slurm", "--jobs", "2"], "jobs=2 is not for cluster=slurm"),
         (["--cluster", "debug", "--jobs", "2"], "jobs=2 is not for cluster=debug"),
@@ -331,6 +355,16 @@ def test_sweep__refuses_what_does_not_go_together(
         main(["sweep", "few.toml", *arguments, *CELL])
     err = capsys.readouterr().err
     assert stop.value.code == 2 and said in err
+
+
+def test_sweep__is_not_started_by_a_launcher_of_several_processes(asked, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", "error: sweep is one process"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as stop:
+            main(["sweep", asked.name])
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and said in err and bool(err) == bool(said)
 
 
 def test_jobs__are_processes_of_this_machine_where_the_cluster_is_local():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ import ranks
 import torch
 from timm.layers import DropPath
 
-from mim_bench import distributed, record
+from mim_bench import distributed, environment, preemption, record
 from mim_bench.error import UserError
+from mim_bench.experiment import execute
 from mim_bench.training_log import read_log
 
 TESTS = Path(__file__).parent
@@ -151,6 +153,56 @@ def test_dying_rank__ends_the_job_with_its_message(tmp_path):
     assert "rank 1: error: image 7 cannot be read" in done.stderr
     assert "error: another process of this run ended" in done.stderr
     assert "internal error" not in done.stderr
+
+
+def test_what_rank_0_does_alone__may_take_longer_than_the_timeout(tmp_path):
+    done = launch(tmp_path, "wait")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["fitted"] * 2
+
+
+# ---- without other ranks
+
+
+def test_second_signal_to_leave__does_not_disturb_the_first(monkeypatch):
+    """submitit's handler writes a file, and has Slurm queue the job again, which takes seconds."""
+    calls = []
+
+    def handler(number, frame):
+        calls.append(number)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with preemption.deferred():
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert calls == [signal.SIGUSR2]
+            with preemption.training():
+                os.kill(os.getpid(), signal.SIGUSR2)
+                assert len(calls) == 1 and preemption.is_asked()
+                preemption.leave()
+            assert len(calls) == 2
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_gpu_that_a_process_does_not_see__is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "local_rank", lambda: 1)
+    with pytest.raises(UserError, match=r"process 1 of this machine \(from 0\) sees 1 GPU;"):
+        environment.choose_device("auto")
+
+
+def test_target_that_follows_the_model__is_refused_with_split_weights(small, tmp_path, monkeypatch):
+    from mim_bench.targets.pixel import PixelTarget
+
+    monkeypatch.setattr(PixelTarget, "follows_student", True)
+    with pytest.raises(UserError, match=r"runtime\.shard=true: target 'pixel' follows the model"):
+        execute(small("pixel", "runtime.shard=true"), out=tmp_path)
+    execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path / "whole")
 
 
 # ---- arithmetic, with made-up ranks
