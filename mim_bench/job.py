@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import submitit
-from submitit.core.utils import DelayedSubmission
+from submitit.core.utils import DelayedSubmission, UncompletedJobError
 from submitit.helpers import TorchDistributedEnvironment
 
 if TYPE_CHECKING:
@@ -42,13 +42,23 @@ class RunJob:
     """Of torch's CPU operations; unset: as torch finds it."""
 
     def __call__(self) -> str:
-        """Returns the run's folder."""
-        folder = ""
+        """Returns the run's folder. A cell that fails does not stop the others of the run."""
+        folder, failed = "", None
         with _in_job(self.configs[0], self.num_threads) as stages:
+            from mim_bench.distributed import size
             from mim_bench.resolve import validated
 
             for config in map(validated, self.configs):
-                folder = self._run(config, stages) or folder
+                try:
+                    folder = self._run(config, stages) or folder
+                except UncompletedJobError:  # told to leave, and not queued again
+                    raise
+                except Exception as error:
+                    if size() > 1:  # the other processes may be anywhere
+                        raise
+                    failed = failed or error
+        if failed is not None:
+            raise failed
         return folder
 
     def _run(self, config: "RunConfig", stages: "Stages") -> str | None:

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,24 @@ def test_all_benchmarks__are_for_a_dry_run(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["sweep", "all", "--cluster", "slurm"])
     assert stop.value.code == 2 and "'all' is for --dry-run" in capsys.readouterr().err
+
+
+def test_cells_of_one_run__do_not_stop_each_other(small, monkeypatch):
+    ran = []
+
+    def run(self, config, stages):
+        ran.append(config.seed)
+        if config.seed == 0:
+            raise ValueError("the first")
+        return "folder"
+
+    monkeypatch.setattr(RunJob, "_run", run)
+    monkeypatch.setattr("mim_bench.job._in_job", lambda *_: nullcontext())
+    configs = tuple(small("pixel", f"seed={seed}").model_dump(mode="json") for seed in (0, 1))
+    with pytest.raises(ValueError, match="the first"):
+        RunJob(configs, "o", "r", "c")()
+    assert ran == [0, 1]
+    assert RunJob(configs[1:], "o", "r", "c")() == "folder"
 
 
 # ---- arrays
