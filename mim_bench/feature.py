@@ -7,7 +7,7 @@ normalised. One choice alone can reorder targets (microsoft/SimMIM#14), so all f
 Legend: N images, R readouts, L patches, D encoder width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ def extract(
     encode: Callable[[Tensor], Tensor],
     batches: Iterator[tuple[Tensor, Tensor]],
     num_images: int,
-    num_counted: int | None = None,
+    num_counted: int,
 ) -> Tensor:
     """Runs `encode` (8-bit images -> (B, R, D)) over batches with their indices -> (N, R, D).
 
@@ -50,14 +50,9 @@ def extract(
             values = encode(images)
             if features is None:
                 features = values.new_zeros(num_images, *values.shape[1:])
-            if num_counted is None or number < num_counted:
+            if number < num_counted:
                 features[index.to(values.device)] = values
         if features is None:
             raise ValueError("no images to take features of")
         distributed.add_up(features)
     return features.clone()  # a normal tensor: one made in inference mode cannot be trained on
-
-
-def in_order(num_images: int, batch_size: int) -> Sequence[Tensor]:
-    """Index batches that go through all images once, in order."""
-    return torch.arange(num_images).split(batch_size)

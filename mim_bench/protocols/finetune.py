@@ -223,30 +223,18 @@ def hold_out(num_images: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def _correct(subject: Subject, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
-    """Which of the clean images at `index` the model gets right, (N,) bool in that order.
-
-    The ranks share the images out and each gets the whole answer.
-    """
+    """Which of the clean images at `index` the model gets right, (N,) bool in that order."""
     config, device = subject.config, subject.device
     model.eval()
-    own, num_counted = distributed.split_batches(
-        torch.arange(len(index)).split(config.evaluate.batch_size)
-    )
-    batches = split.batches(
-        [index[place] for place in own],
-        subject.features.crop,
-        device=device,
-        num_workers=subject.data.num_workers,
-    )
-    answers = torch.zeros(len(index), dtype=torch.int64, device=device)
-    with torch.no_grad(), loop.autocast(device, config.runtime):
-        for number, (images, _) in enumerate(batches):
-            normalized = geometry(config).normalize(images.float() / 255)
-            answer = model(normalized).argmax(dim=1)
-            if number < num_counted:
-                answers[own[number].to(device)] = answer
-    truth = subject.labels(split)[index.to(device)]
-    return (distributed.add_up(answers) == truth).cpu().numpy()
+
+    def predict(images: Tensor) -> Tensor:
+        normalized = geometry(config).normalize(images.float() / 255)
+        with loop.autocast(device, config.runtime):
+            return model(normalized).argmax(dim=1)
+
+    place = index.to(device)
+    answers = subject.features.over(predict, split, index)[place]
+    return (answers == subject.labels(split)[place]).cpu().numpy()
 
 
 def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What a protocol is given, and what it answers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,20 +53,23 @@ class Features:
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
             return feature.readouts(self.encoder, normalized)
 
+    def over(self, function: Callable[[Tensor], Tensor], split: Split, index: Tensor) -> Tensor:
+        """What a function of 8-bit images (B, C, H, W) gives for the clean ones at `index`, (N, ...).
+
+        A row for each image of the split, 0 where it is not asked for. Without gradient. The ranks share the
+        images out, and each gets the whole answer.
+        """
+        own, num_counted = distributed.split_batches(index.split(self.config.evaluate.batch_size))
+        batches = split.batches(
+            own, self.crop, device=self.device, num_workers=self.data.num_workers
+        )
+        return feature.extract(function, batches, split.num_images, num_counted)
+
     def clean(self, split: Split) -> Tensor:
         """Readouts of every image of a split, (N, R, D) float32."""
         if split.name not in self._kept:
-            order = feature.in_order(split.num_images, self.config.evaluate.batch_size)
-            own, num_counted = distributed.split_batches(order)
-            batches = split.batches(
-                own,
-                self.crop,
-                device=self.device,
-                num_workers=self.data.num_workers,
-            )
-            self._kept[split.name] = feature.extract(
-                self.encode, batches, split.num_images, num_counted
-            )
+            every = torch.arange(split.num_images)
+            self._kept[split.name] = self.over(self.encode, split, every)
         return self._kept[split.name]
 
 
