@@ -1,6 +1,6 @@
 """`python -m mim_bench`."""
 
-from mim_bench.cli import main
+from mim_bench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mim_bench.frozen import Frozen
+from mim_bench.schema import Frozen
 
 
 @functools.lru_cache(maxsize=64)

@@ -42,8 +42,9 @@ def official_class(checkout: str, old_timm: str):
 
 def compare(official, shape: tuple[int, ...], device: torch.device, steps: int) -> dict[str, float]:
     """Median seconds of a step of each side."""
-    from mim_bench import loop, speed
-    from mim_bench.resolve import load_config
+    from mim_bench.config.resolve import load_config
+    from mim_bench.evaluate import speed
+    from mim_bench.train import loop
 
     size, patch, width, depth, heads, d_width, d_depth, d_heads, batch = shape
     settings = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mim_bench.config import RunConfig
-from mim_bench.resolve import load_config
+from mim_bench.config.resolve import load_config
+from mim_bench.config.run import RunConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(1)

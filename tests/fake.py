@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mim_bench.benchmark import Cell, cells
-from mim_bench.environment import Code, Device
-from mim_bench.feature import READOUTS
-from mim_bench.protocols import PROTOCOLS, low_shot, partial
-from mim_bench.record import DataFacts, PretrainFacts, Record, figure, top1, write
-from mim_bench.resolve import validated
-from mim_bench.run_folder import record_hash
-from mim_bench.store import home
+from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.resolve import validated
+from mim_bench.evaluate import low_shot, partial
+from mim_bench.evaluate.features import READOUTS
+from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.records.record import DataFacts, PretrainFacts, Record, figure, top1, write
+from mim_bench.records.run_folder import record_hash
+from mim_bench.records.store import home
+from mim_bench.train.environment import Code, Device
 
 NUM_IMAGES = 400
 _DATA = {"image_size": (32, 32), "in_chans": 1, "mean": (0.2854,), "std": (0.3527,)}

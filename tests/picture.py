@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from skimage import data as photographs
 
-from mim_bench.data import ArraySet, ImageSet
-from mim_bench.error import UserError
+from mim_bench.data.image_set import ArraySet, ImageSet
+from mim_bench.errors import UserError
 
 PHOTO = photographs.astronaut()
 

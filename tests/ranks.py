@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from conftest import SMALL
 
-from mim_bench import distributed, preemption
-from mim_bench.dataset import complete, open_data
-from mim_bench.error import UserError
-from mim_bench.experiment import execute
-from mim_bench.parallel import ParallelLoss
-from mim_bench.pretrain import PretrainTask, build_model, load_weights
-from mim_bench.resolve import load_config
+from mim_bench.config.resolve import load_config
+from mim_bench.data.run_data import complete, open_data
+from mim_bench.errors import UserError
+from mim_bench.experiment.run import execute
+from mim_bench.train import distributed, preemption
+from mim_bench.train.parallel import ParallelLoss
+from mim_bench.train.pretrain import PretrainTask, build_model, load_weights
 
 COMMON = (
     *SMALL,
@@ -136,9 +136,9 @@ def die(out):
         return loss(self, inputs, index, epoch=epoch, step=step)
 
     PretrainTask.loss = broken
-    from mim_bench import cli
+    from mim_bench.cli import main
 
-    cli.main(["run", "--target", "pixel", "--out", out, *ONLY])
+    main.main(["run", "--target", "pixel", "--out", out, *ONLY])
 
 
 def wait(out):
@@ -150,7 +150,7 @@ def wait(out):
 
 def sharded_share(out):
     """Elements of the sharded model's largest parameter that this rank holds, and in all."""
-    from mim_bench.shard import shard
+    from mim_bench.train.shard import shard
 
     config = load_config("norm_pixel", "tiny", list(SHARDED))
     config = complete(config, open_data(config, torch.device("cpu")))
@@ -161,7 +161,7 @@ def sharded_share(out):
 
 
 def weights(folder):
-    from mim_bench.run_folder import read_config
+    from mim_bench.records.run_folder import read_config
 
     model = build_model(read_config(folder), 64)
     load_weights(folder, model)

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mim_bench import environment
+from mim_bench.train import environment
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -104,18 +104,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
 def test_wheel__holds_code_recipes_presets_and_data(wheel: zipfile.Path):
     inside = set(wheel.root.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mim_bench").rglob("*.py")}
-    presets = {str(path.relative_to(ROOT)) for path in (ROOT / "mim_bench/preset").glob("*.toml")}
+    presets = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "mim_bench/config/presets").glob("*.toml")
+    }
     recipes = {
         f"mim_bench/_shipped/{kind}/{path.name}"
         for kind in ("targets", "benchmarks")
         for path in (ROOT / kind).glob("*.toml")
     }
     data = {
-        f"mim_bench/embedded/{name}"
+        f"mim_bench/data/embedded/{name}"
         for name in ("train.parquet", "test.parquet", "LICENSE-fashion-mnist")
     }
     assert "mim_bench/_shipped/targets/hog.toml" in recipes
-    assert "mim_bench/preset/tiny.toml" in presets
+    assert "mim_bench/config/presets/tiny.toml" in presets
     assert not (modules | presets | recipes | data) - inside
     assert {name.partition("/")[0] for name in inside} == {
         "mim_bench",
@@ -140,7 +142,9 @@ def test_wheel__knows_the_commit_it_was_built_from(wheel: zipfile.Path):
 
 @pytest.mark.parametrize("where", ["COMMIT", "mim_bench/_shipped/COMMIT"])
 def test_code__is_read_from_what_a_copy_or_a_wheel_carries(where: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "mim_bench" / "environment.py"))
+    monkeypatch.setattr(
+        environment, "__file__", str(tmp_path / "mim_bench" / "train" / "environment.py")
+    )
     read = environment.code.__wrapped__  # without the cache
     assert read() == environment.Code(commit=f"wheel-{PROJECT['version']}", dirty=False)
     (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)

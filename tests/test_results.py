@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mim_bench import gallery, render, stamp, store, table, validate
-from mim_bench.benchmark import cells
+from mim_bench.analysis import render, table, validate
+from mim_bench.config.benchmark import cells
+from mim_bench.experiment import gallery
+from mim_bench.records import png_stamp, store
 
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = sorted(folder.parent for folder in RESULTS.glob("*/*/records"))
@@ -36,11 +38,11 @@ def test_picture__was_drawn_from_the_records(path):
     if path.stem == "pictures":
         shown = {(cell.label, cell.config.seed) for cell in gallery.shown(cells(name, preset))}
         drawn = [one for one in found if (one.cell.label, one.record.seed) in shown]
-        expected = stamp.of_runs(one.record.run_hash for one in drawn)
+        expected = png_stamp.of_runs(one.record.run_hash for one in drawn)
     else:
-        expected = stamp.of_records(one.record for one in found)
+        expected = png_stamp.of_records(one.record for one in found)
     again = f"python -m mim_bench figure {name} --preset {preset}"
-    assert stamp.read(path) == expected, f"{path.name} is out of date: {again}"
+    assert png_stamp.read(path) == expected, f"{path.name} is out of date: {again}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "/".join(folder.parts[-2:]))

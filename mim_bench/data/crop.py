@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mim_bench import draw
-from mim_bench.frozen import Frozen
+from mim_bench import rng
+from mim_bench.schema import Frozen
 
 Plan = tuple[Tensor, Tensor]
 """Boxes (B, 4) int64 as top, left, height, width in source pixels; flips (B,) bool."""
@@ -90,10 +90,10 @@ class Crop(Frozen):
 
         A row depends on its own index and size, on seed and on epoch: never on the rest of the batch.
         """
-        turned = draw.uniform(index, 1, seed=seed, epoch=epoch, stream="flip")[:, 0] < self.flip
+        turned = rng.uniform(index, 1, seed=seed, epoch=epoch, stream="flip")[:, 0] < self.flip
         if self.mode == "none":
             return eval_box(source_sizes, self.size, self.crop_fraction), turned
-        draws = draw.uniform(index, 2 * _TRIES + 2, seed=seed, epoch=epoch, stream="crop").double()
+        draws = rng.uniform(index, 2 * _TRIES + 2, seed=seed, epoch=epoch, stream="crop").double()
         if self.mode == "fixed_size":
             height, width = _largest(source_sizes, self.size, _FIXED_FRACTION)
             return _place(height, width, source_sizes, draws[:, :2]), turned

@@ -18,7 +18,7 @@ from PIL import Image
 from mim_bench.data.decode import decode
 from mim_bench.data.image_set import ImageSet, evenly, hold_out
 from mim_bench.data.resample import Image8
-from mim_bench.error import UserError
+from mim_bench.errors import UserError
 
 TEST_NAMES = ("test", "val", "validation")
 HELD_OUT = 0.1

@@ -18,10 +18,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mim_bench import draw
+from mim_bench import rng
 from mim_bench.data.decode import fit_channels
 from mim_bench.data.resample import Image8
-from mim_bench.error import UserError
+from mim_bench.errors import UserError
 
 T = TypeVar("T")
 _NUM_PROBED = 64
@@ -185,7 +185,7 @@ def _is_readable(image_set: ImageSet, i: int) -> bool:
 
 def _hashed(num: int, *, seed: int, stream: str) -> np.ndarray:
     """(num,) floats in [0, 1) by position; ties are broken by position wherever they matter."""
-    return draw.uniform(torch.arange(num), 1, seed=seed, epoch=0, stream=stream)[:, 0].numpy()
+    return rng.uniform(torch.arange(num), 1, seed=seed, epoch=0, stream=stream)[:, 0].numpy()
 
 
 def _classes(image_set: ImageSet) -> list[np.ndarray]:

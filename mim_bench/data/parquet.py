@@ -20,8 +20,8 @@ from mim_bench.data.decode import decode
 from mim_bench.data.folder import HELD_OUT, SPLIT_OFF, Opened, fingerprint_files
 from mim_bench.data.image_set import ImageSet, hold_out
 from mim_bench.data.resample import Image8
-from mim_bench.data.torchvision_source import cache_folder
-from mim_bench.error import UserError
+from mim_bench.data.torchvision_sets import cache_folder
+from mim_bench.errors import UserError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mim_bench.data.crop import Crop, EvalCrop
-from mim_bench.data.feed import Feed, Hook, Work, hooked
 from mim_bench.data.image_set import ImageSet, Source, evenly, in_threads
+from mim_bench.data.loader import Feed, Hook, Work, hooked
 from mim_bench.data.resample import Image8, resample
-from mim_bench.error import UserError
+from mim_bench.errors import UserError
 
 _logger = logging.getLogger(__name__)
 _NUM_PROBED = 64

@@ -1,0 +1,1 @@
+"""One file for each target; a module path is part of a run's identity."""

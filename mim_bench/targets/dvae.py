@@ -25,15 +25,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mim_bench import draw
-from mim_bench.error import UserError
-from mim_bench.frozen import Frozen
+from mim_bench import rng
+from mim_bench.errors import UserError
+from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target, TrainingImages, to_rgb
-from mim_bench.tokenizer import training
-from mim_bench.tokenizer.decoder import Decoder, initialize_decoder
-from mim_bench.tokenizer.encoder import Encoder, initialize, map_pixels
-from mim_bench.tokenizer.lanczos import resize
-from mim_bench.tokenizer.weights import file_sha256, load_encoder
+from mim_bench.targets.tokenizer import training
+from mim_bench.targets.tokenizer.decoder import Decoder, initialize_decoder
+from mim_bench.targets.tokenizer.encoder import Encoder, initialize, map_pixels
+from mim_bench.targets.tokenizer.lanczos import resize
+from mim_bench.targets.tokenizer.weights import file_sha256, load_encoder
 
 _logger = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ class DvaeTarget(Target):
             torch.enable_grad(),
             torch.autocast(device.type, enabled=False),
         ):
-            torch.manual_seed(draw.integer(seed=seed, stream="dvae"))
+            torch.manual_seed(rng.integer(seed=seed, stream="dvae"))
             initialize(self.encoder)
             initialize_decoder(self.decoder)
             self.requires_grad_(True)

@@ -27,10 +27,10 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from mim_bench.error import UserError
-from mim_bench.frozen import Frozen
-from mim_bench.regression import LossName, regression_loss
+from mim_bench.errors import UserError
+from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target
+from mim_bench.targets.regression_loss import LossName, regression_loss
 
 _CELL_IN_PICTURE = 12
 """Pixels; smaller cells are drawn up to this size, for nine strokes cannot be told apart in 2 pixels."""

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mim_bench.error import UserError
-from mim_bench.frozen import Frozen
-from mim_bench.regression import LossName, regression_loss
+from mim_bench.errors import UserError
+from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target, to_rgb
+from mim_bench.targets.regression_loss import LossName, regression_loss
 
 
 class NormPixelParams(Frozen):

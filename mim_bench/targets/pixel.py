@@ -10,9 +10,9 @@ Legend: B batch, C channels, H W image, L patches, p patch side, dim = p*p*C, ch
 import torch
 from torch import Tensor
 
-from mim_bench.frozen import Frozen
-from mim_bench.regression import LossName, regression_loss
+from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target, to_rgb
+from mim_bench.targets.regression_loss import LossName, regression_loss
 
 
 class PixelParams(Frozen):

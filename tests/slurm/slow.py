@@ -3,7 +3,7 @@
 import os
 import time
 
-from mim_bench.error import UserError
+from mim_bench.errors import UserError
 from mim_bench.targets.pixel import PixelTarget
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from submitit.core.utils import FailedJobError
 from submitit.helpers import TorchDistributedEnvironment
 
-from mim_bench.experiment import execute
-from mim_bench.job import RunJob
-from mim_bench.resolve import load_config
-from mim_bench.training_log import read_log
+from mim_bench.cluster.job import RunJob
+from mim_bench.config.resolve import load_config
+from mim_bench.experiment.run import execute
+from mim_bench.train.log import read_log
 
 STEPS_PER_EPOCH = 4
 SETTINGS = (

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from mim_bench import cli_option, recipe, store
-from mim_bench.cli import main
-from mim_bench.ledger import Entry, Ledger
+from mim_bench.cli import options
+from mim_bench.cli.main import main
+from mim_bench.cluster.ledger import Entry, Ledger
+from mim_bench.config import recipe
+from mim_bench.records import store
 
 HEAD = "title = 't'\ndescription = 'd'\nrebuilds = 'r'\nclaim = 'c'\nprotocols = ['knn']\nseeds = [0]\n"
 MORE = HEAD.replace("['knn']", "['knn', 'linear']")
@@ -104,8 +106,8 @@ def here(home):
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
             patch.chdir(home)
-            patch.setattr(cli_option.out_console, "file", out)
-            patch.setattr(cli_option.err_console, "file", err)
+            patch.setattr(options.out_console, "file", out)
+            patch.setattr(options.err_console, "file", err)
             with pytest.raises(SystemExit) as stop:
                 main(list(arguments))
         return int(stop.value.code or 0), out.getvalue(), err.getvalue()

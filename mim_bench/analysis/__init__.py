@@ -1,0 +1,1 @@
+"""From records to differences, tables, figures and the report; imports no torch."""

@@ -1,0 +1,102 @@
+"""Two runs against each other: paired difference of every number they share, and how their configs differ.
+
+    python -m mim_bench compare RUN_A RUN_B
+
+A run is a run folder, a run's name below `runs/`, or a run's name among the committed results.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mim_bench.analysis import difference
+from mim_bench.analysis.difference import Difference
+from mim_bench.config.resolve import validated
+from mim_bench.config.run import RunConfig
+from mim_bench.errors import UserError, suggest
+from mim_bench.records import store
+from mim_bench.records.measure import Measure, measures
+from mim_bench.records.record import Record, read
+from mim_bench.records.run_folder import difference as config_difference
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One number of two runs."""
+
+    measure: str
+    a: float
+    b: float
+    difference: Difference | None
+    """a minus b, over test images; None for what is no accuracy."""
+
+
+def records_of(name: str, *, out: Path, results: Path) -> dict[Path, Record]:
+    """Path -> record of a run, wherever it lies.
+
+    Raises:
+        UserError: no such run, or it has no records.
+    """
+    for folder in (Path(name), out / name):
+        if (folder / "config.json").is_file():
+            found = {path: read(path) for path in sorted((folder / "records").glob("*.json"))}
+            if not found:
+                raise UserError(f"{folder} has no records yet")
+            return found
+    committed = sorted(results.glob(f"*/*/records/{name}__*.json"))
+    found = {path: read(path) for path in committed}
+    if not found:
+        there = [path.parent.name for path in out.glob("*/config.json")]
+        there += [path.name.partition("__")[0] for path in results.glob("*/*/records/*.json")]
+        raise UserError(f"no run '{name}' here, in '{out}' or in '{results}'; {_near(name, there)}")
+    # several benchmarks may hold the same record
+    first = {record.protocol: path for path, record in reversed(found.items())}
+    return {path: found[path] for path in first.values()}
+
+
+def _near(name: str, there: Sequence[str]) -> str:
+    told = suggest(name, there)
+    return told.partition("; allowed")[0] if len(set(there)) > 20 else told
+
+
+def compare(
+    a: dict[Path, Record], b: dict[Path, Record]
+) -> tuple[list[Compared], dict[str, tuple[object, object]]]:
+    """Every number that both runs have, a minus b, and the fields in which their configs differ.
+
+    Raises:
+        UserError: they were evaluated on different images, or share no number.
+    """
+    prints = {record.data.fingerprint for found in (a, b) for record in found.values()}
+    if len(prints) > 1:
+        raise UserError(
+            "the two runs were evaluated on different images, so they cannot be compared"
+        )
+    left, right = _named(a), _named(b)
+    shared = [_compared(name, left[name], right[name]) for name in left if name in right]
+    if not shared:
+        raise UserError("the two runs share no protocol")
+    return shared, config_difference(_config(a), _config(b))
+
+
+def _named(found: dict[Path, Record]) -> dict[str, tuple[Path, Measure]]:
+    return {
+        name: (path, measure)
+        for path, record in found.items()
+        for name, measure in measures(record).items()
+    }
+
+
+def _compared(name: str, left: tuple[Path, Measure], right: tuple[Path, Measure]) -> Compared:
+    (path_a, a), (path_b, b) = left, right
+    found = None
+    if a.is_accuracy and b.is_accuracy:
+        # one run against one run: only the images are drawn anew
+        found = difference.difference(
+            {0: a.of_images(store.correct(path_a))}, {0: b.of_images(store.correct(path_b))}
+        )
+    return Compared(name, a.value, b.value, found)
+
+
+def _config(found: dict[Path, Record]) -> RunConfig:
+    return validated(next(iter(found.values())).config)

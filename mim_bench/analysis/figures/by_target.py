@@ -1,0 +1,187 @@
+"""The figures of a benchmark that compares targets: accuracy against cost of pre-training (Pareto), and learning
+curves, the loss of pre-training and the accuracy during fine-tuning.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mim_bench.analysis.figures.label import Label
+from mim_bench.analysis.figures.layout import (
+    ACCURACY,
+    MEASURES,
+    Points,
+    as_curves,
+    close,
+    seeds_behind,
+    sheet,
+)
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel
+from mim_bench.config.benchmark import Benchmark, config_field, row_label
+from mim_bench.config.resolve import flatten, resolve
+from mim_bench.records.measure import measures
+from mim_bench.records.record import Record
+from mim_bench.records.store import Found
+
+_STEP = "measured time of a training step, s per 1000 images\n(alone on the machine; without a target's fit)"
+_TRAINING = (
+    "measured time of pre-training, s per 1000 images\n(under whatever load the machine had)"
+)
+_MANY = 6
+"""Rows; of more only one a target has learning curves."""
+
+
+def compares_targets(benchmark: Benchmark) -> bool:
+    """True if it has these figures."""
+    trained = set(MEASURES) & set(benchmark.protocols)
+    return len(benchmark.grid.get("target", ())) > 1 and bool(trained)
+
+
+# ---- accuracy against cost ----
+
+
+def pretrain_cost(record: Record) -> float | None:
+    """Seconds of pre-training per 1000 images, the target's fit shared out over all images seen."""
+    facts = record.pretrain
+    if facts is None or not facts.images_seen:
+        return None
+    return 1000 * (facts.seconds + facts.fit.get("fit_seconds", 0.0)) / facts.images_seen
+
+
+def _costs(found: Sequence[Found]) -> tuple[dict[str, float], str]:
+    """Hash of a run -> its cost, and what it is: the time of a step where the protocol `speed` has it
+    of every run that is drawn, else of pre-training."""
+    speed = {
+        one.record.run_hash: 1000 / measures(one.record)["images_per_s"].value
+        for one in found
+        if one.record.protocol == "speed"
+    }
+    training = {
+        one.record.run_hash: cost
+        for one in found
+        if one.record.protocol in MEASURES and (cost := pretrain_cost(one.record)) is not None
+    }
+    return (speed, _STEP) if speed.keys() >= training.keys() else (training, _TRAINING)
+
+
+def pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
+    """One point a row, in its target's colour; grey steps along the best mean at each cost or less."""
+    data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in MEASURES}
+    scratch: list[float] = []
+    targets = {one.cell.label: one.record.target for one in found}
+    numbers = {target: number for number, target in enumerate(dict.fromkeys(targets.values()))}
+    costs_of_run, meaning = _costs(found)
+    for one in found:
+        cost = costs_of_run.get(one.record.run_hash)
+        for key, measure in measures(one.record).items():
+            if key == "scratch":
+                scratch.append(100 * measure.value)
+            elif key in data and cost is not None:
+                pairs = data[key].setdefault(one.cell.label, [])
+                pairs.append((cost, 100 * measure.value))
+    data = {key: of_rows for key, of_rows in data.items() if of_rows}
+    if not data:
+        return None
+    names = [MEASURES[key] for key in data]
+    figure, panels = sheet(f"{benchmark.title}: accuracy and cost", found, names)
+    every, crowded = [], False
+    for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
+        panel.beside = True
+        for label, pairs in of_rows.items():
+            costs, values = zip(*pairs, strict=True)
+            number = numbers[targets[label]]
+            curve = Curve(label, (float(np.mean(costs)),), (values,), number)
+            panel.add(curve)
+            panel.axes.hlines(curve.mean, min(costs), max(costs), color=curve.color, linewidth=1)
+            every.append(values)
+        _add_front(panel)
+        if crowded := len(of_rows) > len(numbers):
+            best: dict[str, Label] = {}
+            for label in sorted(panel.labels, key=lambda label: label.y):
+                best[targets[label.text]] = label
+            panel.labels = list(best.values())
+        if scratch and key == "finetune":
+            panel.add_level("from scratch", float(np.mean(scratch)))
+        panel.axes.set(xlabel=meaning, ylabel=ACCURACY)
+    note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
+    note += " Steps: best mean at that cost or less."
+    note += " Named: the best row of each target." if crowded else ""
+    return close(figure, panels, note, found)
+
+
+def _add_front(panel: Panel) -> None:
+    ends = sorted((label.x, label.y) for label in panel.labels)
+    cost, accuracy = zip(*ends, strict=True)
+    best = np.maximum.accumulate(accuracy)
+    panel.axes.step(cost, best, where="post", color=GREY, linewidth=0.8, alpha=0.5, zorder=0)
+
+
+# ---- learning curves ----
+
+
+def learning(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
+    """Loss of pre-training over that of its first epoch; accuracy of fine-tuning on held-out images."""
+    kept, fixed = _one_a_target(found)
+    losses, accuracies = _by_epoch(kept, fixed)
+    data = [
+        ("pre-training", "loss / loss of the first epoch", losses),
+        ("fine-tuning", "accuracy on held-out training images (%)", accuracies),
+    ]
+    data = [entry for entry in data if entry[-1]]
+    if not data:
+        return None
+    labels = [label for label in {**losses, **accuracies} if label != "scratch"]
+    title = f"{benchmark.title}: learning curves"
+    figure, panels = sheet(title, found, [name for name, _, _ in data])
+    for panel, (_, y, points) in zip(panels, data, strict=True):
+        for curve in as_curves(points):
+            if curve.label == "scratch":
+                panel.add(curve, band=True, color=GREY, line="--")
+            else:
+                number = labels.index(curve.label)
+                panel.add(Curve(curve.label, curve.x, curve.values, number), band=True)
+        panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.axes.set(xlabel="epoch", ylabel=y)
+    count = len({one.record.seed for one in kept})
+    note = f"Mean of {count} seeds; band: least to greatest." if count > 1 else "One seed."
+    at = row_label({field: kept[0].cell.place[field] for field in fixed})
+    return close(figure, panels, note + (f" At {at}." if at else ""), kept)
+
+
+def _by_epoch(found: Sequence[Found], fixed: Sequence[str]) -> tuple[Points, Points]:
+    """Relative losses of each run, and accuracies of fine-tuning in per cent."""
+    losses: Points = {}
+    accuracies: Points = {}
+    runs = set()
+    for one in found:
+        record, facts = one.record, one.record.pretrain
+        label = row_label({k: v for k, v in one.cell.place.items() if k not in fixed})
+        if facts is not None and facts.epoch_losses and record.run_id not in runs:
+            runs.add(record.run_id)
+            for epoch, loss in facts.epoch_losses:
+                at = losses.setdefault(label, {}).setdefault(epoch, [])
+                at.append(loss / facts.epoch_losses[0][1])
+        if record.protocol in ("finetune", "scratch"):
+            label = "scratch" if record.protocol == "scratch" else label
+            for epoch, accuracy in enumerate(record.curves.get("model", ()), start=1):
+                accuracies.setdefault(label, {}).setdefault(epoch, []).append(100 * accuracy)
+    return losses, accuracies
+
+
+def _one_a_target(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+    """Of many rows those nearest to the preset's own values, and the fields that are fixed by it."""
+    kept, first = list(found), found[0].cell
+    if len({one.cell.label for one in found}) <= _MANY:
+        return kept, []
+    own = flatten(resolve(first.config.target.name, first.config.preset).config.model_dump())
+    fixed = [field for field in first.place if field != "target"]
+    for field in fixed:
+        values = list(dict.fromkeys(one.cell.place[field] for one in kept))
+        wanted = own.get(config_field(field, first.config))
+        if isinstance(wanted, (int, float)):
+            wanted = min(values, key=lambda value: abs(value - wanted))
+        wanted = wanted if wanted in values else values[0]
+        kept = [one for one in kept if one.cell.place[field] == wanted]
+    return kept, fixed

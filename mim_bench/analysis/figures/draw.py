@@ -1,0 +1,55 @@
+"""The figures of a benchmark, made from records only, beside its records as PNG, SVG and PDF.
+
+`figure`: accuracy along the quantity that the grid varies (see `grid_figure`). Where several targets are compared
+also `pareto`, accuracy against cost of pre-training, and `curves`, the learning curves (see `target_figure`).
+Each PNG is stamped with the records that it was drawn from (see `stamp`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mim_bench.analysis.figures.along_grid import along_grid
+from mim_bench.analysis.figures.by_target import compares_targets, learning, pareto
+from mim_bench.analysis.figures.panel import save, style
+from mim_bench.config.benchmark import Benchmark, at_preset, load_benchmark
+from mim_bench.errors import UserError
+from mim_bench.records import comparability, png_stamp
+from mim_bench.records.store import Found, benchmark_records, home
+
+
+def draw(name: str, preset: str, results: Path = Path("results")) -> list[Path]:
+    """Writes every figure that a benchmark has beside its records.
+
+    Raises:
+        UserError: it has none, or its records are missing or must not be compared.
+    """
+    benchmark, short = at_preset(load_benchmark(name), preset), Path(name).stem
+    if benchmark.figure is None and not compares_targets(benchmark):
+        raise UserError(f"benchmark '{short}' has no figure; its table is `table {short}`")
+    found = benchmark_records(name, preset, results)
+    comparability.check(found)
+    folder = home(name, preset, results)
+    with style():
+        drawn = compose(benchmark, found)
+        if not drawn:
+            raise UserError(
+                f"the records in {folder / 'records'} have nothing to draw; "
+                f"`sweep {short} --preset {preset}` runs the protocols that are missing"
+            )
+        records = png_stamp.of_records(one.record for one in found)
+        return [
+            path for stem, figure in drawn.items() for path in save(figure, folder / stem, records)
+        ]
+
+
+def compose(benchmark: Benchmark, found: Sequence[Found]) -> dict[str, Figure]:
+    """File stem -> figure, of a benchmark at its preset; inside `curve.style()`."""
+    figures: dict[str, Figure | None] = {}
+    if benchmark.figure is not None:
+        figures["figure"] = along_grid(benchmark, benchmark.figure, found)
+    if compares_targets(benchmark):
+        figures["pareto"] = pareto(benchmark, found)
+        figures["curves"] = learning(benchmark, found)
+    return {stem: figure for stem, figure in figures.items() if figure is not None}

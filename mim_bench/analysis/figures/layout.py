@@ -1,0 +1,61 @@
+"""What the figures of a benchmark have in common: a sheet with a panel a measure, and the note under it."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
+from mim_bench.records.store import Found
+
+MEASURES = {"finetune": "fine-tuning", "linear": "linear probe"}
+"""Measures with a panel, from left to right."""
+ACCURACY = "top-1 accuracy (%)"
+_HEIGHT, _WIDTHS = 3.4, {1: 4.6, 2: 7.2}
+"""Inches; width by number of panels."""
+_CHARACTERS, _TITLE_CHARACTERS = 17.2, 11.5
+"""An inch of a line."""
+
+Points = dict[str, dict[float, list[float]]]
+"""Curve -> x -> one value a seed."""
+
+
+def sheet(title: str, found: Sequence[Found], names: Sequence[str]) -> tuple[Figure, list[Panel]]:
+    """A figure with a panel a name."""
+    width = _WIDTHS[len(names)]
+    figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
+    title = f"{title}, preset {Path(found[0].record.preset).stem}"
+    figure.suptitle(textwrap.fill(title, int(width * _TITLE_CHARACTERS)), x=0.01, ha="left")
+    panels = [Panel(axes) for axes in figure.subplots(1, len(names), squeeze=False)[0]]
+    for panel, name in zip(panels, names, strict=True):
+        panel.axes.set_title(name)
+    return figure, panels
+
+
+def close(figure: Figure, panels: Sequence[Panel], note: str, found: Sequence[Found]) -> Figure:
+    """Puts the note under the figure, and every label in its place."""
+    older = sorted({reason for one in found for reason in one.stale})
+    note += f" Some records are of an older {', '.join(older)}." if older else ""
+    text = textwrap.fill(note, int(figure.get_figwidth() * _CHARACTERS))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=GREY)
+    figure.set_figheight(_HEIGHT + 0.13 * text.count("\n"))
+    finish(figure, panels)
+    return figure
+
+
+def seeds_behind(values: Iterable[Sequence[float]]) -> str:
+    """How many seeds are behind the points, and what the bars are."""
+    numbers = sorted({len(of_point) for of_point in values})
+    if numbers == [1]:
+        return "One seed, so no interval."
+    count = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"Mean of {count} seeds; bars: 95 % interval (Student's t)."
+
+
+def as_curves(points: Points) -> list[Curve]:
+    """Numbered in their order, x ascending."""
+    return [
+        Curve(label, tuple(sorted(at)), tuple(tuple(at[x]) for x in sorted(at)), number)
+        for number, (label, at) in enumerate(points.items())
+    ]

@@ -1,0 +1,244 @@
+"""What figures are put together from: a panel with curves over seeds, each labelled at its end (see `label`),
+beside a published one in grey with a scale of its own; the layout and the files of a figure.
+
+Legend: P points of a curve.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
+
+from mim_bench.analysis.figures.label import Label, place
+from mim_bench.analysis.table import half_interval
+from mim_bench.errors import UserError
+from mim_bench.records import png_stamp
+
+STYLE = Path(__file__).with_name("figure.mplstyle")
+GREY = "#6e6e6e"
+"""Of what was not measured here or not pre-trained; legible as text on white."""
+_MARKERS = "osD^vPX"
+NUM_COLORS = 7
+_DODGE = 2.5
+"""Points between curves at the same x."""
+
+
+def style() -> AbstractContextManager[None]:
+    """The style file, whatever the user's own settings; to be entered to compose and to save."""
+    return matplotlib.style.context(STYLE, after_reset=True)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over seeds along a quantity."""
+
+    label: str
+    x: tuple[float, ...]
+    """(P,), ascending."""
+    values: tuple[tuple[float, ...], ...]
+    """(P,) times the seeds of the point."""
+    number: int = 0
+    """Of its colour and marker."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(P,)."""
+        return np.array([np.mean(values) for values in self.values])
+
+    @property
+    def color(self) -> str:
+        return f"C{self.number % NUM_COLORS}"
+
+    @property
+    def marker(self) -> str:
+        return _MARKERS[self.number % len(_MARKERS)]
+
+
+@dataclass
+class Panel:
+    """Axes, and the labels that find their place once everything else has."""
+
+    axes: Axes
+    labels: list[Label] = field(default_factory=list)
+    beside: bool = False
+    """Labels stand beside their points; else in a column at the right."""
+    published: Axes | None = None
+    _drawn: list[list[Artist]] = field(default_factory=list)
+
+    def add(self, curve: Curve, *, band: bool = False, color: str = "", line: str = "-") -> None:
+        """Mean over seeds with bars of 95 %, or with a band from the least to the greatest."""
+        color, mean = color or curve.color, curve.mean
+        marker = "" if band or line != "-" else curve.marker
+        drawn: list[Artist] = [
+            *self.axes.plot(curve.x, mean, line, marker=marker, color=color, label=curve.label)
+        ]
+        if band:
+            low, high = ([end(values) for values in curve.values] for end in (min, max))
+            self.axes.fill_between(curve.x, low, high, color=color, alpha=0.2, linewidth=0)
+        else:
+            self._drawn.append(drawn + self._bars(curve, color))
+        self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, color))
+
+    def _bars(self, curve: Curve, color: str) -> list[Artist]:
+        """Of the points with several seeds."""
+        ends = [
+            (x, mean - half, mean + half)
+            for x, mean, values in zip(curve.x, curve.mean, curve.values, strict=True)
+            if (half := half_interval(values)) is not None
+        ]
+        if not ends:
+            return []
+        x, low, high = zip(*ends, strict=True)
+        label = f"{curve.label} 95 %"
+        return [self.axes.vlines(x, low, high, color=color, linewidth=1, label=label)]
+
+    def dodge(self) -> None:
+        """Draws each curve a little beside the others, so that no bar hides another; x stays in the data."""
+        for number, drawn in enumerate(self._drawn):
+            points = _DODGE * (number - (len(self._drawn) - 1) / 2)
+            for artist in drawn:
+                artist.set_transform(_shifted(self.axes, points))
+
+    def add_control(self, curve: Curve) -> None:
+        """A thin dashed line in grey, without interval."""
+        mean = curve.mean
+        self.axes.plot(curve.x, mean, "--", color=GREY, linewidth=0.9, label=curve.label)
+        self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, GREY))
+
+    def add_level(self, name: str, y: float) -> None:
+        """The same at one height for every x, named at its left."""
+        self.axes.axhline(y, color=GREY, linestyle="--", linewidth=0.9, label=name)
+        where: Any = ("axes fraction", "data")
+        self.axes.annotate(
+            name, (0, y), (4, 3), xycoords=where, textcoords="offset points", color=GREY
+        )
+
+    def add_published(
+        self, curve: Curve, is_open: Sequence[bool], *, scale: str, own_x: str = ""
+    ) -> None:
+        """In grey, on a scale of its own at the right; open markers where `is_open`.
+
+        Args:
+            curve: published, one value a point.
+            is_open: (P,).
+            scale: label of the scale.
+            own_x: label of an x axis of its own at the top; by default it shares the panel's.
+        """
+        if self.published is None:
+            right = self.published = self.axes.twinx()
+            _in_grey(right, "right")
+            right.set_ylabel(scale, color=GREY)
+            if own_x:
+                self.published = right.twiny()
+                _in_grey(self.published, "top")
+                self.published.set_xlabel(own_x, color=GREY)
+                self.published.set_xticks(curve.x, [f"{x:g}" for x in curve.x])
+            self.axes.set_zorder(self.published.get_zorder() + 1)
+            self.axes.patch.set_visible(False)
+        axes, y, is_hollow = self.published, curve.mean, np.array(is_open)
+        style: dict[str, Any] = {"color": GREY, "marker": curve.marker, "linewidth": 0}
+        axes.plot(curve.x, y, color=GREY, linewidth=0.9, alpha=0.6, label=curve.label)
+        for hollow, face in ((False, GREY), (True, "white")):
+            x = np.array(curve.x)[is_hollow == hollow]
+            axes.plot(x, y[is_hollow == hollow], **style, markersize=3.5, markerfacecolor=face)
+        self.labels.append(Label(axes, curve.x[-1], y[-1], curve.label, GREY))
+
+    @property
+    def along(self) -> list[Axes]:
+        """One of the axes for each x axis that is not shared."""
+        shared = self.axes.get_shared_x_axes()
+        own = self.published and not shared.joined(self.axes, self.published)
+        return [self.axes, self.published] if own and self.published else [self.axes]
+
+    def ticks(self, values: Sequence[float], names: Sequence[str]) -> None:
+        """Ticks at what was measured."""
+        self.axes.set_xticks(values, names)
+        self.axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _shifted(axes: Axes, points: float) -> Transform:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+
+
+def _in_grey(axes: Axes, side: str) -> None:
+    axes.tick_params(
+        axis="y" if side == "right" else "x", which="both", color=GREY, labelcolor=GREY
+    )
+    axes.spines[:].set_visible(False)
+    axes.spines[side].set(visible=True, color=GREY)
+
+
+# ---- layout ----
+
+
+def finish(figure: Figure, panels: Sequence[Panel]) -> None:
+    """Lays the figure out, then makes room for the labels and places them."""
+    FigureCanvasAgg(figure)
+    for _ in range(2):  # ticks follow the size, the size follows their names
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for panel in panels:
+        point = figure.dpi / 72
+        place(panel.labels, panel.axes, panel.along, beside=panel.beside, point=point)
+        if not panel.beside:
+            panel.dodge()
+    figure.draw_without_rendering()
+    for axes in (axes for panel in panels for axes in panel.along):
+        _thin_ticks(axes)
+
+
+def _thin_ticks(axes: Axes) -> None:
+    """Leaves out names of x ticks that would touch the one before."""
+    names, end = [], -np.inf
+    for text in axes.get_xticklabels():
+        box = text.get_window_extent()
+        fits = box.x0 > end + 0.3 * box.height
+        names.append(text.get_text() if fits else "")
+        end = box.x1 if fits else end
+    axes.set_xticks(axes.get_xticks(), names)
+
+
+# ---- files ----
+
+
+def save(figure: Figure, stem: Path, records: str) -> list[Path]:
+    """Writes `stem.png`, `.svg` and `.pdf`, each under a temporary name, then replaced.
+
+    Args:
+        records: stamp of what it was drawn from (see `stamp`), kept in the PNG.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    # dates are left out, so that a redraw gives the same bytes
+    of_format: dict[str, dict[str, Any]] = {
+        "png": png_stamp.metadata(records), "svg": {"Date": None}, "pdf": {"CreationDate": None},
+    }  # fmt: skip
+    paths = []
+    for suffix, metadata in of_format.items():
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(temporary, format=suffix, metadata=metadata)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error}") from None
+        finally:
+            if path.parent.is_dir():
+                temporary.unlink(missing_ok=True)
+        paths.append(path)
+    return paths

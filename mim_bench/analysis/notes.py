@@ -1,0 +1,120 @@
+"""What must stand under a table: setting, readout, method, proof, sources, provenance."""
+
+from collections.abc import Sequence
+
+from mim_bench.analysis import difference
+from mim_bench.analysis.table import CONTROL, Table
+from mim_bench.records.record import Record
+
+
+def sources(table: Table) -> list[str]:
+    """What is cited, in the order of the rows."""
+    cited = [
+        row.cite for line in table.rows for several in line.published.values() for row in several
+    ]
+    return list(dict.fromkeys(cited))
+
+
+def notes(table: Table) -> list[str]:
+    """What must stand under the numbers."""
+    records, first = table.records, table.records[0]
+    has_readout = any(
+        column.key.split()[0] in ("linear", "knn", "low_shot") for column in table.columns
+    )
+    found = [_setting(first)]
+    if has_readout:
+        evaluate = first.config["evaluate"]
+        found.append(
+            f"Readout {evaluate['layer']}/{evaluate['pooling']}, the same for every row, on clean images"
+            + (
+                "; control: the same encoder at its random initial weights."
+                if table.rows[-1].label == CONTROL
+                else "."
+            )
+        )
+    if any(row.differences for row in table.rows):
+        least = max(d.detectable for row in table.rows for d in row.differences.values())
+        found.append(
+            f"{difference.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
+            f"**Bold**: differs from every other row."
+        )
+    found.append(
+        f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
+    )
+    found += _cited(table)
+    missing = sum(row.num_missing for row in table.rows)
+    found.append(f"Cells failed or not run: {missing}.")
+    if stale := {reason for row in table.rows for reason in row.stale}:
+        found.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
+    found.append(_provenance(records))
+    return found
+
+
+def _setting(record: Record) -> str:
+    data, facts = record.config["data"], record.data
+    size = "x".join(map(str, data["image_size"]))
+    source = (
+        facts.source.partition(":")[0]
+        if ":" not in facts.source
+        else facts.source.rpartition("/")[2]
+    )
+    dropped = (
+        f", {facts.num_skipped_images} unreadable left out" if facts.num_skipped_images else ""
+    )
+    limited = " Limited data: not comparable with full runs." if facts.limited else ""
+    return (
+        f"Preset `{record.preset}`: {source} data, {size} px, {facts.num_train_images:,} training and "
+        f"{facts.num_evaluated_images:,} {facts.split} images{dropped}, {_model(record)}. "
+        f"Mean ± 95 % interval over seeds (Student's t).{limited}"
+    )
+
+
+def _model(record: Record) -> str:
+    model, pretrain = record.config["model"], record.config["pretrain"]
+    return (
+        f"ViT {model['depth']} x {model['embed_dim']}, patch {model['patch_size']}, preset length "
+        f"{pretrain['epochs']} epochs"
+    )
+
+
+def fields(names: Sequence[str]) -> str:
+    """`target.params.a`, `target.name` -> one readable list, the target block folded."""
+    inside = [
+        name.removeprefix("target.").removeprefix("params.")
+        for name in names
+        if name.startswith("target.")
+    ]
+    outside = [f"`{name}`" for name in names if not name.startswith("target.")]
+    block = [f"`target` ({', '.join(inside)})"] if inside else []
+    return ", ".join(outside + block) or "nothing"
+
+
+def _cited(table: Table) -> list[str]:
+    cited = sources(table)
+    if not cited:
+        return []
+    why: dict[str, list[str]] = {}
+    for row in table.rows:
+        for aspect, text in row.reasons.items():
+            if text not in why.setdefault(aspect, []):
+                why[aspect].append(text)
+    listed = "; ".join(f"[{number}] {cite}" for number, cite in enumerate(cited, start=1))
+    told = "; ".join(
+        f"{aspect}: {' / '.join(each[:3])}{' / ...' if len(each) > 3 else ''}"
+        for aspect, each in why.items()
+    )
+    return [f"Published: {listed}.", f"Not comparable because (measured, not published): {told}."]
+
+
+def _provenance(records: Sequence[Record]) -> str:
+    commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
+    devices = sorted({f"{r.device.name}, {r.device.cpu_threads} threads" if r.device.kind == "cpu"
+                      else f"{r.device.count} x {r.device.name}" for r in records})  # fmt: skip
+    runs, last = (
+        len({record.run_hash for record in records}),
+        max(record.started for record in records),
+    )
+    return (
+        f"Commit {', '.join(commits)}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
+        f"{len(records)} records, the last of {last[:10]}."
+    )

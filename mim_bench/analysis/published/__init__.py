@@ -1,0 +1,1 @@
+"""Numbers that papers print, and how their settings differ from ours."""

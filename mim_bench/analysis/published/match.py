@@ -1,0 +1,86 @@
+"""Which published number belongs beside which measured one: found by setting, never by hand."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mim_bench.analysis.published.rows import PublishedRow, rows
+from mim_bench.config.benchmark import Benchmark, Cell
+
+_COST_METRIC = {"flops_ratio": "flops_ratio", "hours": "hours", "speed_up": "speedup"}
+
+
+def published_rows(benchmark: Benchmark) -> list[PublishedRow]:
+    """Every published row that the benchmark stands beside."""
+    if benchmark.published is None:
+        return []
+    where = benchmark.published.where
+    return [row for row in rows(benchmark.published.tables) if _agrees(row, where)]
+
+
+def counterparts(
+    benchmark: Benchmark, cell: Cell, measure: str, available: list[PublishedRow]
+) -> list[PublishedRow]:
+    """The published rows that say of the cell's setting what the measure says of ours."""
+    assert benchmark.published is not None
+    if measure in benchmark.published.shared:
+        wanted: Mapping[str, str | float] | None = benchmark.published.shared[measure]
+    else:
+        wanted = _wanted(benchmark, cell)
+    if not wanted:
+        return []
+    return [row for row in available if _measures(row, measure) and _agrees(row, wanted)]
+
+
+def _wanted(benchmark: Benchmark, cell: Cell) -> dict[str, str | float] | None:
+    """Column -> value of the counterpart; None where the file names none for this cell."""
+    published = benchmark.published
+    assert published is not None
+    wanted: dict[str, str | float] = dict(cell.variant.published) if cell.variant else {}
+    for field, column in published.columns.items():
+        value: Any = cell.place.get(field)
+        if column in published.reference:
+            if field not in cell.relative:
+                return None
+            value = cell.relative[field] * published.reference[column]
+        if field in published.values:
+            value = published.values[field].get(str(value))
+        if value is None:
+            return None
+        wanted[column] = value
+    return wanted
+
+
+def _agrees(row: PublishedRow, wanted: Mapping[str, str | float]) -> bool:
+    return all(_equal(getattr(row, column), value, column) for column, value in wanted.items())
+
+
+def _equal(theirs: Any, ours: str | float, column: str) -> bool:
+    if theirs is None:
+        return False
+    if isinstance(ours, str):
+        return str(theirs).startswith(ours) if column in ("variant", "method") else theirs == ours
+    return math.isclose(float(theirs), ours)
+
+
+def _measures(row: PublishedRow, measure: str) -> bool:
+    """Whether the row's number is of the kind of a measure here."""
+    variant, is_top1 = row.variant or "", row.metric.startswith("top1")
+    if measure in _COST_METRIC:
+        return row.metric == _COST_METRIC[measure]
+    if row.protocol == "partial-k":
+        ends = {"linear": "= linear probing", "finetune": "= full fine-tuning"}
+        if measure in ends:
+            return ends[measure] in variant
+        blocks = measure.removeprefix("partial ")
+        return measure.startswith("partial ") and variant.startswith(f"k={blocks} ")
+    if measure == "scratch":
+        return row.protocol == "other" and is_top1
+    return row.protocol == measure and is_top1
+
+
+def setting(row: PublishedRow) -> str:
+    """What a published row is, for a table of its own."""
+    epochs = f"{row.pretrain_epochs} epochs" if row.pretrain_epochs else None
+    parts = (row.method, row.target, row.backbone, epochs, row.variant)
+    return ", ".join(part for part in parts if part)

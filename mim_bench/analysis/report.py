@@ -1,0 +1,301 @@
+"""The report: every table, figure and picture of `results/` on one page that needs nothing but itself.
+
+No network and no file beside it: figures are put in as SVG, pictures as base64, style and script inline, and
+the page's own policy forbids the browser to load anything else. The same records make the same page, byte
+for byte. What is damaged does not stop it: its error stands where it would have stood.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mim_bench.analysis import effects, render, table
+from mim_bench.analysis.table import Table
+from mim_bench.config import recipe
+from mim_bench.config.benchmark import Benchmark, load_benchmark
+from mim_bench.errors import UserError
+from mim_bench.records import store
+from mim_bench.records.record import Record, write_text
+
+_NUMBER = re.compile(r"<?([-+]?\d[\d,]*\.?\d*)(?![\w.])")
+_NO_DIFFERENCE = ("reference", "indistinguishable")
+"""Sorted as 0: such rows are not ranked."""
+_FIGURES = {
+    "figure": "accuracy along the quantity that the benchmark varies, published curve in grey",
+    "pareto": "accuracy against the time of pre-training",
+    "curves": "loss of pre-training and accuracy of fine-tuning, epoch by epoch",
+    "pictures": "test images, what each target asks for, and what the model answered",
+}
+"""File stem -> what is seen, in the order of the page; other files come after."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a table."""
+
+    html: Markup
+    number: float | None
+    """What it is sorted by; None: by its text, or last among numbers."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of the page."""
+
+    caption: str
+    headings: list[str]
+    kinds: list[str]
+    """`number`, `difference` or `text` of each column."""
+    lines: list[list[Shown]]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure or picture, inline."""
+
+    html: Markup
+    kind: str
+    """`svg` or `png`."""
+
+
+@dataclass
+class Part:
+    """A benchmark at a preset, or the reason why it is not shown."""
+
+    preset: str
+    anchor: str
+    errors: list[str] = field(default_factory=list)
+    main: Sheet | None = None
+    readouts: Sheet | None = None
+    published: Sheet | None = None
+    notes: list[Markup] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A benchmark with its presets."""
+
+    name: str
+    benchmark: Benchmark
+    parts: list[Part]
+
+
+@dataclass
+class Lead:
+    """Whether targets matter, at a preset."""
+
+    preset: str
+    sentence: str = ""
+    sheet: Sheet | None = None
+    errors: list[str] = field(default_factory=list)
+
+
+def write_report(results: Path = Path("results"), told: Callable[[str], object] = print) -> Path:
+    """Writes `report.html` over everything in a folder of results; `told` hears of what is damaged.
+
+    Raises:
+        UserError: no such folder, or it cannot be written to.
+    """
+    if not results.is_dir():
+        raise UserError(
+            f"no folder {results}; `sweep targets` makes records, `report` a page of them"
+        )
+    first = [name for name in effects.BENCHMARKS if name in recipe.names("benchmarks")]
+    entries, missing = [], []
+    for name in dict.fromkeys([*first, *recipe.names("benchmarks")]):
+        entry = _entry(name, results, told)
+        (entries if entry.parts else missing).append(entry)
+    for folder in sorted(results.iterdir()):
+        if _presets(folder) and folder.name not in recipe.names("benchmarks"):
+            told(f"{folder}: left out, as no benchmark has that name")
+    records = [record for entry in entries for part in entry.parts for record in part.records]
+    path = results / "report.html"
+    page = _page(entries=entries, missing=missing, leads=_leads(results), **_provenance(records))
+    write_text(path, page)
+    return path
+
+
+def _page(**content: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(content, method=effects.METHOD)
+
+
+def _provenance(records: Sequence[Record]) -> dict[str, Any]:
+    commits = {r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records}
+    newest = max((record.started for record in records), default="")
+    return {"newest": newest, "commits": sorted(commits), "num_records": len(records)}
+
+
+def _presets(folder: Path) -> list[str]:
+    """Presets that have records below a benchmark's folder."""
+    return sorted({path.parent.parent.name for path in folder.glob("*/records/*.json")})
+
+
+# ---- a benchmark ----
+
+
+def _entry(name: str, results: Path, told: Callable[[str], object]) -> Entry:
+    benchmark = load_benchmark(name)
+    presets = _presets(results / name)
+    if benchmark.division == "published":
+        presets = ["tiny"]  # the same at every preset
+    parts = [_part(name, benchmark, preset, results) for preset in presets]
+    for part in parts:
+        for error in part.errors:
+            told(f"{name}, preset {part.preset}: {error}")
+    return Entry(name, benchmark, parts)
+
+
+def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
+    part = Part(preset, f"{name}-{preset}")
+    try:
+        _fill(part, table.build(name, preset, results))
+    except UserError as error:
+        part.errors.append(str(error))
+    for path in _image_files(store.home(name, preset, results)):
+        seen = _FIGURES.get(path.stem, path.stem.replace("_", " "))
+        try:
+            alt = f"{benchmark.title}, preset {preset}: {seen}"
+            part.images.append(_image(path, alt, f"{part.anchor}-{path.stem}"))
+        except UserError as error:
+            part.errors.append(str(error))
+    return part
+
+
+def _fill(part: Part, found: Table) -> None:
+    title = found.benchmark.title
+    if found.rows:
+        part.main = _sheet(f"{title}, preset {part.preset}", *render.texts(found))
+        part.notes = [inline(note) for note in render.notes(found)]
+    headings, lines = render.readout_texts(found)
+    if lines:
+        part.readouts = _sheet(f"{title}, preset {part.preset}: every readout", headings, lines)
+    if found.published_only:
+        caption = f"{title}: published rows"
+        part.published = _sheet(caption, *render.published_texts(found))
+    part.records = found.records
+
+
+def _leads(results: Path) -> list[Lead]:
+    """One sentence a preset; a benchmark that cannot be analysed does not take the other's."""
+    having = {name: _presets(results / name) for name in effects.BENCHMARKS}
+    leads = []
+    for preset in sorted({preset for presets in having.values() for preset in presets}):
+        lead, shares = Lead(preset), []
+        for name in (name for name, presets in having.items() if preset in presets):
+            try:
+                shares += effects.analyse(results, preset, [name])
+            except UserError as error:
+                lead.errors.append(f"{name} is left out of this: {error}")
+        if shares:
+            lead.sentence = effects.sentence(shares)
+            caption = f"Where the spread of accuracy comes from, preset {preset}"
+            lead.sheet = _sheet(caption, *effects.texts(shares))
+        leads.append(lead)
+    return leads
+
+
+# ---- tables ----
+
+
+def _sheet(caption: str, headings: list[str], lines: Sequence[Sequence[str]]) -> Sheet:
+    columns = list(zip(*lines, strict=True))
+    kinds = ["text", *(_kind(h, c) for h, c in zip(headings[1:], columns[1:], strict=True))]
+    shown = [[_shown(*both) for both in zip(line, kinds, strict=True)] for line in lines]
+    return Sheet(caption, headings, kinds, shown)
+
+
+def _shown(text: str, kind: str) -> Shown:
+    return Shown(inline(text), None if kind == "text" else number(text))
+
+
+def _kind(heading: str, column: Iterable[str]) -> str:
+    told = [text for text in column if text != "-"]
+    if any(number(text) is None for text in told):
+        return "text"
+    return "difference" if heading.startswith("Δ") else "number"
+
+
+def number(text: str) -> float | None:
+    """The number that a cell begins with: `**77.0 ± 2.2**` -> 77.0, `1,234 [1]` -> 1234; None without."""
+    if text.startswith(_NO_DIFFERENCE):
+        return 0.0
+    match = _NUMBER.match(text.removeprefix("**"))
+    return float(match[1].replace(",", "")) if match else None
+
+
+def inline(text: str) -> Markup:
+    """Markdown's bold and code as HTML; the half interval and "indistinguishable" set back."""
+    html = str(escape(text))
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
+    html = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html)
+    html = re.sub(r"(?<=\d) (± [\d.]+)(?=<|$)", r" <small>\1</small>", html)
+    html = re.sub(r"^(indistinguishable) (\[.*\])$", r"<small>\1 <span>\2</span></small>", html)
+    return Markup(re.sub(r"^([-+][\d.]+) (\[.*\])$", r"\1 <small>\2</small>", html))
+
+
+# ---- figures and pictures ----
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """SVG where there is one, else PNG, in the order of `_FIGURES`."""
+    found = {path.stem: path for kind in ("png", "svg") for path in folder.glob(f"*.{kind}")}
+    order = [*_FIGURES, *sorted(set(found) - set(_FIGURES))]
+    return [found[stem] for stem in order if stem in found]
+
+
+def _image(path: Path, alt: str, prefix: str) -> Image:
+    """An image as part of the page.
+
+    Raises:
+        UserError: the file cannot be read or is not what its name says.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".svg":
+            return Image(svg(content.decode("utf-8"), alt, prefix), "svg")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be shown: {error}") from None
+    if not content.startswith(_PNG):
+        raise UserError(f"{path} cannot be shown: it is no PNG")
+    data = base64.b64encode(content).decode("ascii")
+    return Image(Markup('<img src="data:image/png;base64,{}" alt="{}">').format(data, alt), "png")
+
+
+def svg(text: str, alt: str, prefix: str) -> Markup:
+    """An SVG file as an element of a page: named, sized by its box, its ids and styles its own.
+
+    Raises:
+        ValueError: it is not a whole SVG file, or holds a script.
+    """
+    match = re.search(r"<svg\b([^>]*)>(.*)</svg>\s*$", text, re.DOTALL)
+    if match is None or "<script" in text:
+        raise ValueError("it is no whole SVG file without scripts")
+    attributes, body = match.groups()
+    box = re.search(r'viewBox="[-\d.]+ [-\d.]+ ([\d.]+) ([\d.]+)"', attributes)
+    if box is None:
+        raise ValueError("it has no viewBox")
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r'href="#', f'href="#{prefix}-', body)
+    body = body.replace("url(#", f"url(#{prefix}-").replace("*{", f"#{prefix} *{{")
+    head = Markup(
+        '<svg id="{}" role="img" aria-label="{}" viewBox="0 0 {} {}" style="--width: {}">'
+    )
+    return head.format(prefix, alt, box[1], box[2], box[1]) + Markup(body + "</svg>")

@@ -1,0 +1,253 @@
+"""The table of a benchmark, from records alone: measured numbers, their differences, published ones beside.
+
+A cell is a mean over seeds with a 95 % interval (Student's t). Differences to the reference row are paired
+(`mim_bench.analysis.difference`). Best rows are marked only where they differ from every other row.
+`mim_bench.analysis.render` turns the table into Markdown, CSV and TeX.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from mim_bench.analysis import difference
+from mim_bench.analysis.difference import Difference
+from mim_bench.analysis.published import match
+from mim_bench.analysis.published.reason import reasons
+from mim_bench.analysis.published.rows import PublishedRow
+from mim_bench.analysis.row import COSTS, Line, cost, lines
+from mim_bench.config.benchmark import Benchmark, at_preset, cells, load_benchmark
+from mim_bench.errors import UserError, suggest
+from mim_bench.records import comparability, store
+from mim_bench.records.measure import measures
+from mim_bench.records.record import Record
+from mim_bench.records.store import Found
+
+CONTROL = "random weights (control)"
+COMPARED = ("finetune", "linear", "knn")
+"""Measures whose differences to the reference row are printed."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers."""
+
+    key: str
+    """Name of a measure, or of a cost."""
+    heading: str
+    is_accuracy: bool
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number over seeds: fractions for accuracies, else in the unit of the heading."""
+
+    of_seed: dict[int, float]
+    is_best: bool = False
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.of_seed.values())))
+
+    @property
+    def half(self) -> float | None:
+        """Half the 95 % interval, Student's t over seeds; None for a single seed."""
+        return half_interval(list(self.of_seed.values()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; its keys are those of the columns."""
+
+    label: str
+    values: dict[str, Value]
+    differences: dict[str, Difference]
+    """To the reference row; empty for that row itself and for the control."""
+    published: dict[str, list[PublishedRow]]
+    reasons: dict[str, str]
+    """Why the published numbers beside it are not comparable, as `mim_bench.analysis.published.reason` says."""
+    num_seeds: int
+    num_missing: int
+    """Declared seeds for which a record of a protocol is missing: failed, or not run yet."""
+    stale: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A benchmark's table."""
+
+    benchmark: Benchmark
+    name: str
+    preset: str
+    columns: list[Column]
+    rows: list[Row]
+    reference: str
+    """Label of the row that others are compared with; empty where there are no runs."""
+    published_only: list[PublishedRow]
+    """Published rows without a measured counterpart."""
+    differing: list[str] = field(default_factory=list)
+    """Fields in which the rows' configs differ."""
+    found: list[Found] = field(default_factory=list)
+    """The records that it was made from."""
+
+    @property
+    def records(self) -> list[Record]:
+        return [one.record for one in self.found]
+
+    def row(self, label: str) -> Row:
+        """The row of a label."""
+        return next(row for row in self.rows if row.label == label)
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the 95 % interval of a mean over seeds, Student's t; None for a single value."""
+    if len(values) < 2:
+        return None
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def build(
+    name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
+) -> Table:
+    """The table of a benchmark at a preset.
+
+    Raises:
+        UserError: no records, a damaged or foreign one, or rows that may not stand in one table.
+    """
+    benchmark = at_preset(load_benchmark(name), preset)
+    available = match.published_rows(benchmark)
+    if benchmark.division == "published":
+        return Table(benchmark, name, preset, [], [], "", available)
+    found = store.benchmark_records(name, preset, results, overrides)
+    differing = comparability.check(found)
+    of_label = lines(benchmark, cells(name, preset, overrides), found)
+    reference = _reference(benchmark, of_label)
+    columns = _columns(benchmark, of_label)
+    rows = [
+        _row(line, columns, of_label[reference], benchmark, available) for line in of_label.values()
+    ]
+    rows = _mark_best(rows, columns, of_label)
+    if control := _control(found, columns):
+        rows.append(control)
+    taken = {id(row) for line in rows for several in line.published.values() for row in several}
+    return Table(
+        benchmark, name, preset, columns, rows, reference,
+        [row for row in available if id(row) not in taken],
+        differing, found,
+    )  # fmt: skip
+
+
+def _reference(benchmark: Benchmark, lines: Mapping[str, Line]) -> str:
+    named = benchmark.reference or next(iter(lines))
+    if named not in lines:
+        raise UserError(f"reference: no row '{named}'; {suggest(named, lines)}")
+    return named
+
+
+def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
+    """Accuracies in the order of importance, those of other readouts last, then costs."""
+    order = ("finetune", "linear", "knn", "low_shot", "partial")
+    is_accuracy = {
+        key: next(iter(of_seed.values()))[0].is_accuracy
+        for line in lines.values()
+        for key, of_seed in line.measured.items()
+    }
+    keys = [key for key, accuracy in is_accuracy.items() if accuracy]
+    keys.sort(key=lambda key: ("@" in key, order.index(key.split()[0])))
+    columns = [Column(key, _heading(key), True) for key in keys]
+    if "scratch" in benchmark.first_only:
+        columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
+    if "step_s" in is_accuracy:
+        columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
+    if any(cost("fit_s", line, line) for line in lines.values()):
+        columns.append(Column("fit_s", "fit s", False, False))
+    return columns
+
+
+def _heading(key: str) -> str:
+    """Of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
+    protocol, _, rest = key.partition(" ")
+    if protocol == "low_shot":
+        return f"low-shot {rest.replace('%', ' % of labels')}"
+    shown = {"finetune": "fine-tune", "knn": "kNN"}.get(protocol, protocol)
+    return f"{shown} {rest} %" if rest else f"{shown} %"
+
+
+def _row(
+    line: Line,
+    columns: Sequence[Column],
+    reference: Line,
+    benchmark: Benchmark,
+    available: list[PublishedRow],
+) -> Row:
+    values, differences, published, why = {}, {}, {}, {}
+    for column in columns:
+        key = column.key
+        of_seed = line.values(key) if column.is_accuracy else cost(key, line, reference)
+        if of_seed:
+            values[key] = Value(of_seed)
+        if key in COMPARED and line is not reference:
+            found = difference.difference(line.answers(key), reference.answers(key))
+            if found is not None:
+                differences[key] = found
+        named = "scratch" if line.label == "scratch" and key == "finetune" else key
+        beside = match.counterparts(benchmark, line.cell, named, available) if available else []
+        if beside and of_seed:
+            published[key] = beside
+            record = line.record(_protocol_of(named))
+            why |= {} if record is None else reasons(beside[0], record)
+    have = {(one.record.seed, one.record.protocol) for one in line.found}
+    wanted = {(seed, protocol) for seed in line.declared for protocol in line.protocols}
+    return Row(
+        label=line.label,
+        values=values,
+        differences=differences,
+        published=published,
+        reasons=why,
+        num_seeds=len({seed for seed, _ in have}),
+        num_missing=len(wanted - have),
+        stale=tuple(sorted({why for one in line.found for why in one.stale})),
+    )
+
+
+def _protocol_of(key: str) -> str:
+    return "speed" if key in COSTS else key.split()[0]
+
+
+def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, Line]) -> list[Row]:
+    """Marks a value where its row differs from every other one, and no value otherwise."""
+    for column in columns:
+        if column.key not in COMPARED:
+            continue
+        having = [row for row in rows if column.key in row.values]
+        if len(having) < 2:
+            continue
+        best = max(having, key=lambda row: row.values[column.key].mean)
+        answers = lines[best.label].answers(column.key)
+        others = [lines[row.label].answers(column.key) for row in having if row is not best]
+        found = [difference.difference(answers, other) for other in others]
+        if all(one is not None and one.is_distinguishable and one.mean > 0 for one in found):
+            best.values[column.key] = Value(best.values[column.key].of_seed, is_best=True)
+    return rows
+
+
+def _control(found: Sequence[Found], columns: Sequence[Column]) -> Row | None:
+    """The encoder at its random initial weights: one row, where it is the same for every row of a seed."""
+    values: dict[str, dict[int, set[float]]] = {}
+    for one in found:
+        for key, measure in measures(one.record).items():
+            if measure.control is not None:
+                values.setdefault(key, {}).setdefault(one.record.seed, set()).add(measure.control)
+    keys = {column.key for column in columns}
+    shared = {
+        key: Value({seed: next(iter(each)) for seed, each in sorted(of_seed.items())})
+        for key, of_seed in values.items()
+        if key in keys and all(len(each) == 1 for each in of_seed.values())
+    }
+    if not shared:
+        return None
+    num_seeds = max(len(value.of_seed) for value in shared.values())
+    return Row(CONTROL, shared, {}, {}, {}, num_seeds, 0, ())

@@ -1,0 +1,83 @@
+"""Is everything that lies here what it says it is? Recipes, presets, benchmarks, published rows, records.
+
+    python -m mim_bench validate
+
+Every fault is named with its file; nothing stops at the first.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mim_bench.analysis.published.match import published_rows
+from mim_bench.config import recipe
+from mim_bench.config.benchmark import Benchmark, cells, load_benchmark
+from mim_bench.config.resolve import build_target, load_config
+from mim_bench.errors import UserError, suggest
+from mim_bench.records import comparability, store
+
+
+def validate(results: Path) -> tuple[list[str], list[str]]:
+    """What was checked, one line a kind, and the faults that were found."""
+    checked: list[str] = []
+    faults: list[str] = []
+
+    def run(kind: str, checks: Iterator[tuple[str, Callable[[], object]]]) -> None:
+        count = 0
+        for name, check in checks:
+            count += 1
+            try:
+                check()
+            except UserError as error:
+                faults.append(f"{name}: {error}")
+        checked.append(f"{count} {kind}")
+
+    run("target recipes", _recipes())
+    run("presets", _presets())
+    run("benchmark files at every preset", _benchmarks())
+    run("folders of records", _records(results))
+    return checked, faults
+
+
+def _recipes() -> Iterator[tuple[str, Callable[[], object]]]:
+    for name in recipe.names("targets"):
+        yield f"target {name}", lambda name=name: build_target(name, image_size=32, patch_size=8)
+
+
+def _presets() -> Iterator[tuple[str, Callable[[], object]]]:
+    for name in recipe.names("preset"):
+        yield f"preset {name}", lambda name=name: load_config("norm_pixel", name)
+
+
+def _benchmarks() -> Iterator[tuple[str, Callable[[], object]]]:
+    for name in recipe.names("benchmarks"):
+        yield f"benchmark {name}", lambda name=name: published_rows(load_benchmark(name))
+        for preset in recipe.names("preset"):
+            yield f"benchmark {name} at {preset}", lambda n=name, p=preset: _distinct(n, p)
+
+
+def _distinct(name: str, preset: str) -> None:
+    """The preset is known, and no two cells are the same run."""
+    benchmark: Benchmark = load_benchmark(name)
+    for scale in benchmark.at:
+        if scale not in recipe.names("preset"):
+            raise UserError(f"at.{scale}: no such preset; {suggest(scale, recipe.names('preset'))}")
+    seen: dict[str, str] = {}
+    for cell in cells(name, preset):
+        first = seen.setdefault(cell.config.hash, cell.label)
+        if first != cell.label:
+            raise UserError(f"rows '{first}' and '{cell.label}' are the same run")
+
+
+def _records(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    for folder in sorted(results.glob("*/*/records")):
+        name, preset = folder.parts[-3], folder.parts[-2]
+        yield str(folder), lambda n=name, p=preset: _folder(n, p, results)
+
+
+def _folder(name: str, preset: str, results: Path) -> None:
+    for kind, value in (("benchmarks", name), ("preset", preset)):
+        if value not in recipe.names(kind):
+            raise UserError(
+                f"no {kind.removesuffix('s')} '{value}'; {suggest(value, recipe.names(kind))}"
+            )
+    comparability.check(store.benchmark_records(name, preset, results))

@@ -1,0 +1,254 @@
+"""The verbs on benchmarks and their results: sweep, table, figure, report, compare, validate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mim_bench.cli import cluster as site
+from mim_bench.cli.cluster import Name, Results
+from mim_bench.cli.options import (
+    Data,
+    Device,
+    Limit,
+    Out,
+    Overrides,
+    Preset,
+    Protocols,
+    err_console,
+    out_console,
+    print_fields,
+    settings,
+)
+from mim_bench.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
+)
+def sweep(
+    benchmark: Name,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    data: Data = None,
+    device: Device = None,
+    limit_images: Limit = None,
+    protocols: Protocols = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
+    ] = None,
+    cluster: site.ClusterName = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs."),
+    ] = False,
+    device_tflops: Annotated[
+        float | None,
+        typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")
+    ] = None,
+    queue_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
+    ] = None,
+    cluster_file: site.ClusterFile = None,
+    partition: site.Partition = None,
+    account: site.Account = None,
+    qos: site.Qos = None,
+    constraint: site.Constraint = None,
+    nodes: site.Nodes = None,
+    gpus_per_node: site.GpusPerNode = None,
+    tasks_per_node: site.TasksPerNode = None,
+    cpus_per_task: site.CpusPerTask = None,
+    mem_gb: site.MemGb = None,
+    timeout_hours: site.TimeoutHours = None,
+    array: site.Array = None,
+    retry_failed: site.RetryFailed = False,
+    evaluate_apart: site.EvaluateApart = False,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Run every missing cell of a benchmark, here or on a cluster. The same command again continues."""
+    from mim_bench.experiment.sweep import sweep as run_sweep
+    from mim_bench.train import distributed, progress
+
+    if distributed.num_launched() > 1:
+        raise UserError(
+            "sweep is one process, to be started without torchrun; several GPUs a run: "
+            "--cluster slurm --gpus-per-node, or `run` under torchrun, run by run"
+        )
+    if benchmark == "all" and not dry_run:
+        raise UserError("benchmark 'all' is for --dry-run; sweep one after another")
+    given = settings(overrides, None, data, device, limit_images)
+    chosen = protocols.split(",") if protocols else None
+    sizes = {
+        "partition": partition,
+        "account": account,
+        "qos": qos,
+        "constraint": constraint,
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "tasks_per_node": tasks_per_node,
+        "cpus_per_task": cpus_per_task,
+        "mem_gb": mem_gb,
+        "timeout_hours": timeout_hours,
+        "array": array,
+    }
+    others = {
+        "cluster_file": cluster_file,
+        "retry_failed": retry_failed,
+        "evaluate_apart": evaluate_apart,
+    }
+    processes = site.chosen_jobs(cluster, jobs, sizes | others)
+    settled = site.settled(cluster_file, sizes) if cluster == "slurm" else None
+    site.check_planned(
+        dry_run, {"gpus": gpus, "queue_limit": queue_limit, "device_tflops": device_tflops}
+    )
+    if dry_run:
+        from mim_bench.experiment.dry_run import dry_run as plan
+
+        planned = plan(
+            benchmark,
+            preset,
+            results=results,
+            overrides=given,
+            protocols=chosen,
+            out=out,
+            device_tflops=device_tflops,
+            gpus=gpus,
+            gpus_per_job=settled.gpus if settled and gpus else 1,
+            queue_limit=queue_limit,
+        )
+        out_console.print(planned, highlight=False)
+    if settled:
+        from mim_bench.cluster.submission import Asked
+
+        asked = Asked(
+            benchmark, preset, out, results, tuple(given), tuple(chosen) if chosen else None,
+            retry_failed, evaluate_apart,
+        )  # fmt: skip
+        (site.show if dry_run else site.submit)(asked, settled)
+    if dry_run or settled:
+        return
+    failed = run_sweep(
+        benchmark,
+        preset,
+        out=out,
+        results=results,
+        overrides=given,
+        protocols=chosen,
+        jobs=processes,
+        stages=progress.Terminal(err_console),
+        told=lambda line: out_console.print(line, highlight=False),
+    )
+    if failed:
+        raise UserError(f"{len(failed)} cells failed; the same command tries them again")
+
+
+@app.command()
+def table(
+    benchmark: Name,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    results: Results = Path("results"),
+    into: Annotated[
+        Path | None, typer.Option(help="Also put it into this page, between its table marks.")
+    ] = None,
+) -> None:
+    """Print a benchmark's table and write it beside its records as md, csv and tex."""
+    from mim_bench.analysis import render
+    from mim_bench.analysis import table as tables
+
+    made = tables.build(benchmark, preset, results, overrides or [])
+    paths = render.write_tables(made, results)
+    _print_table(*(render.texts(made, brief=True) if made.rows else render.published_texts(made)))
+    for note in render.notes(made) if made.rows else [made.benchmark.claim]:
+        out_console.print(note, style="dim", markup=False, highlight=False)
+    if into is not None:
+        render.insert(into, made)
+        paths.append(into)
+    out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+def _print_table(headings: list[str], lines: list[list[str]]) -> None:
+    shown = Table()
+    for place, heading in enumerate(headings):
+        longest = max(len(word) for line in lines for word in line[place].split() or [""])
+        justify = "right" if place else "left"
+        shown.add_column(heading, justify=justify, overflow="fold", min_width=min(longest, 18))
+    for line in lines:
+        shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
+    out_console.print(shown)
+
+
+@app.command()
+def figure(
+    benchmark: Name,
+    preset: Preset = "tiny",
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
+    from mim_bench.analysis.figures import draw as figures
+    from mim_bench.experiment.gallery import draw_gallery, has_runs
+
+    paths = figures.draw(benchmark, preset, results)
+    if has_runs(benchmark, preset, out):
+        paths.append(draw_gallery(benchmark, preset, out=out, results=results))
+    out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(results: Results = Path("results")) -> None:
+    """Put all tables, figures and pictures on one self-contained page, results/report.html."""
+    from mim_bench.analysis.report import write_report
+
+    path = write_report(results, told=lambda line: err_console.print(line, highlight=False))
+    out_console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[
+        str, typer.Argument(help="Run folder, or a run's name below --out or --results.")
+    ],
+    run_b: Annotated[str, typer.Argument(help="The other one.")],
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Paired difference of two runs with its interval, and the difference of their configs."""
+    from mim_bench.analysis import compare as comparison
+    from mim_bench.analysis import render
+
+    a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
+    shared, fields = comparison.compare(a, b)
+    names = [next(iter(found.values())).run_id for found in (a, b)]
+    lines = []
+    for one in shared:
+        scale = 100 if one.difference else 1
+        values = [f"{scale * value:.4g}" for value in (one.a, one.b)]
+        lines.append([one.measure, *values, render.difference(one.difference)])
+    _print_table(["measure", *names, "difference"], lines)
+    out_console.print(
+        "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
+        "images; one run each, so chance between seeds is not in it",
+        style="dim",
+    )
+    print_fields(fields, *names)
+
+
+@app.command()
+def validate(results: Results = Path("results")) -> None:
+    """Check every recipe, preset, benchmark and record; exit code 2 with what is wrong."""
+    from mim_bench.analysis.validate import validate as check
+
+    checked, faults = check(results)
+    for fault in faults:
+        err_console.print(fault, markup=False, highlight=False, soft_wrap=True)
+    out_console.print("checked " + ", ".join(checked), highlight=False)
+    if faults:
+        raise UserError(f"{len(faults)} faults")

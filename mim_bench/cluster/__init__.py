@@ -1,0 +1,1 @@
+"""Sweeps on Slurm: jobs, their ledger, and their status."""

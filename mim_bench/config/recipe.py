@@ -1,0 +1,85 @@
+"""Recipes, presets and benchmarks: TOML files found by name beside the package, inside the wheel, or by path.
+
+Never by the chance content of the current folder: a name is looked up in the checkout that the running
+package belongs to, else in the copy that the wheel carries. A path must end in `.toml`.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mim_bench.errors import UserError, suggest
+from mim_bench.schema import Frozen
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def folder(kind: str) -> Path:
+    """Folder of the shipped `targets`, `benchmarks` or `preset` files."""
+    if kind == "preset":
+        return PACKAGE / "config" / "presets"
+    checkout = PACKAGE.parent / kind
+    if (PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir():
+        return checkout
+    return PACKAGE / "_shipped" / kind
+
+
+def names(kind: str) -> list[str]:
+    """Names of the shipped files of a kind, sorted."""
+    return sorted(path.stem for path in folder(kind).glob("*.toml"))
+
+
+def read(kind: str, name: str) -> dict[str, Any]:
+    """The content of a file by name, or by a path ending in `.toml`.
+
+    Raises:
+        UserError: no such name or file, or no valid TOML.
+    """
+    singular = kind.removesuffix("s")
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{singular} file '{name}' does not exist")
+    else:
+        path = folder(kind) / f"{name}.toml"
+        if name not in names(kind):
+            raise UserError(f"unknown {singular} '{name}'; {suggest(name, names(kind))}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid TOML: {error}") from None
+
+
+class Recipe(Frozen):
+    """What a file in `targets/` may say. It cannot touch optimiser, data or schedule."""
+
+    class_path: str
+    """`module:Class`, written `class` in the file."""
+    description: str
+    """One line for `list targets`."""
+    paper: str
+    """Where the target comes from."""
+    params: dict[str, Any] = {}
+    """Values for the class's parameters."""
+
+
+def load_recipe(name: str) -> Recipe:
+    """A target's recipe by name or path.
+
+    Raises:
+        UserError: unknown name, or a key that a recipe may not have.
+    """
+    content = read("targets", name)
+    if "class" in content:
+        content["class_path"] = content.pop("class")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])).replace("class_path", "class")
+        allowed = suggest(field, ["class", "description", "paper", "params"])
+        raise UserError(
+            f"target recipe '{name}': field '{field}': {first['msg']}; {allowed}"
+        ) from None

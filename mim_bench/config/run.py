@@ -1,0 +1,394 @@
+"""Every setting, its default, its unit and its source: the one place where defaults live.
+
+A `RunConfig` is resolved once (see `mim_bench.config.resolve`), frozen, written to the run folder and passed
+on; nothing reads settings from anywhere else afterwards. Its hash, the run's identity, covers what can
+move a weight: target, data, augment, mask, model, pretrain and seed. How a run is evaluated is hashed
+into its records instead, and `runtime` (device, workers, precision) into neither: records state it.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mim_bench.schema import Frozen
+
+ProtocolName = Literal["knn", "linear", "finetune", "scratch", "partial", "low_shot", "speed"]
+"""As registered in `mim_bench.evaluate.protocols`."""
+
+IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, keys sorted."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class TargetConfig(Frozen):
+    """The target block: the only part in which the rows of a closed table may differ."""
+
+    name: str
+    """Name of the recipe (`targets/<name>.toml`)."""
+    class_path: str
+    """`module:Class` of the target."""
+    version: int
+    """The class's version; raised by any change that can move a score."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """All parameters of the class, defaults included."""
+
+
+class DataConfig(Frozen):
+    """Which images, and how many of them."""
+
+    source: str = "embedded"
+    """`mim_bench list data` names them; some take a path after a colon."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels after the crop; unset: as in the data."""
+    in_chans: int | None = Field(default=None, ge=1)
+    """Channels; unset: as in the data."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, of images in [0, 1]; unset: ImageNet's for `imagenet`, else the training split's."""
+    std: tuple[float, ...] | None = None
+    """Per channel, of images in [0, 1]; unset: as `mean`."""
+    limit_images: int | None = Field(default=None, ge=2)
+    """At most this many images of each split; for tests, and the record says so."""
+    evaluate_on: Literal["test", "tune"] = "test"
+    """`tune`: hold a slice of the training split out of everything and evaluate on it, to tune with."""
+    tune_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training split held out when `evaluate_on` is `tune`."""
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Side of the central crop at evaluation over the image's short side; 0.875 at 224 px (256 -> 224)."""
+    skip_bad_images: bool = False
+    """Leave unreadable images out and count them in the record, instead of stopping."""
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        return value if isinstance(value, (list, tuple)) or value is None else (value, value)
+
+
+class AugmentConfig(Frozen):
+    """Augmentation of pre-training (MAE section 4.1 and Table 1e: crop and flip only)."""
+
+    crop: Literal["random_size", "fixed_size", "none"] = "random_size"
+    """`random_size`: RandomResizedCrop; `fixed_size`: a random place only; `none`: the central crop."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Area of a random-size crop over the image's area (MAE)."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Aspect (width over height) of a random-size crop over that of the output (torchvision)."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip (MAE)."""
+    color_jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation are each scaled by 1 ± this (BEiT: 0.4); 0: off (MAE)."""
+
+
+class MaskConfig(Frozen):
+    """Which patches are hidden."""
+
+    sampling: Literal["random", "block", "grid"] = "random"
+    """`random` (MAE), `block` (BEiT's generator), `grid` (MAE Table 1f: one of every few is kept)."""
+    ratio: float = Field(default=0.75, gt=0, lt=1)
+    """Hidden patches over all patches (MAE); L - int(L * (1 - ratio)) are hidden."""
+    block_min_patches: int = Field(default=16, ge=1)
+    """Least area of a block in patches (BEiT's training script, for a 14 x 14 grid)."""
+    block_min_aspect: float = Field(default=0.3, gt=0, le=1)
+    """Least aspect of a block, the largest being its inverse (BEiT)."""
+
+
+class ModelConfig(Frozen):
+    """A ViT encoder and a decoder; defaults are ViT-B/16 with MAE's decoder."""
+
+    patch_size: int = Field(default=16, ge=1)
+    """Side of a patch in pixels."""
+    embed_dim: int = Field(default=768, ge=4)
+    """Width of the encoder."""
+    depth: int = Field(default=12, ge=1)
+    """Blocks of the encoder."""
+    num_heads: int = Field(default=12, ge=1)
+    """Attention heads of the encoder."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of an MLP over the width of its block, in encoder and decoder."""
+    position: Literal["sincos", "learned"] = "sincos"
+    """Position tables: fixed 2-D sines and cosines (MAE) or learned (BEiT, the CIFAR MAEs)."""
+    mask_tokens: Literal["decoder", "encoder", "encoder_light"] = "decoder"
+    """Where mask tokens enter: `decoder` (MAE), `encoder` and then the decoder (MAE Table 1c), or
+    `encoder_light`, the encoder and then one linear layer (BEiT, SimMIM, MaskFeat)."""
+    decoder_depth: int = Field(default=8, ge=0)
+    """Blocks of the decoder (MAE); unused by `encoder_light`."""
+    decoder_dim: int = Field(default=512, ge=4)
+    """Width of the decoder (MAE); unused by `encoder_light`."""
+    decoder_num_heads: int = Field(default=16, ge=1)
+    """Attention heads of the decoder (MAE); unused by `encoder_light`."""
+
+    @model_validator(mode="after")
+    def _widths(self) -> "ModelConfig":
+        for width, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_num_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(
+                    f"model.{width}={getattr(self, width)} is no multiple of "
+                    f"model.{heads}={getattr(self, heads)}"
+                )
+            if self.position == "sincos" and getattr(self, width) % 4:
+                raise ValueError(
+                    f"model.{width}={getattr(self, width)} is no multiple of 4, which "
+                    "model.position=sincos needs"
+                )
+        return self
+
+
+class ScheduleConfig(Frozen):
+    """Length, batch and learning rate; shared by every kind of training here."""
+
+    epochs: int = Field(default=800, ge=0)
+    """Passes over the training images."""
+    batch_size: int = Field(default=4096, ge=1)
+    """Images a step, over all devices and accumulated parts."""
+    blr: float = Field(default=1.5e-4, gt=0)
+    """Base learning rate for 256 images; lr = blr * batch_size / 256."""
+    min_lr: float = Field(default=0.0, ge=0)
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float = Field(default=40, ge=0)
+    """Epochs of linear warm-up from 0."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled weight decay; none for 1-D parameters."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Gradients are scaled down to this norm; unset: no clipping."""
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Parts in which the batch of a step goes through the device."""
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        return self.blr * self.batch_size / 256
+
+    @model_validator(mode="after")
+    def _parts(self) -> "ScheduleConfig":
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size={self.batch_size} is no multiple of "
+                f"accumulation_steps={self.accumulation_steps}"
+            )
+        return self
+
+
+class PretrainConfig(ScheduleConfig):
+    """Pre-training as MAE's appendix A.1, Table 8."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas (MAE)."""
+
+
+class KnnConfig(Frozen):
+    """Weighted nearest neighbours (Wu et al. 2018; DINO's settings)."""
+
+    k: int = Field(default=20, ge=1)
+    """Neighbours that vote."""
+    temperature: float = Field(default=0.07, gt=0)
+    """A neighbour's weight is exp(cosine similarity / temperature)."""
+
+
+class LinearConfig(ScheduleConfig):
+    """Linear probe as MAE's appendix A.1, Table 10: BatchNorm without affine, LARS."""
+
+    epochs: int = Field(default=90, ge=1)
+    """Passes over the training images (MAE)."""
+    batch_size: int = Field(default=16384, ge=2)
+    """Images a step (MAE)."""
+    blr: float = Field(default=0.1, gt=0)
+    """Base learning rate for 256 images (MAE)."""
+    warmup_epochs: float = Field(default=10, ge=0)
+    """Epochs of linear warm-up (MAE)."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """LARS weight decay (MAE: none)."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """LARS momentum (MAE)."""
+    augment: bool = True
+    """Random crops and flips while probing (MAE); off: features of the clean images, cached."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of a crop over the image's area (MAE)."""
+
+
+class FinetuneConfig(ScheduleConfig):
+    """Fine-tuning as MAE's appendix A.1, Table 9; `scratch` uses the same from random weights."""
+
+    epochs: int = Field(default=100, ge=1)
+    """Passes over the training images (MAE, ViT-B)."""
+    batch_size: int = Field(default=1024, ge=2)
+    """Images a step (MAE)."""
+    blr: float = Field(default=1e-3, gt=0)
+    """Base learning rate for 256 images (MAE's paper; its repository: 5e-4 for ViT-B)."""
+    warmup_epochs: float = Field(default=5, ge=0)
+    """Epochs of linear warm-up (MAE)."""
+    min_lr: float = Field(default=1e-6, ge=0)
+    """Learning rate at the end of the cosine (MAE's repository)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas (MAE)."""
+    layer_decay: float = Field(default=0.75, gt=0, le=1)
+    """Each block's learning rate over that of the block above (MAE's paper)."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth of the last block, linearly less below (MAE, ViT-B)."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing (MAE)."""
+    mixup: float = Field(default=0.8, ge=0)
+    """Alpha of mixup; 0: off (MAE)."""
+    cutmix: float = Field(default=1.0, ge=0)
+    """Alpha of CutMix; 0: off (MAE)."""
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment string (MAE); unset: off."""
+    erasing: float = Field(default=0.0, ge=0, le=1)
+    """Probability of random erasing (MAE's repository: 0.25, its paper: none)."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of a crop over the image's area (timm's default)."""
+    holdout_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the labelled training images that is not trained on, but on which the accuracy of every
+    epoch is measured for the learning curve; 0: no curve. The test split is read once, at the end."""
+
+
+class PartialConfig(Frozen):
+    """Partial fine-tuning (MAE, Figure 9): the settings of `finetune`, on the last blocks only."""
+
+    blocks: tuple[float, ...] = (0.5, 1, 2, 4, 6, 12, 18)
+    """Trained last blocks; 0.5: the MLP half of the last. Entries of `model.depth` or more are left out,
+    as that is `finetune`; 0 is `linear`."""
+
+    @field_validator("blocks")
+    @classmethod
+    def _whole_or_half(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for blocks in value:
+            if blocks != 0.5 and (blocks < 1 or blocks % 1):
+                raise ValueError(
+                    f"partial.blocks={blocks:g}: allowed: 0.5 and whole numbers from 1"
+                )
+        return value
+
+
+class LowShotConfig(Frozen):
+    """Logistic regression on frozen features, from few labels (Assran et al. 2022, MSN, section 5)."""
+
+    fractions: tuple[float, ...] = (0.01, 0.1)
+    """Shares of the training labels, the same number in every class."""
+    num_draws: int = Field(default=3, ge=1)
+    """Draws of the labelled images; which ones depends on the draw's number alone, so every target and
+    seed gets the same."""
+    c: float = Field(default=1.0, gt=0)
+    """Inverse of the L2 penalty, as scikit-learn means it: the loss is c * sum of cross-entropies +
+    half the squared weights."""
+
+
+class SpeedConfig(Frozen):
+    """Timing of the pre-training step, without any training."""
+
+    warmup_steps: int = Field(default=5, ge=1)
+    """Steps before the clock starts."""
+    steps: int = Field(default=40, ge=3)
+    """Steps timed, one by one."""
+
+
+class EvaluateConfig(Frozen):
+    """Which protocols are run on the encoder, and which of their numbers is the declared one."""
+
+    protocols: tuple[ProtocolName, ...] = ("knn", "linear")
+    """Run in this order."""
+    layer: Literal["last", "middle"] = "last"
+    """Declared readout: after the final norm, or after block depth // 2 (not normalised)."""
+    pooling: Literal["cls", "patch_mean"] = "patch_mean"
+    """Declared readout: class token (MAE's probe; no loss reaches it directly in pre-training), or mean
+    of the patch tokens."""
+    batch_size: int = Field(default=500, ge=1)
+    """Images that go through the encoder at once when features are taken."""
+
+    @property
+    def readout(self) -> str:
+        """Name of the declared readout, as in a record's metrics."""
+        return f"{self.layer}/{self.pooling}"
+
+
+class RuntimeConfig(Frozen):
+    """Where and how fast, never what: not part of a run's identity."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto`: cuda, else mps, else cpu."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward and backward pass; `auto`: bfloat16 autocast on cuda, float32 elsewhere."""
+    tf32: bool = False
+    """Let cuda round float32 matrix products to TF32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; `auto`: on for cuda, off elsewhere."""
+    num_workers: int | None = Field(default=None, ge=0)
+    """Processes that read images when they do not fit in memory; unset: from the core count."""
+    memory_gb: float = Field(default=8.0, gt=0)
+    """Images are decoded once and kept if they take no more than this (GB of 8-bit pixels), in each process
+    of a run."""
+    log_every_steps: int = Field(default=20, ge=1)
+    """Steps between two lines of the learning curve."""
+    checkpoint_every_epochs: int = Field(default=1, ge=1)
+    """Epochs between two checkpoints."""
+    shard: bool = False
+    """Split weights, gradients and optimiser state over the processes (FSDP), for encoders that do not fit
+    one device (ViT-H and up); without effect on one process."""
+    timeout_minutes: float = Field(default=30, gt=0)
+    """A process that waits longer for the others of its run ends with an error; what the first one does alone,
+    such as a fit, may take longer."""
+    tensorboard: bool = False
+    """Write the learning curve for TensorBoard too (needs the extra `tensorboard`)."""
+
+
+class RunConfig(Frozen):
+    """One pre-training and its evaluation."""
+
+    preset: str = "none"
+    """Name of the preset it started from; a label, the values count."""
+    seed: int = Field(default=0, ge=0)
+    """Of the initial weights, data order, crops, masks, probes."""
+    target: TargetConfig
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    mask: MaskConfig = MaskConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    knn: KnnConfig = KnnConfig()
+    linear: LinearConfig = LinearConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    partial: PartialConfig = PartialConfig()
+    low_shot: LowShotConfig = LowShotConfig()
+    speed: SpeedConfig = SpeedConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def identity(self) -> dict[str, Any]:
+        """What can move a pre-trained weight."""
+        return self.model_dump(mode="json", include=set(IDENTITY))
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the identity."""
+        return digest(self.identity())
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder: target, preset, seed and the first 8 digits of the hash."""
+        return f"{self.target.name}-{self.preset}-s{self.seed}-{self.hash[:8]}"
+
+    @model_validator(mode="after")
+    def _geometry(self) -> "RunConfig":
+        """Checks what depends on the image size, once that is known."""
+        if self.data.image_size is None:
+            return self
+        (height, width), patch = self.data.image_size, self.model.patch_size
+        if height % patch or width % patch:
+            raise ValueError(
+                f"data.image_size={height}x{width} is no multiple of model.patch_size={patch}"
+            )
+        num_patches = (height // patch) * (width // patch)
+        visible = int(num_patches * (1 - self.mask.ratio))
+        if not 0 < visible < num_patches:
+            kind = "visible" if visible == 0 else "hidden"
+            raise ValueError(
+                f"mask.ratio={self.mask.ratio} leaves no {kind} patch of {num_patches} "
+                f"({height // patch}x{width // patch}); allowed: from above 0 to "
+                f"{1 - 1 / num_patches:.4g}"
+            )
+        return self

@@ -1,0 +1,155 @@
+"""The images of a run, and what the config leaves to them: size, channels, statistics."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from mim_bench.config.resolve import validated
+from mim_bench.config.run import DataConfig, RunConfig, digest
+from mim_bench.data.image_set import ImageSet, hold_out, limit
+from mim_bench.data.sources import open_source
+from mim_bench.data.split import Split, load_split, normalisation
+from mim_bench.errors import UserError
+from mim_bench.records.record import DataFacts
+from mim_bench.train import environment
+
+_logger = logging.getLogger(__name__)
+_TUNE_SEED = 0  # the held-out slice is the same for every run of a data set
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The splits of a run, ready for use."""
+
+    train: Split
+    evaluate: Split
+    """Test split, or a slice held out of the training split."""
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    """Mean and std per channel, of images in [0, 1]."""
+    facts: DataFacts
+    num_workers: int
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels.
+
+        Raises:
+            UserError: the data has no labels.
+        """
+        if self.train.labels is None:
+            raise UserError(f"data source '{self.facts.source}' has no labels")
+        highest = int(self.train.labels.max())
+        if self.evaluate.labels is not None:
+            highest = max(highest, int(self.evaluate.labels.max()))
+        return highest + 1
+
+
+def open_data(config: RunConfig, device: torch.device) -> Data:
+    """Opens the source, cuts the splits and keeps them in memory where they fit.
+
+    Raises:
+        UserError: unknown or unreadable source, a bad image, or labels missing for what is asked.
+    """
+    settings, runtime = config.data, config.runtime
+    source = open_source(settings.source, skip_bad_images=settings.skip_bad_images)
+    train, evaluated = source.train, source.test
+    _check_labels(config, train)
+    if settings.evaluate_on == "tune":
+        train, evaluated = hold_out(train, settings.tune_fraction, seed=_TUNE_SEED)
+    if settings.limit_images is not None:
+        train = limit(train, settings.limit_images)
+        evaluated = limit(evaluated, settings.limit_images)
+    if settings.in_chans is not None and train.num_channels not in (None, settings.in_chans):
+        raise UserError(
+            f"data.in_chans={settings.in_chans}: the images of '{settings.source}' have "
+            f"{train.num_channels} channels"
+        )
+
+    splits = [
+        load_split(image_set, device=device, memory_gb=runtime.memory_gb, name=name)
+        for image_set, name in ((train, "train"), (evaluated, settings.evaluate_on))
+    ]
+    facts = DataFacts(
+        source=settings.source,
+        fingerprint=digest([split.fingerprint for split in splits]),
+        split=settings.evaluate_on,
+        num_train_images=splits[0].num_images,
+        num_evaluated_images=splits[1].num_images,
+        num_skipped_images=source.train.num_skipped + source.test.num_skipped,
+        limited=settings.limit_images is not None,
+    )
+    return Data(
+        train=splits[0],
+        evaluate=splits[1],
+        normalisation=normalisation(splits[0], source),
+        facts=facts,
+        num_workers=_num_workers(config, splits[0]),
+    )
+
+
+def _check_labels(config: RunConfig, train: ImageSet) -> None:
+    protocols = ", ".join(config.evaluate.protocols)
+    if protocols and train.labels is None:
+        raise UserError(
+            f"evaluate.protocols={protocols}: data source '{config.data.source}' has no labels; "
+            "use evaluate.protocols=[] to pre-train only"
+        )
+
+
+def _num_workers(config: RunConfig, split: Split) -> int:
+    """Reading processes: none for images in memory unless asked for, else one a core up to 16."""
+    if config.runtime.num_workers is not None:
+        return config.runtime.num_workers
+    if split.in_memory:
+        return 0
+    return min(16, max(2, environment.num_cores()))
+
+
+def complete(config: RunConfig, data: Data) -> RunConfig:
+    """Writes into the config what it left to the data, so that a record holds the values in force.
+
+    Raises:
+        UserError: sizes that do not fit the patches, or a batch larger than the data.
+    """
+    settings = config.data
+    size = settings.image_size or data.train.image_size
+    if size is None:
+        raise UserError(
+            f"data.image_size must be given: the images of '{settings.source}' differ in size"
+        )
+    mean = settings.mean or data.normalisation[0]
+    std = settings.std or data.normalisation[1]
+    filled = DataConfig.model_validate(
+        settings.model_dump()
+        | {
+            "source": data.facts.source,
+            "image_size": size,
+            "in_chans": data.train.num_channels,
+            "mean": _per_channel(mean, "mean", data),
+            "std": _per_channel(std, "std", data),
+        }
+    )
+    content = config.model_dump() | {"data": filled.model_dump()}
+    num_images = data.train.num_images
+    for section in ("pretrain", "linear", "finetune"):
+        schedule = content[section]
+        num_used = num_images - round(num_images * schedule.get("holdout_fraction", 0.0))
+        if schedule["batch_size"] > num_used:
+            # mixup needs an even batch, and parts of equal size
+            whole = num_used - num_used % (2 * schedule["accumulation_steps"])
+            _logger.warning(
+                "%s.batch_size=%d is more than the %d training images; %d is used",
+                section, schedule["batch_size"], num_used, whole,
+            )  # fmt: skip
+            content[section] = schedule | {"batch_size": whole}
+    return validated(content)
+
+
+def _per_channel(values: tuple[float, ...], field: str, data: Data) -> tuple[float, ...]:
+    if len(values) not in (1, data.train.num_channels):
+        raise UserError(
+            f"data.{field} has {len(values)} values, the images have "
+            f"{data.train.num_channels} channels"
+        )
+    return values * (data.train.num_channels if len(values) == 1 else 1)

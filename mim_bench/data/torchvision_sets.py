@@ -1,0 +1,141 @@
+"""Data sets that torchvision reads, and downloads where their licence and host allow it.
+
+`NAME` uses the cache folder ($MIM_BENCH_DATA, else ~/.cache/mim_bench) and downloads into it once;
+`NAME:ROOT` reads torchvision's layout under ROOT and downloads nothing. Fashion-MNIST is also read
+from its four idx files as Debian's `dataset-fashion-mnist` installs them.
+Deliberate difference: of STL-10 only the labelled images are used (5,000 train, 8,000 test).
+"""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mim_bench.data.image_set import ArraySet
+from mim_bench.errors import UserError
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+DOWNLOADABLE = {
+    "cifar10": "CIFAR-10, 50,000 + 10,000 colour images of 32 x 32, 10 classes",
+    "cifar100": "CIFAR-100, 50,000 + 10,000 colour images of 32 x 32, 100 classes",
+    "fashion-mnist": "Fashion-MNIST, 60,000 + 10,000 grey images of 28 x 28, 10 classes",
+    "stl10": "STL-10, its 5,000 + 8,000 labelled colour images of 96 x 96, 10 classes",
+}
+_IDX_PREFIX = {"train": "train", "test": "t10k"}
+_IDX_KIND = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
+
+Opened = tuple[ArraySet, ArraySet, tuple[str, ...]]
+
+
+def cache_folder() -> Path:
+    """Where downloads and conversions are kept: $MIM_BENCH_DATA, else ~/.cache/mim_bench."""
+    return Path(os.environ.get("MIM_BENCH_DATA") or Path.home() / ".cache" / "mim_bench").absolute()
+
+
+def find_idx(folder: Path, split: str, kind: str) -> Path:
+    """The idx file of a split's `images` or `labels`, gzipped or not. UserError if it is not there."""
+    path = folder / f"{_IDX_PREFIX[split]}-{_IDX_KIND[kind]}"
+    for candidate in (path, path.with_name(path.name + ".gz")):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path}: no such file, with or without .gz")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An idx file of unsigned bytes, gzipped or not -> uint8 array of its shape."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read()
+        if data[:3] != b"\0\0\x08":
+            raise ValueError("not an idx file of unsigned bytes")
+        shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: damaged idx file ({error})") from error
+
+
+def _fashion_folder(root: Path | None) -> Path | None:
+    """The folder that holds the four idx files, if one does."""
+    if root is None:
+        places = [DEBIAN, cache_folder() / "FashionMNIST" / "raw"]
+    else:
+        places = [root, root / "FashionMNIST" / "raw"]
+    for place in places:
+        if list(place.glob("train-images-idx3-ubyte*")):
+            return place
+    return None
+
+
+def _fashion(folder: Path) -> Opened:
+    sets = [
+        ArraySet(
+            read_idx(find_idx(folder, split, "images")),
+            read_idx(find_idx(folder, split, "labels")),
+            f"fashion-mnist {split}",
+        )
+        for split in ("train", "test")
+    ]
+    return sets[0], sets[1], FASHION_CLASSES
+
+
+def _build(name: str, root: Path, train: bool, download: bool) -> Any:
+    from torchvision import datasets  # slow to import, and most runs do without
+
+    if name == "stl10":
+        return datasets.STL10(str(root), split="train" if train else "test", download=download)
+    kinds = {
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+        "fashion-mnist": datasets.FashionMNIST,
+    }
+    return kinds[name](str(root), train=train, download=download)
+
+
+def _array_set(name: str, data: Any, split: str) -> ArraySet:
+    images = np.asarray(data.data)
+    if name == "stl10":
+        images = images.transpose(0, 2, 3, 1)  # (N, C, H, W) in the binaries
+    return ArraySet(
+        images, np.asarray(getattr(data, "targets", None) or data.labels), f"{name} {split}"
+    )
+
+
+def open_torchvision(name: str, root: Path | None) -> Opened:
+    """Train, test and class names of a data set in `DOWNLOADABLE`. UserError if it cannot be had."""
+    if name == "fashion-mnist":
+        folder = _fashion_folder(root)
+        if folder is not None:
+            return _fashion(folder)
+    where = root or cache_folder()
+    try:
+        where.mkdir(parents=True, exist_ok=True) if root is None else None
+        train, test = (_build(name, where, split, download=root is None) for split in (True, False))
+    except (OSError, RuntimeError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if root is not None:
+            raise UserError(f"{name}:{root}: not found or damaged ({reason})") from error
+        raise UserError(
+            f"{name}: no copy in {where} and the download failed ({reason}); "
+            f"put torchvision's files there or give {name}:FOLDER"
+        ) from error
+    if name == "fashion-mnist":
+        return _fashion(where / "FashionMNIST" / "raw")
+    return (
+        _array_set(name, train, "train"),
+        _array_set(name, test, "test"),
+        tuple(train.classes),
+    )

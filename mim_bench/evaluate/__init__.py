@@ -1,0 +1,1 @@
+"""Protocols that evaluate an encoder, and what they share."""

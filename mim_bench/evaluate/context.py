@@ -1,0 +1,109 @@
+"""What a protocol is given, and what it answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mim_bench.config.resolve import geometry
+from mim_bench.config.run import RunConfig
+from mim_bench.data.crop import EvalCrop
+from mim_bench.data.run_data import Data
+from mim_bench.data.split import Split
+from mim_bench.evaluate import features
+from mim_bench.model.vit import Encoder
+from mim_bench.train import distributed, loop
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a protocol found."""
+
+    correct: dict[str, np.ndarray]
+    """Readout -> (N,) bool: which evaluated images were right."""
+    notes: tuple[str, ...] = ()
+    """Choices that the record must tell."""
+    curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Readout -> accuracy after each epoch on labelled training images that were not trained on."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Name -> value of what is no accuracy, as `record.Metric` names it."""
+
+
+class Features:
+    """The frozen readouts of one encoder, taken once for all protocols that ask for them."""
+
+    def __init__(
+        self, config: RunConfig, data: Data, encoder: Encoder, device: torch.device
+    ) -> None:
+        self.config, self.data, self.encoder, self.device = config, data, encoder, device
+        self.geometry = geometry(config)
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def crop(self) -> EvalCrop:
+        """The central crop: clean images, the same function for training and test."""
+        fraction = self.config.data.crop_fraction
+        return EvalCrop(size=self.geometry.image_size, crop_fraction=fraction)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """8-bit images (B, C, H, W) -> (B, R, D) float32, without gradient."""
+        self.encoder.eval()
+        normalized = self.geometry.normalize(images.float() / 255)
+        with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
+            return features.readouts(self.encoder, normalized)
+
+    def over(self, function: Callable[[Tensor], Tensor], split: Split, index: Tensor) -> Tensor:
+        """What a function of 8-bit images (B, C, H, W) gives for the clean ones at `index`, (N, ...).
+
+        A row for each image of the split, 0 where it is not asked for. Without gradient. The ranks share the
+        images out, and each gets the whole answer.
+        """
+        own, num_counted = distributed.split_batches(index.split(self.config.evaluate.batch_size))
+        batches = split.batches(
+            own, self.crop, device=self.device, num_workers=self.data.num_workers
+        )
+        return features.extract(function, batches, split.num_images, num_counted)
+
+    def clean(self, split: Split) -> Tensor:
+        """Readouts of every image of a split, (N, R, D) float32."""
+        if split.name not in self._kept:
+            every = torch.arange(split.num_images)
+            self._kept[split.name] = self.over(self.encode, split, every)
+        return self._kept[split.name]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder to evaluate, and the images to do it on; never the trainer."""
+
+    features: Features
+    folder: Path
+    """Where a protocol that trains keeps its log and checkpoints."""
+    key: str
+    """Hash of all that the evaluation depends on, for those checkpoints."""
+    report: loop.Report | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        return self.features.config
+
+    @property
+    def data(self) -> Data:
+        return self.features.data
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    @property
+    def test(self) -> Split:
+        """The images that are evaluated."""
+        return self.data.evaluate
+
+    def labels(self, split: Split) -> Tensor:
+        """(N,) int64 on the device."""
+        assert split.labels is not None
+        return split.labels.to(self.device)

@@ -1,0 +1,280 @@
+"""Fine-tuning as MAE does it, and its twin from random weights.
+
+MAE, appendix A.1, Table 9: AdamW with layer decay, mean of patch tokens with a fresh norm, drop path,
+RandAugment, mixup, CutMix, label smoothing, all through timm. The twin `scratch` has the same
+architecture, recipe and length, and differs in the initial weights only: it answers what pre-training
+adds (MAE's own scratch rows use a longer recipe of their own).
+
+Deliberate differences: random erasing is off by default, as in the paper and unlike the repository. With
+`finetune.holdout_fraction` some labelled training images are kept out, on which every epoch's accuracy is
+measured, so that a learning curve costs no look at the test split.
+
+Legend: B batch, K classes.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import Mixup, rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from mim_bench import rng
+from mim_bench.config.resolve import geometry
+from mim_bench.config.run import FinetuneConfig
+from mim_bench.data.crop import Crop
+from mim_bench.data.split import Split
+from mim_bench.errors import UserError
+from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.model.mae import build_encoder
+from mim_bench.model.vit import Encoder
+from mim_bench.target import Geometry
+from mim_bench.train import checkpoint, distributed, loop
+from mim_bench.train.backend import accelerate
+from mim_bench.train.log import read_log
+from mim_bench.train.shard import shard
+
+
+@dataclass
+class ClassifyTask:
+    """Supervised training of a whole classifier, as the loop sees it."""
+
+    model: Encoder
+    labels: Tensor
+    schedule: FinetuneConfig
+    geometry: Geometry
+    num_classes: int
+    seed: int
+    stream: str
+
+    def __post_init__(self) -> None:
+        mixes = self.schedule.mixup > 0 or self.schedule.cutmix > 0
+        self.mixup = (
+            Mixup(
+                mixup_alpha=self.schedule.mixup,
+                cutmix_alpha=self.schedule.cutmix,
+                label_smoothing=self.schedule.smoothing,
+                num_classes=self.num_classes,
+            )
+            if mixes
+            else None
+        )
+        device = str(self.labels.device)
+        self.erase = RandomErasing(self.schedule.erasing, mode="pixel", device=device)
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """The classifier."""
+        return {"model": self.model}
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """8-bit images (B, C, H, W) -> mean (soft-target) cross-entropy."""
+        images = self.geometry.normalize(inputs.float() / 255)
+        truth = self.labels[index.to(self.labels.device, non_blocking=True)]
+        # timm draws from the global generators: seeded by the first sample of the part, over all ranks
+        part = rng.integer(
+            seed=self.seed,
+            epoch=epoch,
+            stream=f"{self.stream} mix",
+            index=distributed.first(index),
+        )
+        random.seed(part)
+        np.random.seed(part)
+        if self.schedule.erasing:
+            images = self.erase(images)
+        if self.mixup is None:
+            return F.cross_entropy(
+                self.model(images).float(), truth, label_smoothing=self.schedule.smoothing
+            )
+        images, soft = self.mixup(images, truth)
+        return SoftTargetCrossEntropy()(self.model(images).float(), soft)
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Nothing follows."""
+
+
+class RandAugment:
+    """timm's RandAugment on one 8-bit image, as a function of (seed, epoch, sample index)."""
+
+    def __init__(self, text: str, mean: Sequence[float], *, seed: int, epoch: int) -> None:
+        fill = tuple(round(255 * value) for value in mean)
+        self.transform = rand_augment_transform(
+            text, {"img_mean": fill if len(fill) == 3 else fill[0]}
+        )
+        self.seed, self.epoch = seed, epoch
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        """(H, W, C) uint8 -> the same shape."""
+        state = rng.integer(seed=self.seed, epoch=self.epoch, stream="rand augment", index=index)
+        random.seed(state)
+        np.random.seed(state)
+        is_grey = image.shape[2] == 1
+        changed = self.transform(Image.fromarray(image[:, :, 0] if is_grey else image))
+        array = np.asarray(changed)
+        return array[:, :, None] if is_grey else array
+
+
+def run(subject: Subject) -> Answer:
+    """Fine-tunes the subject's encoder."""
+    return train_classifier(subject, build_classifier(subject, pretrained=True), "finetune")
+
+
+def run_scratch(subject: Subject) -> Answer:
+    """The same from random weights."""
+    return train_classifier(subject, build_classifier(subject, pretrained=False), "scratch")
+
+
+def build_classifier(subject: Subject, *, pretrained: bool) -> Encoder:
+    """A classifier with a fresh norm and head, on the subject's encoder or on random weights."""
+    config = subject.config
+    model = build_encoder(
+        config.model,
+        geometry(config),
+        seed=config.seed,
+        num_classes=subject.data.num_classes,
+        drop_path=config.finetune.drop_path,
+    )
+    if pretrained:
+        tensors = dict(model.state_dict())  # the head's and fresh norm's own
+        taken = {
+            name: tensor
+            for name, tensor in subject.features.encoder.state_dict().items()
+            if not name.startswith("norm.")  # replaced by fc_norm
+        }
+        checkpoint.load_exactly(model, tensors | taken, "finetune")
+    model.pos_embed.requires_grad_(True)  # as MAE: frozen in pre-training only
+    return model
+
+
+def train_classifier(
+    subject: Subject, model: Encoder, name: str, trained: Sequence[nn.Module] | None = None
+) -> Answer:
+    """Trains a classifier with labels and tests it once, after the last epoch.
+
+    `trained`: the modules that are put into training mode; by default all. Which weights move is said by
+    their `requires_grad`.
+    """
+    config, data, device = subject.config, subject.data, subject.device
+    schedule = config.finetune
+    model = model.to(device)
+    accelerate(model, device, config.runtime)
+    distributed.share_drop_path(model)
+    shard(model, config.runtime)
+    task = ClassifyTask(
+        model=model,
+        labels=subject.labels(data.train),
+        schedule=schedule,
+        geometry=geometry(config),
+        num_classes=data.num_classes,
+        seed=config.seed,
+        stream=name,
+    )
+    optimizer = loop.adamw(layer_decay_groups(model, schedule), schedule)
+    kept, held_out = hold_out(data.train.num_images, schedule.holdout_fraction)
+    training = loop.Training(
+        name=name,
+        key=subject.key,
+        folder=subject.folder,
+        schedule=schedule,
+        seed=config.seed,
+        num_images=len(kept),
+        runtime=config.runtime,
+        device=device,
+    )
+
+    def training_mode() -> None:
+        model.eval()
+        for module in [model] if trained is None else trained:
+            module.train()
+
+    def measure() -> dict[str, float]:
+        correct = _correct(subject, model, data.train, held_out)
+        training_mode()
+        return {"holdout_top1": float(correct.mean())}
+
+    training_mode()
+    loop.train(
+        training,
+        task,
+        optimizer,
+        _batches(subject, kept),
+        subject.report,
+        measure if len(held_out) else None,
+    )
+    everything = torch.arange(subject.test.num_images)
+    curve = tuple(line["holdout_top1"] for line in read_log(training.log) if "holdout_top1" in line)
+    return Answer(
+        {"model": _correct(subject, model, subject.test, everything)},
+        curves={"model": curve} if curve else {},
+    )
+
+
+def hold_out(num_images: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices to train on and indices held out, the same for every run of a data set."""
+    order = rng.permutation(num_images, seed=0, epoch=0, stream="finetune holdout")
+    num_held_out = round(num_images * fraction)
+    return order[num_held_out:], order[:num_held_out]
+
+
+def _correct(subject: Subject, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
+    """Which of the clean images at `index` the model gets right, (N,) bool in that order."""
+    config, device = subject.config, subject.device
+    model.eval()
+
+    def predict(images: Tensor) -> Tensor:
+        normalized = geometry(config).normalize(images.float() / 255)
+        with loop.autocast(device, config.runtime):
+            return model(normalized).argmax(dim=1)
+
+    place = index.to(device)
+    answers = subject.features.over(predict, split, index)[place]
+    return (answers == subject.labels(split)[place]).cpu().numpy()
+
+
+def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:
+    """timm's groups of layer decay; no weight decay for 1-D parameters, class token and positions."""
+    return param_groups_layer_decay(
+        model,
+        weight_decay=schedule.weight_decay,
+        layer_decay=schedule.layer_decay,
+        no_weight_decay_list=tuple(model.no_weight_decay()),
+    )
+
+
+def _batches(subject: Subject, kept: Tensor) -> loop.Batches:
+    """Augmented images; the loop's index n means training image `kept[n]`."""
+    data, config = subject.data, subject.config
+    schedule = config.finetune
+    mean = geometry(config).mean
+    crop = Crop(size=geometry(config).image_size, scale=schedule.crop_scale)
+    if schedule.rand_augment and len(mean) not in (1, 3):
+        raise UserError(
+            f"finetune.rand_augment={schedule.rand_augment}: RandAugment works on 1 or 3 channels, "
+            f"these images have {len(mean)}; use finetune.rand_augment=none"
+        )
+
+    def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        augment = (
+            RandAugment(schedule.rand_augment, mean, seed=config.seed, epoch=epoch)
+            if schedule.rand_augment
+            else None
+        )
+        return data.train.batches(
+            [kept[index] for index in index_batches],
+            crop,
+            seed=config.seed,
+            epoch=epoch,
+            device=subject.device,
+            num_workers=data.num_workers,
+            per_image=augment,
+        )
+
+    return batches

@@ -1,0 +1,199 @@
+"""FLOPs and bytes of models and targets, counted for one image.
+
+FLOPs are those of matrix products, convolutions and attention, a multiplication and its addition as two,
+counted by torch on the `meta` device: shapes only, and one block for all that are alike, so ViT-H takes no
+memory and less than a second. Attention is counted by its plain form, as torch's counter knows no attention
+kernel of the CPU. A target whose code needs values is counted on one image on the CPU. Losses and optimiser
+steps are left out.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mim_bench.config.resolve import geometry, target_class
+from mim_bench.config.run import ModelConfig, RunConfig
+from mim_bench.evaluate import features
+from mim_bench.model import masking
+from mim_bench.model.mae import MaskedAutoencoder, build_encoder
+from mim_bench.model.vit import Encoder
+from mim_bench.target import Geometry
+
+_META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class ModelCount:
+    """Of a model that is trained."""
+
+    forward: int
+    """FLOPs of an image."""
+    step: int
+    """FLOPs of an image, forward and backward."""
+    saved_bytes: int
+    """Of a checkpoint: weights and AdamW's two moments."""
+    kept_bytes: int
+    """Of the weights that remain."""
+
+
+@dataclass(frozen=True)
+class TargetCount:
+    """Of a target."""
+
+    forward: int
+    """FLOPs of an image."""
+    dim: int
+    """Width of the prediction head."""
+    saved_bytes: int
+    """Its part of a checkpoint: the state of a target that learns, else nothing."""
+    needs_fit: bool
+    """Whether it must first be fitted to training images."""
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Counts the FLOPs of what runs inside, attention by its plain form."""
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
+def step(config: RunConfig) -> int:
+    """FLOPs of one image in a pre-training step, the target included; the config must be sized."""
+    return masked(config).step + target(config).forward
+
+
+def masked(config: RunConfig) -> ModelCount:
+    """Of the masked autoencoder; the config must be sized."""
+    shape = geometry(config)
+    num_visible = masking.MaskSampler(config.mask, shape.grid).num_visible
+    return _masked(config.model.model_dump_json(), shape, num_visible, target(config).dim)
+
+
+@lru_cache(maxsize=1024)
+def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> ModelCount:
+    config = ModelConfig.model_validate_json(settings)
+    small = config.model_copy(update={"depth": 1, "decoder_depth": min(config.decoder_depth, 1)})
+    with _META:
+        model = MaskedAutoencoder(small, shape, dim, num_visible=num_visible)
+    visible, restore, _ = masking.split(
+        torch.empty(1, shape.num_patches, device=_META), num_visible
+    )
+    times = {"model.encoder.blocks.0": config.depth}
+    if config.mask_tokens != "encoder_light" and config.decoder_depth:
+        times["model.decoder_blocks.0"] = config.decoder_depth
+    found = _trained(_Predict(model), times, _image(shape, _META), visible, restore)
+    # the encoder is saved on its own too
+    encoder_bytes = _size(model.encoder, {"blocks.0": config.depth})
+    return replace(found, kept_bytes=found.kept_bytes + encoder_bytes)
+
+
+class _Predict(nn.Module):
+    """`MaskedAutoencoder.predict` as a module's forward, so that FLOPs are told by submodule."""
+
+    def __init__(self, model: MaskedAutoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: torch.Tensor, visible: torch.Tensor, restore: torch.Tensor
+    ) -> torch.Tensor:
+        return self.model.predict(images, visible, restore)
+
+
+def target(config: RunConfig) -> TargetCount:
+    """Of the target; the config must be sized."""
+    params = json.dumps(config.target.params, sort_keys=True)
+    return _target(config.target.class_path, params, geometry(config))
+
+
+@lru_cache(maxsize=1024)
+def _target(class_path: str, params: str, shape: Geometry) -> TargetCount:
+    cls = target_class(class_path)
+    parsed: Any = cls.Params.model_validate_json(params)
+
+    def on(device: torch.device) -> TargetCount:
+        # not built on meta: what a target caches for itself must stay fit for use
+        made = cls(parsed, shape)
+        needs_fit = made.needs_fit
+        made.skip_fit()
+        saved = _size(made) if made.follows_student else 0
+        made.to(device)
+        with counting() as counter:
+            made(_image(shape, device))
+        return TargetCount(counter.get_total_flops(), made.dim, saved, needs_fit)
+
+    try:
+        return on(_META)
+    except Exception:  # meta makes code fail in any way; a real fault comes back on the CPU
+        return on(torch.device("cpu"))
+
+
+def frozen_encoder(config: RunConfig) -> int:
+    """FLOPs of an image's frozen features; the config must be sized."""
+    return _frozen(config.model.model_dump_json(), geometry(config))
+
+
+@lru_cache(maxsize=1024)
+def _frozen(settings: str, shape: Geometry) -> int:
+    with _META:
+        encoder = build_encoder(ModelConfig.model_validate_json(settings), shape, seed=0)
+    with counting() as counter:
+        features.readouts(encoder, _image(shape, _META))
+    return counter.get_total_flops()
+
+
+def classifier(
+    config: ModelConfig,
+    shape: Geometry,
+    num_classes: int,
+    freeze: Callable[[Encoder], object] | None = None,
+) -> ModelCount:
+    """Of a classifier of which all is trained, or what `freeze` leaves to be."""
+    small = config if freeze else config.model_copy(update={"depth": 1})
+    with _META:
+        encoder = build_encoder(small, shape, seed=0, num_classes=num_classes)
+    encoder.pos_embed.requires_grad_(True)
+    if freeze:
+        freeze(encoder)
+    times = {} if freeze else {"blocks.0": config.depth}
+    return _trained(encoder, times, _image(shape, _META))
+
+
+def _trained(model: nn.Module, times: Mapping[str, int], *inputs: torch.Tensor) -> ModelCount:
+    """`times`: submodule -> how often the real model has it, one after another."""
+
+    def total() -> int:
+        by_module = counter.get_flop_counts()
+        more = {f"{type(model).__name__}.{name}": n - 1 for name, n in times.items()}
+        repeated = sum(n * sum(by_module[name].values()) for name, n in more.items())
+        return counter.get_total_flops() + repeated
+
+    with torch.enable_grad(), counting() as counter:
+        output: torch.Tensor = model(*inputs)
+        forward = total()
+        output.sum().backward()
+    size = _size(model, times)
+    return ModelCount(forward, total(), size + 2 * _size(model, times, trained=True), size)
+
+
+def _image(shape: Geometry, device: torch.device) -> torch.Tensor:
+    return torch.zeros(1, shape.in_chans, *shape.image_size, device=device)
+
+
+def _size(module: nn.Module, times: Mapping[str, int] = {}, *, trained: bool = False) -> int:
+    """Bytes of what is saved, or of what of it is trained."""
+    tensors = module.parameters() if trained else module.state_dict().values()
+    own = sum(t.numel() * t.element_size() for t in tensors if t.requires_grad or not trained)
+    repeated = (
+        (n - 1) * _size(module.get_submodule(name), trained=trained) for name, n in times.items()
+    )
+    return own + sum(repeated)

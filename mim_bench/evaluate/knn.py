@@ -1,0 +1,47 @@
+"""Weighted k nearest neighbours on frozen features.
+
+Wu et al. 2018 (arXiv 1805.01978), with DINO's k and temperature: features are L2-normalised, the k most
+similar training images vote for their class with weight exp(similarity / temperature).
+
+Legend: N training images, M test images, R readouts, D width, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mim_bench.evaluate import features
+from mim_bench.evaluate.context import Answer, Subject
+
+_CHUNK = 1000  # test images at once, so that the similarities fit in memory
+
+
+def run(subject: Subject) -> Answer:
+    """Accuracy of every readout."""
+    config, data = subject.config.knn, subject.data
+    train, test = subject.features.clean(data.train), subject.features.clean(subject.test)
+    labels = subject.labels(data.train)
+    truth = subject.labels(subject.test)
+    correct = {}
+    for place, readout in enumerate(features.READOUTS):
+        votes = classify(
+            train[:, place], labels, test[:, place], data.num_classes, config.k, config.temperature
+        )
+        correct[readout] = (votes == truth).cpu().numpy()
+    return Answer(correct)
+
+
+def classify(
+    train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int, temperature: float
+) -> Tensor:
+    """Training features (N, D) and labels (N,), test features (M, D) -> predicted classes (M,)."""
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    k = min(k, len(train))
+    answers = []
+    for part in test.split(_CHUNK):
+        similarity, neighbour = (part @ train.T).topk(k, dim=1)
+        weight = torch.exp((similarity - similarity[:, :1]) / temperature)  # scaled: no overflow
+        votes = torch.zeros(len(part), num_classes, device=train.device)
+        votes.scatter_add_(1, labels[neighbour], weight)
+        answers.append(votes.argmax(dim=1))
+    return torch.cat(answers)

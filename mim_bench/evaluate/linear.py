@@ -1,0 +1,152 @@
+"""Linear probe on frozen features as MAE does it: BatchNorm without affine, a linear layer, LARS.
+
+MAE, appendix A.1, Table 10; numbers in tests/golden (probe.npz, lars.npz). All four readouts are probed
+in one training; their heads share nothing. With `linear.augment` off the features of the clean images
+are taken once and kept, and the record says so.
+
+Legend: B batch, R readouts, D width, K classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mim_bench import rng
+from mim_bench.config.resolve import geometry
+from mim_bench.data.crop import Crop
+from mim_bench.evaluate import features
+from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.train import distributed, loop
+from mim_bench.train.optimizer import LARS
+
+
+class Probes(nn.Module):
+    """One MAE probe for each readout."""
+
+    def __init__(self, dim: int, num_classes: int, *, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.integer(seed=seed, stream="init probe"))
+            self.heads = nn.ModuleList(probe(dim, num_classes) for _ in features.READOUTS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, R, D) -> logits (R, B, K)."""
+        return torch.stack([head(features[:, place]) for place, head in enumerate(self.heads)])
+
+
+def probe(dim: int, num_classes: int) -> nn.Sequential:
+    """BatchNorm without affine (eps 1e-6) and a linear layer with weights of std 0.01."""
+    linear = nn.Linear(dim, num_classes)
+    norm = nn.BatchNorm1d if distributed.size() == 1 else SharedBatchNorm
+    nn.init.trunc_normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(norm(dim, affine=False, eps=1e-6), linear)
+
+
+class SharedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over the batch of all ranks, for inputs that need no gradient.
+
+    torch's SyncBatchNorm works on GPUs only.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, D) -> (b, D)."""
+        if not self.training:
+            return super().forward(input)
+        num = len(input) * distributed.size()
+        mean = distributed.add_up(input.sum(0)) / num
+        variance = distributed.add_up((input - mean).square().sum(0)) / num
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * num / (num - 1), self.momentum)
+        self.num_batches_tracked += 1
+        return (input - mean) * torch.rsqrt(variance + self.eps)
+
+
+@dataclass
+class ProbeTask:
+    """Probing, as the loop sees it; inputs are features, or 8-bit images to be encoded first."""
+
+    probes: Probes
+    labels: Tensor
+    subject: Subject | None
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """The heads; the encoder stays as it is."""
+        return {"probes": self.probes}
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """Sum over readouts of the cross-entropy; each head gets the gradient it would get alone."""
+        features = inputs if self.subject is None else self.subject.features.encode(inputs)
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.probes(features)
+        truth = self.labels[index.to(self.labels.device, non_blocking=True)]
+        return F.cross_entropy(
+            logits.flatten(0, 1), truth.repeat(len(logits)), reduction="sum"
+        ) / len(truth)
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Nothing follows."""
+
+
+def run(subject: Subject) -> Answer:
+    """Trains the probes and returns the accuracy of every readout at the last epoch."""
+    config, data, device = subject.config, subject.data, subject.device
+    schedule = config.linear
+    probes = Probes(config.model.embed_dim, data.num_classes, seed=config.seed).to(device)
+    task = ProbeTask(probes, subject.labels(data.train), subject if schedule.augment else None)
+    optimizer = LARS(probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum)
+    training = loop.Training(
+        name="linear",
+        key=subject.key,
+        folder=subject.folder,
+        schedule=schedule,
+        seed=config.seed,
+        num_images=data.train.num_images,
+        runtime=config.runtime,
+        device=device,
+    )
+    loop.train(training, task, optimizer, _batches(subject), subject.report)
+
+    probes.eval()
+    with torch.no_grad():
+        answers = probes(subject.features.clean(subject.test)).argmax(dim=2)
+    truth = subject.labels(subject.test)
+    correct = {
+        readout: (answers[place] == truth).cpu().numpy()
+        for place, readout in enumerate(features.READOUTS)
+    }
+    notes = () if schedule.augment else ("linear: features of the clean images, cached",)
+    return Answer(correct, notes)
+
+
+def _batches(subject: Subject) -> loop.Batches:
+    """Cached features of the clean images, or freshly cropped images."""
+    data, config = subject.data, subject.config
+    if not config.linear.augment:
+        features = subject.features.clean(data.train)
+
+        def cached(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for index in index_batches:
+                yield features[index.to(features.device, non_blocking=True)], index
+
+        return cached
+
+    crop = Crop(size=geometry(config).image_size, scale=config.linear.crop_scale)
+
+    def cropped(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return data.train.batches(
+            index_batches,
+            crop,
+            seed=config.seed,
+            epoch=epoch,
+            device=subject.device,
+            num_workers=data.num_workers,
+        )
+
+    return cropped

@@ -1,0 +1,281 @@
+"""What a sweep has still to do, in numbers: FLOPs, jobs and disk, of one benchmark or of all at once.
+
+No images are needed and nothing is written. Runs and records that several benchmarks share are counted once,
+in the first that asks for them, as a sweep makes them once and copies the records.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NotRequired, TypedDict, Unpack
+
+from mim_bench.config import recipe
+from mim_bench.config.benchmark import load_benchmark
+from mim_bench.config.run import RunConfig
+from mim_bench.experiment import cost
+from mim_bench.experiment.run import needs_pretraining
+from mim_bench.experiment.schedule import Job
+from mim_bench.experiment.sweep import Task, plan
+from mim_bench.records.finished import pretrained
+from mim_bench.records.run_folder import record_hash
+from mim_bench.train.fit import sweep_key
+
+ALL = "all"
+"""Stands for every benchmark that has runs."""
+_FIRST = "targets"
+"""Of all benchmarks: the main table, so that the others show what they add to it."""
+
+
+class Asked(TypedDict):
+    """Which of a benchmark's runs are asked about, and where the finished ones lie."""
+
+    results: Path
+    """Folder of records: what is there is not missing."""
+    overrides: NotRequired[Sequence[str]]
+    protocols: NotRequired[Sequence[str] | None]
+    """Of the benchmark's, only these; by default all."""
+    out: NotRequired[Path | None]
+    """Folder of run folders: a pre-training that is finished there is not counted again."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is still to do of a cell."""
+
+    pretrain_flops: float
+    """0 where the pre-training is there, or counted in another cell."""
+    protocol_flops: float
+
+    @property
+    def total_flops(self) -> float:
+        return self.pretrain_flops + self.protocol_flops
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one label, all seeds."""
+
+    label: str
+    seeds: tuple[int, ...]
+    done: str
+    """Protocols, each with its seeds where it is not all of them."""
+    missing: str
+    work: tuple[Work, ...]
+    """Of each cell that has something to do."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One benchmark's share."""
+
+    name: str
+    rows: tuple[Row, ...]
+    num_cells: int
+    num_done: int
+    """Cells that lack nothing."""
+    num_new: int
+    """Pre-trainings that are to be made and that no earlier benchmark needs."""
+    num_shared: int
+    """Pre-trainings that are to be made and that an earlier benchmark has counted."""
+
+    @property
+    def work(self) -> list[Work]:
+        return [one for row in self.rows for one in row.work]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a sweep has still to do."""
+
+    parts: tuple[Part, ...]
+    """One a benchmark."""
+    fits: dict[str, float | None]
+    """Job that fits a target before its missing pre-trainings -> rough FLOPs; unset: unknown."""
+    jobs: tuple[Job, ...]
+    """Fits, then seed by seed pre-trainings and evaluations, their hours on one GPU at 1 FLOP/s."""
+    num_pretrainings: int
+    """Distinct ones that the benchmarks need."""
+    kept_bytes: int
+    """Weights that the missing runs leave."""
+    growing_bytes: tuple[int, ...]
+    """What each missing run takes while it is under way beyond what it leaves, largest first."""
+    num_files: int
+    """Files that the missing runs leave in their folders."""
+    longest: RunConfig | None
+    """The missing run with most to do, which a device's speed is measured on."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of every benchmark."""
+        return [row for part in self.parts for row in part.rows]
+
+    @property
+    def num_missing(self) -> int:
+        """Distinct pre-trainings that are still to be made."""
+        return sum(part.num_new for part in self.parts)
+
+    @property
+    def total_flops(self) -> float:
+        """Of all that is missing, as far as it is known."""
+        runs = sum(one.total_flops for part in self.parts for one in part.work)
+        return runs + sum(flops or 0.0 for flops in self.fits.values())
+
+    def most_bytes(self, jobs: int = 1) -> int:
+        """The most there is at any time, with so many runs at a time."""
+        return self.kept_bytes + sum(self.growing_bytes[:jobs])
+
+
+def forecast(name: str, preset: str, **asked: Unpack[Asked]) -> Forecast:
+    """What is missing of a benchmark's runs, or of every benchmark's (`all`).
+
+    Raises:
+        UserError: no runs belong to the benchmark, or one of its records is damaged.
+    """
+    tasks = {
+        one: plan(
+            one, preset, results=asked["results"], overrides=asked.get("overrides", ()),
+            protocols=asked.get("protocols"), copy=False,
+        )
+        for one in _benchmarks(name)
+    }  # fmt: skip
+    every = [task for of_one in tasks.values() for task in of_one]
+    out = asked.get("out")
+    todo = [task.cell.config for task in every if task.missing]
+    ledger = _Ledger(pretrained(out, todo) if out else set())
+    parts = tuple(_part(one, tasks[one], ledger, is_alone=len(tasks) == 1) for one in tasks)
+    fits = dict(ledger.fits.values())
+    jobs = [(-1, 0, Job(fit, cost.hours(value or 0.0, 1))) for fit, value in fits.items()]
+    configs = list(ledger.runs.values())
+    costs = [cost.estimate(config) for config in configs]
+    flops = [one.total_flops for one in costs]
+    growing = (one.storage_bytes - one.kept_bytes for one in costs)
+    return Forecast(
+        parts=parts,
+        fits=fits,
+        jobs=tuple(job for *_, job in sorted(jobs + ledger.jobs, key=lambda one: one[:2])),
+        num_pretrainings=len(
+            {task.cell.config.hash for task in every if needs_pretraining(task.cell.config)}
+        ),
+        kept_bytes=sum(one.kept_bytes for one in costs),
+        growing_bytes=tuple(sorted(growing, reverse=True)),
+        num_files=sum(one.num_files for one in costs),
+        longest=configs[flops.index(max(flops))] if configs else None,
+    )
+
+
+def _benchmarks(name: str) -> list[str]:
+    if name != ALL:
+        return [name]
+    names = dict.fromkeys([_FIRST, *recipe.names("benchmarks")])
+    return [one for one in names if load_benchmark(one).division != "published"]
+
+
+@dataclass
+class _Ledger:
+    """What has been counted so far, so that nothing is counted twice."""
+
+    there: set[str]
+    """Hashes of runs whose pre-training is finished."""
+    pretrainings: dict[str, str] = field(default_factory=dict)
+    """Hash of a run -> name of its job."""
+    records: set[str] = field(default_factory=set)
+    """Hashes of those to be made."""
+    fits: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    runs: dict[str, RunConfig] = field(default_factory=dict)
+    """Hash -> config with all protocols that are to be run in its folder."""
+    jobs: list[tuple[int, int, Job]] = field(default_factory=list)
+    """With seed and stage, their order."""
+
+    def add(self, task: Task, title: str) -> Work | None:
+        """What is to do of a cell that no one before it has asked for, if anything."""
+        asked, key = task.config, task.config.hash
+        hashes = {record_hash(asked, protocol): protocol for protocol in task.missing}
+        new = [protocol for own, protocol in hashes.items() if own not in self.records]
+        if not new:
+            return None
+        self.records |= set(hashes)
+        config = _with_protocols(asked, new)
+        known = self.runs.get(key, config).evaluate.protocols
+        self.runs[key] = _with_protocols(config, dict.fromkeys([*known, *new]))
+        found = cost.estimate(config)
+        pretrains = self._pretrains(config)
+        own, first = sum(found.protocol_flops.values()), 0.0
+        if pretrains and key not in self.pretrainings:
+            first, self.pretrainings[key] = found.pretrain_flops, f"pre-train {title}"
+            job = Job(self.pretrainings[key], cost.hours(first, 1), self._fit(config))
+            self.jobs.append((config.seed, 1, job))
+        needs = (self.pretrainings[key],) if pretrains else ()
+        evaluation = Job(f"evaluate {title}", cost.hours(own, 1), needs)
+        self.jobs.append((config.seed, 2, evaluation))
+        return Work(first, own)
+
+    def wanted(self, tasks: Iterable[Task]) -> set[str]:
+        """Hashes of the runs that cells need and whose pre-training is to be made."""
+        configs = (task.config for task in tasks if task.missing)
+        return {config.hash for config in configs if self._pretrains(config)}
+
+    def _pretrains(self, config: RunConfig) -> bool:
+        return needs_pretraining(config) and config.hash not in self.there
+
+    def _fit(self, config: RunConfig) -> tuple[str, ...]:
+        """Name of the job that fits the run's target, if one must."""
+        key = sweep_key(config)
+        if key not in self.fits:
+            flops = cost.fit_flops(config)
+            if flops == 0:
+                return ()
+            name = f"fit {config.target.name}"
+            number = 1 + sum(other.startswith(name) for other, _ in self.fits.values())
+            self.fits[key] = (name if number == 1 else f"{name} {number}"), flops
+        return (self.fits[key][0],)
+
+
+def _with_protocols(config: RunConfig, protocols: Iterable[str]) -> RunConfig:
+    evaluate = config.evaluate.model_copy(update={"protocols": tuple(protocols)})
+    return config.model_copy(update={"evaluate": evaluate})
+
+
+# ---- a benchmark's rows
+
+
+def _part(name: str, tasks: Sequence[Task], ledger: _Ledger, *, is_alone: bool) -> Part:
+    before, wanted = set(ledger.pretrainings), ledger.wanted(tasks)
+    begin = "" if is_alone else f"{name}: "
+    rows: dict[str, list[Task]] = {}
+    work: dict[str, list[Work]] = {}
+    for task in tasks:
+        label = task.cell.label
+        rows.setdefault(label, []).append(task)
+        found = ledger.add(task, f"{begin}{label}, seed {task.config.seed}")
+        work.setdefault(label, []).extend([found] if found else [])
+    return Part(
+        name=Path(name).stem,
+        rows=tuple(_row(label, group, work[label]) for label, group in rows.items()),
+        num_cells=len(tasks),
+        num_done=sum(not task.missing for task in tasks),
+        num_new=len(wanted - before),
+        num_shared=len(wanted & before),
+    )
+
+
+def _row(label: str, tasks: Sequence[Task], work: Iterable[Work]) -> Row:
+    seeds = tuple(task.config.seed for task in tasks)
+    done, missing = (_protocols(tasks, missing=which) for which in (False, True))
+    return Row(label, seeds, done, missing, tuple(work))
+
+
+def _protocols(tasks: Sequence[Task], *, missing: bool) -> str:
+    """`knn, finetune (seeds 1 2)`: what is missing, or what is done."""
+    seeds: dict[str, list[int]] = {}  # in the order of the protocols
+    for task in tasks:
+        for protocol in task.cell.config.evaluate.protocols:
+            found = seeds.setdefault(protocol, [])
+            if (protocol in task.missing) == missing:
+                found.append(task.cell.config.seed)
+
+    def shown(name: str, found: list[int]) -> str:
+        if len(found) == len(tasks):
+            return name
+        return f"{name} (seed{'s' * (len(found) > 1)} {' '.join(map(str, found))})"
+
+    return ", ".join(shown(name, found) for name, found in seeds.items() if found)

@@ -1,0 +1,106 @@
+"""Every target of a benchmark on the same images, under the same masks: what is asked, what is answered.
+
+One row an image, one pair of columns a target; see `mim_bench.evaluate.picture` for a single run. The PNG is stamped
+with the runs that it shows (see `stamp`).
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.resolve import geometry
+from mim_bench.data.run_data import complete, open_data
+from mim_bench.errors import UserError
+from mim_bench.evaluate import picture
+from mim_bench.evaluate.sample import Sample, reopen
+from mim_bench.records import png_stamp
+from mim_bench.records.finished import pretrained
+from mim_bench.records.store import home
+from mim_bench.target import to_rgb
+from mim_bench.train import environment
+
+_NUM_ROWS = 4
+_LEFT, _TOP, _BOTTOM, _LINE = 12, 58, 20, 17
+_LETTER = 7.65  # pixels of a letter of the note, on average
+
+
+def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
+    """Draws the finished runs of the benchmark's first seed -> `<results>/<name>/<preset>/pictures.png`.
+
+    Raises:
+        UserError: a run is missing.
+    """
+    device = environment.choose_device("cpu")
+    samples: dict[str, Sample] = {}
+    hashes: list[str] = []
+    todo = cells(name, preset)
+    data = open_data(todo[0].config, device)
+    grid = geometry(complete(todo[0].config, data)).grid
+    for cell in shown(todo):
+        config = complete(cell.config, data)
+        hashes.append(config.hash)
+        folder = out / config.run_id
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(f"no finished run {folder}; `sweep {name} --preset {preset}` makes it")
+        samples[config.target.name] = reopen(folder, device)[1]
+    path = home(name, preset, results) / "pictures.png"
+    picture.write(_compose(samples, grid), path, png_stamp.metadata(png_stamp.of_runs(hashes)))
+    return path
+
+
+def shown(todo: Sequence[Cell]) -> list[Cell]:
+    """The cells with a place in the picture: of the first seed, the first of each target."""
+    first: dict[str, Cell] = {}
+    for cell in todo:
+        if cell.config.seed == todo[0].config.seed:
+            first.setdefault(cell.config.target.name, cell)
+    return list(first.values())
+
+
+def has_runs(name: str, preset: str, out: Path) -> bool:
+    """True if the benchmark compares targets and the finished run of each that is shown lies below `out`."""
+    todo = shown([cell for cell in cells(name, preset) if "target" in cell.place])
+    return len(todo) > 1 and pretrained(out, [cell.config for cell in todo]) == {
+        cell.config.hash for cell in todo
+    }
+
+
+def _compose(samples: dict[str, Sample], grid: tuple[int, int]) -> Figure:
+    first = next(iter(samples.values()))
+    width = math.lcm(*(found.asked.shape[-1] for found in samples.values()))
+    images = picture.enlarge(to_rgb(first.images[:_NUM_ROWS]), width)
+    mask = first.mask[:_NUM_ROWS].view(-1, 1, *grid).float()
+    covered = picture.enlarge(mask, width) > 0.5
+    columns = [
+        ("", "image", images),
+        ("", "input", torch.where(covered, picture.HIDDEN_GREY, images)),
+    ]
+    for target, found in samples.items():
+        asked, answered = (
+            picture.enlarge(tiles[:_NUM_ROWS], width) for tiles in (found.asked, found.answered)
+        )
+        star = " *" if found.ground_truth else ""
+        columns.append((target + star, "asked", asked))
+        columns.append(("", "answered", torch.where(covered, answered, asked)))
+    height = images.shape[2]
+    sheet_width = 2 * _LEFT + len(columns) * (width + picture.GAP) - picture.GAP
+    note = "Visible patches of `answered` show what was asked."
+    if any(found.ground_truth for found in samples.values()):
+        note += " * drawn with the true patches' mean and std, which the model did not predict."
+    lines = textwrap.wrap(note, int((sheet_width - 2 * _LEFT) / _LETTER))
+    bottom = _BOTTOM + _LINE * len(lines)
+    sheet_height = _TOP + _NUM_ROWS * (height + picture.GAP) + bottom
+    rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(_NUM_ROWS)]
+    figure = picture.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
+    for place, (target, heading, _) in enumerate(columns):
+        x = _LEFT + place * (width + picture.GAP)
+        picture.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
+        picture.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
+    for place, line in enumerate(lines):
+        picture.text(figure, _LEFT, (bottom - _LINE * (place + 1)) / sheet_height, line, size=11)
+    return figure

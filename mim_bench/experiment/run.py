@@ -1,0 +1,300 @@
+"""One run from config to records: data, fit, pre-train, evaluate, picture.
+
+Calling it again continues where it stopped; a finished run only reads its records back. A run folder:
+
+    config.json        the resolved config        pretrain.jsonl       learning curve
+    manifest.json      where and with what        encoder.safetensors  timm's names
+    pretrain.json      what pre-training took     model.safetensors    encoder, decoder and head
+    records/           one JSON and one npz a protocol
+    picture.png        what was asked, what was answered
+"""
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mim_bench.config.resolve import geometry
+from mim_bench.config.run import FinetuneConfig, RunConfig, ScheduleConfig
+from mim_bench.data.run_data import Data, complete, open_data
+from mim_bench.errors import UserError
+from mim_bench.evaluate.evaluate import evaluate
+from mim_bench.evaluate.protocols import PROTOCOLS, Features
+from mim_bench.evaluate.sample import draw_picture, sample
+from mim_bench.model.mae import MaskedAutoencoder, build_encoder
+from mim_bench.records.record import PretrainFacts, Record, read, write_text
+from mim_bench.records.run_folder import claim, lock, record_hash, record_path
+from mim_bench.train import distributed, environment, loop, pretrain
+from mim_bench.train.backend import accelerate, is_compiled
+from mim_bench.train.fit import Fitted, fitted_target
+from mim_bench.train.progress import Quiet, Stages
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave."""
+
+    folder: Path
+    records: list[Record]
+    was_finished: bool
+    """True if there was nothing left to do."""
+
+
+def run(config: RunConfig, *, out: str | Path = "runs", force: bool = False) -> list[Record]:
+    """Fits the target, pre-trains, evaluates; returns one record a protocol. See `execute`."""
+    return execute(config, out=out, force=force).records
+
+
+def execute(
+    config: RunConfig,
+    *,
+    out: str | Path = "runs",
+    force: bool = False,
+    stages: Stages | None = None,
+    told: Callable[[str], None] = lambda line: None,
+    command: str | None = None,
+) -> Result:
+    """Fits the target, pre-trains, evaluates and draws; records come in the order asked for.
+
+    Every rank of a run calls it (see `mim_bench.train.distributed`); rank 0 alone writes and is watched.
+
+    Args:
+        out: folder that holds run folders, or an existing run folder.
+        force: start from nothing, even if the run is finished.
+        stages: shown what happens; by default nobody.
+        told: given a line or two for people, such as `blr -> lr`; by default nobody.
+        command: what the record names as its origin; by default this process's command line.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    stages = stages if stages and distributed.is_main() else Quiet()
+    device = environment.choose_device(config.runtime.device)
+    torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
+    torch.backends.cudnn.allow_tf32 = config.runtime.tf32
+    with stages.stage("read images"):
+        data = open_data(config, device)
+    config = complete(config, data)
+    check_shares(trainings(config), distributed.size())
+    with ExitStack() as held:
+        distributed.from_main(lambda: held.enter_context(lock(Path(out), config)))
+        return _execute(config, data, device, Path(out), force, stages, told, command)
+
+
+def _execute(
+    config: RunConfig,
+    data: Data,
+    device: torch.device,
+    out: Path,
+    force: bool,
+    stages: Stages,
+    told: Callable[[str], None],
+    command: str | None,
+) -> Result:
+    folder = distributed.from_main(lambda: claim(out, config, force=force))
+    if distributed.from_main(lambda: is_finished(folder, config)):
+        records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
+        return Result(folder, records, was_finished=True)
+
+    if distributed.is_main():
+        for line in lr_lines(config):
+            told(line)
+    origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
+    distributed.from_main(lambda: _write_manifest(folder, config, data, device, origin))
+    untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
+    accelerate(untrained, device, config.runtime)
+    random = Features(config, data, untrained, device)
+    trained, facts = random, None
+    if needs_pretraining(config):
+        with stages.stage(f"fit {config.target.name}"):
+            fitted = distributed.main_first(
+                lambda: fitted_target(config, data, folder.parent, device)
+            )
+        model, facts = _pretrained(config, data, fitted, folder, device, stages)
+        # the picture comes first: it shows within seconds whether the model learned anything
+        distributed.from_main(lambda: _draw(folder, config, data, fitted, model, device))
+        accelerate(model.encoder, device, config.runtime)
+        trained = Features(config, data, model.encoder, device)
+    records = []
+    for name in config.evaluate.protocols:
+        path = record_path(folder, name)
+        if not distributed.from_main(lambda path=path, name=name: _is_current(path, config, name)):
+            evaluate(name, trained, random, folder, stages, facts, origin)
+        records.append(distributed.from_main(lambda path=path: read(path)))
+    return Result(folder, records, was_finished=False)
+
+
+def _draw(
+    folder: Path,
+    config: RunConfig,
+    data: Data,
+    fitted: Fitted,
+    model: MaskedAutoencoder,
+    device: torch.device,
+) -> None:
+    path = folder / "picture.png"
+    if not path.exists():
+        draw_picture(path, config, sample(config, data, fitted.target, model, device))
+
+
+def needs_pretraining(config: RunConfig) -> bool:
+    """False if only protocols are asked for that no pre-trained weight enters, such as `scratch`."""
+    names = config.evaluate.protocols
+    return not names or any(PROTOCOLS[name].needs_encoder for name in names)
+
+
+def is_finished(folder: Path, config: RunConfig) -> bool:
+    """True if every record asked for is there and, where it was to be pre-trained, the picture."""
+    names = config.evaluate.protocols
+    if not all(_is_current(record_path(folder, name), config, name) for name in names):
+        return False
+    made = ("pretrain.json", "picture.png") if needs_pretraining(config) else ()
+    return all((folder / name).is_file() for name in made)
+
+
+def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
+    return path.is_file() and read(path).record_hash == record_hash(config, protocol)
+
+
+def _write_manifest(
+    folder: Path, config: RunConfig, data: Data, device: torch.device, command: str
+) -> None:
+    """Written before the first step: what is needed to say later where a number came from.
+
+    Raises:
+        UserError: the folder's run began on other images.
+    """
+    path = folder / "manifest.json"
+    if path.is_file():
+        _check_continued(json.loads(path.read_text()), data, device, folder)
+    manifest = {
+        "run_id": config.run_id,
+        "run_hash": config.hash,
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": environment.code().model_dump(),
+        "versions": environment.versions(),
+        "device": environment.device_facts(device).model_dump(),
+        "precision": loop.precision(device, config.runtime),
+        "tf32": config.runtime.tf32,
+        "compiled": is_compiled(device, config.runtime),
+        "lr": config.pretrain.lr,
+        "data": data.facts.model_dump(),
+        "first_batches": pretrain.first_batches_hash(config, data),
+    }
+    write_text(path, json.dumps(manifest, indent=1) + "\n")
+
+
+def _check_continued(
+    manifest: dict[str, Any], data: Data, device: torch.device, folder: Path
+) -> None:
+    """A run goes on with the same images; other code or another device is told."""
+    if manifest["data"]["fingerprint"] != data.facts.fingerprint:
+        raise UserError(
+            f"{folder} began on other images: '{data.facts.source}' has changed since; "
+            "use --force to start again, or another --out"
+        )
+    before, now = manifest["code"]["commit"], environment.code().commit
+    if before != now:
+        _logger.warning("%s began at commit %s and goes on at %s", folder, before, now)
+    if manifest["device"]["kind"] != device.type:
+        kind = manifest["device"]["kind"]
+        _logger.warning(
+            "%s began on %s and goes on on %s: not bit-equal", folder, kind, device.type
+        )
+
+
+def _pretrained(
+    config: RunConfig,
+    data: Data,
+    fitted: Fitted,
+    folder: Path,
+    device: torch.device,
+    stages: Stages,
+) -> tuple[MaskedAutoencoder, PretrainFacts]:
+    """The pre-trained model: trained now, resumed, or read back."""
+    path = folder / "pretrain.json"
+    if distributed.from_main(path.is_file):
+        model = pretrain.build_model(config, fitted.target.dim).to(device)
+        pretrain.load_weights(folder, model)
+        return model, PretrainFacts.model_validate_json(path.read_text())
+    with stages.stage(f"pre-train {config.target.name}") as report:
+        model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
+    facts = distributed.from_main(lambda: _keep_facts(path, outcome, fitted))
+    return model, facts
+
+
+def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFacts:
+    folder = path.parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    losses = pretrain.epoch_losses(folder)
+    facts = PretrainFacts(
+        images_seen=outcome.images_seen,
+        seconds=outcome.seconds,
+        images_per_s=outcome.images_per_s,
+        final_loss=losses[-1][1] if losses else None,
+        epoch_losses=losses,
+        first_batches=manifest["first_batches"],
+        fit=fitted.figures,
+        fit_key=fitted.key,
+        code=environment.code(),
+    )
+    write_text(path, facts.model_dump_json(indent=1) + "\n")
+    shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now
+    return facts
+
+
+def lr_lines(config: RunConfig) -> Sequence[str]:
+    """`blr -> lr` of every training that the run does, for people."""
+    return [
+        f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
+        for name, section in trainings(config).items()
+    ]
+
+
+def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
+    """Every training that the run does, by the name of its section."""
+    sections: dict[str, ScheduleConfig] = {
+        "pretrain": config.pretrain,
+        "linear": config.linear,
+        "finetune": config.finetune,
+    }
+    used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
+    if needs_pretraining(config):
+        used.add("pretrain")
+    return {name: section for name, section in sections.items() if name in used}
+
+
+def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
+    """That every training's batch can be shared out to so many processes: told before the first one begins.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for name, section in todo.items():
+        if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
+            raise UserError(
+                f"{name}.erasing={section.erasing}: its draws would depend on the number of processes "
+                f"({num_ranks}); allowed: 0, or a single process"
+            )
+        parts = section.accumulation_steps * num_ranks
+        # mixup pairs the images of a process
+        mixes = isinstance(section, FinetuneConfig) and (section.mixup > 0 or section.cutmix > 0)
+        whole = 2 * parts if mixes else parts
+        if section.batch_size % whole:
+            pairs = ", two by two for mixup," if mixes else ""
+            raise UserError(
+                f"{name}.batch_size={section.batch_size} cannot be shared by {num_ranks} "
+                f"process{'es' * (num_ranks != 1)}{pairs} with {name}.accumulation_steps="
+                f"{section.accumulation_steps}; allowed: multiples of {whole}"
+            )

@@ -1,0 +1,275 @@
+"""Running a benchmark: every missing cell, one after another or several at a time.
+
+    python -m mim_bench sweep targets             # the same command again continues
+    python -m mim_bench sweep targets --jobs 2    # two cells at a time, each on its share of the cores
+
+A cell is done when `results/` holds its records. A record that another benchmark has of the very same run
+and protocol is copied, not made again. A failed cell never stops the others.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import submitit
+import torch
+
+from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.run import ProtocolName, RunConfig
+from mim_bench.errors import UserError, suggest
+from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.experiment.run import Result, Stages, execute
+from mim_bench.records import store
+from mim_bench.records.record import Record, write_text
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is left to do of a cell."""
+
+    cell: Cell
+    number: int
+    """Place among the benchmark's cells, from 1."""
+    total: int
+    missing: tuple[str, ...]
+    """Protocols without a current record."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The cell's config, asking for what is missing only."""
+        config = self.cell.config
+        evaluate = config.evaluate.model_copy(update={"protocols": self.missing})
+        return config.model_copy(update={"evaluate": evaluate})
+
+    def only(self, *, needs_idle: bool) -> "Task":
+        """The part whose protocols need an idle machine, or the part whose protocols do not."""
+        return self.having(tuple(p for p in self.missing if PROTOCOLS[p].needs_idle == needs_idle))
+
+    def having(self, missing: tuple[str, ...]) -> "Task":
+        """The same with other protocols to be made."""
+        return replace(self, missing=missing)
+
+    @property
+    def label(self) -> str:
+        return f"{self.number}/{self.total} {self.cell.label}, seed {self.cell.config.seed}"
+
+
+def plan(
+    name: str,
+    preset: str,
+    *,
+    results: Path,
+    overrides: Sequence[str] = (),
+    protocols: Sequence[str] | None = None,
+    copy: bool = True,
+) -> list[Task]:
+    """Every cell, with the protocols that it lacks, after records of the same runs have been taken over.
+
+    Args:
+        protocols: of the benchmark's, only these; by default all.
+        copy: if not, such records count as there, but no file is written.
+
+    Raises:
+        UserError: no runs belong to the benchmark, or one of its records is damaged.
+    """
+    for unknown in set(protocols or ()) - set(PROTOCOLS):
+        raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
+    todo = cells(name, preset, overrides)
+    if not todo:
+        raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
+    have = _have(todo, store.home(name, preset, results) / "records", copy)
+    tasks = []
+    for number, cell in enumerate(todo, start=1):
+        wanted = [p for p in cell.config.evaluate.protocols if protocols is None or p in protocols]
+        missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
+        tasks.append(Task(cell, number, len(todo), missing))
+    return tasks
+
+
+def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
+    """Of a cell's protocols those without a record now, after records of the same run have been taken over.
+
+    Args:
+        records: the benchmark's, `results/<benchmark>/<preset>/records`.
+    """
+    cell = Cell(config, {}, {})
+    have = _have([cell], records, copy=True)[id(cell)]
+    return tuple(protocol for protocol in config.evaluate.protocols if protocol not in have)
+
+
+def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]:
+    """Protocols of each cell that have a record, in the benchmark's own folder or in another's."""
+    have: dict[int, set[str]] = {id(cell): set() for cell in todo}
+    for cell, one in _found(todo, folder):
+        have[id(cell)].add(one.record.protocol)
+    results, preset = folder.parents[2], folder.parent.name
+    for other in sorted(results.glob(f"*/{preset}/records")):
+        if other != folder:
+            lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
+            for cell, one in _found(lack, other):
+                if one.record.protocol not in have[id(cell)]:
+                    if copy:
+                        store.copy(one.path, one.record, folder)
+                    have[id(cell)].add(one.record.protocol)
+    return have
+
+
+def _found(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, store.Found]]:
+    found, _ = store.find(todo, store.read_folder(folder))
+    return [
+        (one.cell, one)
+        for one in found
+        if not one.stale and store.of_same_data(one.record, one.cell.config)
+    ]
+
+
+def sweep(
+    name: str,
+    preset: str,
+    *,
+    out: Path,
+    results: Path,
+    overrides: Sequence[str] = (),
+    protocols: Sequence[str] | None = None,
+    jobs: int | None = None,
+    stages: Stages | None = None,
+    told: Callable[[str], None] = print,
+    command: str | None = None,
+) -> list[Cell]:
+    """Runs every missing cell on this machine; returns those that failed.
+
+    Args:
+        protocols: of the benchmark's, only these; by default all.
+        jobs: processes, each with a cell at a time; unset: in this process. What must have the machine for
+            itself comes last, one by one, in this process.
+
+    A failed cell's traceback is in `<out>/failed/`.
+    """
+    tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
+    command = command or " ".join(["python -m mim_bench", *sys.argv[1:]])  # a job has its own argv
+    records = store.home(name, preset, results) / "records"
+    failed: list[Cell] = []
+
+    def finish(task: Task, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
+        try:
+            folder, made = work()
+        except _StoppedError:
+            return
+        except Exception as error:
+            failed.append(task.cell)
+            log = out / "failed" / f"{task.config.run_id}.log"
+            write_text(log, traceback.format_exc())
+            told(f"{task.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
+            return
+        store.keep(folder, made, records)
+        told(f"{task.label}: done: {folder}")
+
+    for task in tasks:
+        if not task.missing:
+            told(f"{task.label}: was done")
+    together = [part for task in tasks if (part := task.only(needs_idle=False)).missing]
+    alone = [part for task in tasks if (part := task.only(needs_idle=True)).missing]
+    if jobs is not None:
+        _in_jobs(together, jobs, out, finish, command)
+        together = []
+    for task in together + alone:
+        finish(task, lambda task=task: _here(task, out, stages, command))
+    return failed
+
+
+def _here(
+    task: Task, out: Path, stages: Stages | None, command: str | None
+) -> tuple[Path, Sequence[Record]]:
+    result: Result = execute(task.config, out=out, stages=stages, command=command)
+    return result.folder, result.records
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """For processes that are started inside: submitit's supervisors print a traceback when stopped."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device, not a path)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class _StoppedError(Exception):
+    """A job that ended because the sweep did."""
+
+
+def run_config(
+    content: dict[str, object], out: str, num_threads: int, command: str | None
+) -> tuple[str, list[dict[str, object]]]:
+    """One run in a process of its own: plain values in, run folder and records out."""
+    torch.set_num_threads(num_threads)
+    from mim_bench.config.resolve import validated
+
+    result = execute(validated(content), out=out, command=command)
+    return str(result.folder), [record.model_dump(mode="json") for record in result.records]
+
+
+def _in_jobs(
+    todo: Sequence[Task],
+    jobs: int,
+    out: Path,
+    finish: Callable[[Task, Callable[[], tuple[Path, Sequence[Record]]]], None],
+    command: str | None,
+) -> None:
+    """Each cell a process of its own through submitit, `jobs` of them at a time."""
+    # a shell that starts a job in the background has it ignore SIGINT, by which submitit stops processes
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    num_threads = max(1, (os.cpu_count() or 1) // jobs)
+    executor = submitit.LocalExecutor(folder=out / "jobs")
+    executor.update_parameters(timeout_min=60 * 24 * 365)
+    running: dict[int, submitit.Job[tuple[str, list[dict[str, object]]]]] = {}
+    one_at_a_time = threading.Lock()
+    stopped = threading.Event()
+
+    def work(task: Task) -> None:
+        if stopped.is_set():
+            return
+
+        def result() -> tuple[Path, Sequence[Record]]:
+            with one_at_a_time, _without_stderr():
+                job = executor.submit(
+                    run_config, task.config.model_dump(mode="json"), str(out), num_threads, command
+                )
+                running[id(task)] = job
+            try:
+                folder, records = job.result()
+            except Exception:
+                if stopped.is_set():  # stopped by us: no failure of the cell's
+                    raise _StoppedError from None
+                raise
+            return Path(folder), [Record.model_validate(content) for content in records]
+
+        finish(task, result)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for done in [pool.submit(work, task) for task in todo]:
+            done.result()
+    except BaseException:  # Ctrl-C too: nothing goes on unseen
+        stopped.set()
+        for job in running.values():
+            if not job.done():
+                job.cancel()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""The ViT, the masked autoencoder, and masks."""

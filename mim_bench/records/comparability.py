@@ -1,0 +1,80 @@
+"""What must hold before rows are put into one table; otherwise the table is refused and says why."""
+
+from collections.abc import Sequence
+
+from mim_bench.config.resolve import flatten, validated
+from mim_bench.config.run import IDENTITY
+from mim_bench.errors import UserError
+from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.records.store import Found
+
+_NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")
+"""Seeds are the repeats; where the images lie is not which they are, as the fingerprint is."""
+
+
+def check(found: Sequence[Found]) -> list[str]:
+    """Refuses what proves nothing; returns the fields in which the rows' configs differ.
+
+    Raises:
+        UserError: a record without a commit, several kinds of device, several data sets, other images or
+            masks for one target than for another, or rows that differ in what the grid does not name.
+    """
+    records = [one.record for one in found]
+    for record in records:
+        if record.code.commit in ("", "none"):
+            raise UserError(f"record {record.run_id} names no commit")
+    _one({record.device.kind for record in records}, "device kinds")
+    _one({record.data.fingerprint for record in records}, "data sets")
+    _one({record.precision for record in records}, "precisions")
+    _same_images(found)
+    return differing_fields(found)
+
+
+def _one(kinds: set[str], what: str) -> None:
+    if len(kinds) > 1:
+        raise UserError(f"records of several {what} ({', '.join(sorted(kinds))}) never mix")
+
+
+def _same_images(found: Sequence[Found]) -> None:
+    """Targets of one seed must have seen the same crops under the same masks."""
+    seen: dict[str, tuple[str, str]] = {}
+    for one in found:
+        facts, config = one.record.pretrain, one.record.config
+        if facts is None:
+            continue
+        key = str([config[part] for part in ("seed", "augment", "mask")])
+        first, run_id = seen.setdefault(key, (facts.first_batches, one.record.run_id))
+        if first != facts.first_batches:
+            raise UserError(
+                f"{one.record.run_id} and {run_id} began on other images or masks: "
+                "this compares more than what the grid names"
+            )
+
+
+def differing_fields(found: Sequence[Found]) -> list[str]:
+    """Fields in which the rows' configs differ; all of them are what the grid names, or the target's.
+
+    Raises:
+        UserError: another field differs.
+    """
+    used = {part for one in found for part in PROTOCOLS[one.record.protocol].sections}
+    sections = [*IDENTITY, *sorted(used)]
+    configs = []
+    for one in found:
+        content = validated(one.record.config).model_dump(mode="json")
+        configs.append(flatten({section: content[section] for section in sections}))
+    differing = [
+        name
+        for name in sorted({name for config in configs for name in config})
+        if name not in _NOT_COMPARED and len({str(config.get(name, "-")) for config in configs}) > 1
+    ]
+    allowed = {field for one in found for field in one.cell.varies()}
+    varies_target = any("target" in one.cell.place for one in found)
+    outside = [
+        name
+        for name in differing
+        if name not in allowed and not (varies_target and name.startswith("target."))
+    ]
+    if outside:
+        raise UserError(f"rows differ in {', '.join(outside)}: this is no closed table")
+    return differing

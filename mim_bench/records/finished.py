@@ -1,0 +1,43 @@
+"""What is finished in a folder of run folders, found by config before any image is read.
+
+What a config leaves to the data (size, channels, statistics) is whatever the run found there.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mim_bench.config.resolve import flatten
+from mim_bench.config.run import RunConfig
+from mim_bench.train.fit import fit_path
+
+
+def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:
+    """Hashes of the runs whose pre-training is finished."""
+    made = [fields for fields, _ in _made(out)]
+    return {config.hash for config in configs if any(_fits(config.identity(), one) for one in made)}
+
+
+def fitted(out: Path, config: RunConfig) -> bool:
+    """Whether a finished run shows that the config's target has been fitted, and the fit is still there."""
+    wanted = config.model_dump(mode="json", include={"target", "data", "augment"})
+    wanted["model"] = {"patch_size": config.model.patch_size}
+    return any(
+        facts.get("fit_key") and fit_path(out, config, facts["fit_key"]).is_file()
+        for fields, facts in _made(out)
+        if _fits(wanted, fields)
+    )
+
+
+def _fits(wanted: dict[str, Any], made: dict[str, Any]) -> bool:
+    known = {field: value for field, value in flatten(wanted).items() if value is not None}
+    return all(field in made and made[field] == value for field, value in known.items())
+
+
+def _made(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Config, flattened, and facts of each finished pre-training."""
+    for path in sorted(out.glob("*/pretrain.json")):
+        config = path.parent / "config.json"
+        if config.is_file():
+            yield flatten(json.loads(config.read_text())), json.loads(path.read_text())

@@ -1,0 +1,72 @@
+"""Measures: the numbers that a record contributes to tables and figures, by name.
+
+A record holds metrics for each readout, draw of labels or number of trained blocks. A measure is one
+column: `linear` is the declared readout's accuracy, `linear @ middle/cls` another readout's,
+`low_shot 1%` the mean over the draws of labels, `partial 0.5` one point of MAE's Figure 9, `step_s` a time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mim_bench.records.record import Metric, Record
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of one record."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+    """Averaged; more than one where labels were drawn several times."""
+    control: float | None
+    """The same for the encoder at its random initial weights, where that was evaluated."""
+
+    @property
+    def value(self) -> float:
+        return float(np.mean([metric.value for metric in self.metrics]))
+
+    @property
+    def is_accuracy(self) -> bool:
+        """True for a fraction of test images."""
+        return self.metrics[0].name == "top1"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metrics[0].higher_is_better
+
+    def of_images(self, correct: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Correctness by readout (see `record.read_correct`) -> (N,) float, of this measure."""
+        return np.mean([correct[metric.readout] for metric in self.metrics], axis=0)
+
+
+def measures(record: Record) -> dict[str, Measure]:
+    """Everything that a record contributes, the declared numbers first."""
+    grouped: dict[str, list[Metric]] = {}
+    for metric in record.metrics:
+        grouped.setdefault(_name(record, metric), []).append(metric)
+    control: dict[str, list[float]] = {}
+    for metric in record.control:
+        control.setdefault(_name(record, metric), []).append(metric.value)
+    found = {
+        name: Measure(
+            name, tuple(metrics), float(np.mean(control[name])) if name in control else None
+        )
+        for name, metrics in grouped.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: "@" in item[0]))
+
+
+def _name(record: Record, metric: Metric) -> str:
+    """The measure that a metric belongs to."""
+    if metric.name != "top1":
+        return metric.name
+    readout, _, rest = metric.readout.partition(" ")  # `last/patch_mean 1% draw 0`
+    if "/" in readout:
+        share = f" {rest.partition(' draw')[0]}" if rest else ""
+        at = "" if readout == record.declared_readout else f" @ {readout}"
+        return record.protocol + share + at
+    if readout.startswith("blocks="):
+        return f"{record.protocol} {readout.removeprefix('blocks=')}"
+    return record.protocol

@@ -1,0 +1,227 @@
+"""The record: a number with its proof. One JSON file for each (run, protocol).
+
+Beside it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from mim_bench.errors import UserError
+from mim_bench.schema import Frozen
+from mim_bench.train.environment import Code, Device
+
+SCHEMA = "mim_bench.record.1"
+
+
+MetricName = Literal["top1", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops"]
+LOWER_IS_BETTER = ("step_s", "target_s", "peak_gb", "step_flops")
+
+
+class Metric(Frozen):
+    """One number."""
+
+    name: MetricName
+    """`top1`: share of test images whose most likely class is right, a fraction. Of a pre-training step:
+    `images_per_s`; `step_s` and `target_s` in s, the whole and the target alone; `peak_gb` of memory;
+    `step_flops`."""
+    readout: str
+    """Layer and pooling of the features (`last/patch_mean`), with share and draw of the labels for few
+    labels (`... 1% draw 0`); `model` for a trained classifier, `blocks=k` for one trained in part;
+    `step` for a pre-training step."""
+    value: float = Field(ge=0)
+    stderr: float = Field(ge=0)
+    """Of an accuracy, over test images: sqrt(p (1 - p) / n); else 0."""
+    n: int = Field(ge=1)
+    """Test images, or steps."""
+    higher_is_better: bool = True
+
+    @model_validator(mode="after")
+    def _fraction(self) -> Self:
+        if self.name == "top1" and self.value > 1:
+            raise ValueError(f"top1={self.value}: an accuracy is a fraction")
+        return self
+
+
+class DataFacts(Frozen):
+    """The images behind a number."""
+
+    source: str
+    fingerprint: str
+    """sha256 over the content of all splits."""
+    split: Literal["test", "tune"]
+    """What was evaluated on; `tune` is a slice of the training split."""
+    num_train_images: int
+    num_evaluated_images: int
+    num_skipped_images: int
+    """Unreadable images left out."""
+    limited: bool
+    """True if `data.limit_images` cut the data: not comparable with full runs."""
+
+
+class PretrainFacts(Frozen):
+    """What pre-training took."""
+
+    images_seen: int
+    seconds: float
+    """Wall time in s, over all sittings."""
+    images_per_s: float
+    final_loss: float | None
+    """Mean over the last epoch."""
+    epoch_losses: tuple[tuple[int, float], ...] = ()
+    """Epoch, from 1, and mean loss over its logged steps: the learning curve."""
+    first_batches: str
+    """sha256 over images and masks of the first batches: equal for every target of a seed."""
+    fit: dict[str, float] = Field(default_factory=dict)
+    """Figures of the target's fit, such as codebook use; empty if it needed none."""
+    fit_key: str | None = None
+    """Hash of the fitted state that was used."""
+    code: Code | None = None
+    """The source that pre-trained, where it is not known to be the record's own."""
+
+
+class Record(Frozen):
+    """What one protocol says of one run."""
+
+    schema_version: Literal["mim_bench.record.1"] = SCHEMA
+    run_id: str
+    run_hash: str
+    """sha256 of the run's identity."""
+    record_hash: str
+    """sha256 of identity, protocol settings and protocol version."""
+    target: str
+    preset: str
+    seed: int
+    protocol: str
+    protocol_version: int
+    declared_readout: str
+    """What a table prints by default, as in `metrics`: of several readouts the declared one; the others
+    are there to show how far the choice matters. `mim_bench.records.measure` names every number."""
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    control: tuple[Metric, ...]
+    """The same protocol on the same architecture with random weights; empty where that is no control."""
+    notes: tuple[str, ...] = ()
+    """Choices that a reader must know, such as cached features."""
+    curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Readout -> accuracy after each epoch on labelled training images kept out of that training."""
+    config: dict[str, Any]
+    """The resolved config, all of it."""
+    data: DataFacts
+    pretrain: PretrainFacts | None
+    """Unset where no pre-trained weight entered."""
+    code: Code
+    versions: dict[str, str]
+    device: Device
+    precision: str
+    compiled: bool
+    seconds: float
+    """Wall time of the protocol, its control included, in s."""
+    started: str
+    """UTC, ISO 8601."""
+    command: str
+
+
+def top1(readout: str, correct: np.ndarray) -> Metric:
+    """The metric of per-image correctness (N,) bool."""
+    value = float(correct.mean())
+    stderr = float(np.sqrt(value * (1 - value) / len(correct)))
+    return Metric(name="top1", readout=readout, value=value, stderr=stderr, n=len(correct))
+
+
+def figure(name: str, value: float, num_steps: int) -> Metric:
+    """The metric of a measured figure of a pre-training step."""
+    content = {"name": name, "readout": "step", "value": value, "stderr": 0.0, "n": num_steps}
+    return Metric.model_validate(content | {"higher_is_better": name not in LOWER_IS_BETTER})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file under a temporary name, then replaces.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None:
+    """Writes a record and, beside it, per-image correctness: readout -> (N,) bool."""
+    if correct:
+        _write_correct(path.with_suffix(".npz"), correct)
+    # validated once more, as a reader will
+    text = Record.model_validate(record.model_dump()).model_dump_json(indent=1)
+    write_text(path, text + "\n")
+
+
+def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
+    temporary = arrays.with_name(f".{arrays.name}.{os.getpid()}.tmp")
+    try:
+        arrays.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            packed: dict[str, Any] = {key: np.packbits(bits) for key, bits in correct.items()}
+            np.savez_compressed(file, **packed)
+        os.replace(temporary, arrays)
+    except OSError as error:
+        raise UserError(f"cannot write {arrays}: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Record:
+    """A record from its file.
+
+    Raises:
+        UserError: unreadable, of another schema, or not what the schema says.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is no record: {error}") from None
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
+        raise UserError(f"{path} is no record of schema {SCHEMA}")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is no valid record: {where}: {first['msg']}") from None
+
+
+def read_correct(path: Path) -> dict[str, np.ndarray]:
+    """Per-image correctness beside a record: readout -> (N,) bool, in the order of the test split.
+
+    Raises:
+        UserError: the file is missing or does not fit the record.
+    """
+    record = read(path)
+    accuracies = [metric for metric in record.metrics if metric.name == "top1"]
+    if not accuracies:
+        return {}
+    arrays = path.with_suffix(".npz")
+    try:
+        with np.load(arrays) as file:
+            packed = {key: file[key] for key in file.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{arrays} cannot be read: {error}") from None
+    correct = {}
+    for metric in accuracies:
+        if metric.readout not in packed:
+            raise UserError(f"{arrays} has no readout {metric.readout} of {path.name}")
+        bits = np.unpackbits(packed[metric.readout], count=metric.n).astype(bool)
+        if not np.isclose(bits.mean(), metric.value):
+            raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")
+        correct[metric.readout] = bits
+    return correct

@@ -1,0 +1,95 @@
+"""A run's folder: whose it is, what config it holds, how two runs differ, where records lie."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout  # the cross-platform lock that torch itself depends on
+
+from mim_bench.config.resolve import flatten, validated
+from mim_bench.config.run import RunConfig, digest
+from mim_bench.errors import UserError
+from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.records.record import write_text
+
+
+def place(out: Path, config: RunConfig) -> Path:
+    """The run's folder: below `out`, or `out` itself if it is a run folder."""
+    return out if (out / "config.json").is_file() else out / config.run_id
+
+
+@contextmanager
+def lock(out: Path, config: RunConfig) -> Iterator[None]:
+    """Keeps a second process out of the same run; freed by the system if this one is killed.
+
+    Raises:
+        UserError: another process has it.
+    """
+    folder = place(out, config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is busy with {folder}") from None
+
+
+def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
+    """The run's folder, made if need be.
+
+    Raises:
+        UserError: it holds a run of a different config.
+    """
+    folder = place(out, config)
+    if force and folder.is_dir():
+        shutil.rmtree(folder)
+    path = folder / "config.json"
+    if path.is_file():
+        there = read_config(folder)
+        if there.hash != config.hash:
+            fields = ", ".join(sorted(difference(there, config))) or "fields of another version"
+            raise UserError(
+                f"{folder} holds a run of a different config ({fields}); choose another --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists but is no run folder; choose another --out")
+    write_text(path, config.model_dump_json(indent=1) + "\n")
+    return folder
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of a run folder.
+
+    Raises:
+        UserError: no run folder, or one of another version.
+    """
+    path = folder / "config.json"
+    try:
+        return validated(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder} is no run folder: {error}") from None
+
+
+def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
+    """Fields of the identity in which two configs differ -> their two values."""
+    left, right = flatten(a.identity()), flatten(b.identity())
+    missing = "-"
+    names = [*left, *(name for name in right if name not in left)]
+    pairs = {name: (left.get(name, missing), right.get(name, missing)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def record_path(folder: Path, protocol: str) -> Path:
+    """Where a run's record of a protocol lies."""
+    return folder / "records" / f"{protocol}.json"
+
+
+def record_hash(config: RunConfig, protocol: str) -> str:
+    """sha256 of all that a record's numbers depend on."""
+    entry = PROTOCOLS[protocol]
+    content = config.model_dump(mode="json")
+    sections = [content[section] for section in entry.sections]
+    readout = config.evaluate.readout if entry.needs_readout else None
+    return digest([config.hash, protocol, entry.version, sections, readout])

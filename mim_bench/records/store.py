@@ -1,0 +1,240 @@
+"""Where results lie, and which record belongs to which cell of a benchmark.
+
+`results/<benchmark>/<preset>/records/<run_id>__<protocol>.json`, each with the correctness of every test
+image beside it (`.npz`). One file each: no locks, no merge conflicts. A record proves itself: tables are
+made from these files alone, and one that does not belong to the benchmark is named and refused.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.resolve import flatten, validated
+from mim_bench.config.run import IDENTITY, RunConfig, digest
+from mim_bench.errors import UserError
+from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.records.measure import measures
+from mim_bench.records.record import Record, read, read_correct
+from mim_bench.records.run_folder import record_path
+
+_FROM_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
+"""What a config may leave to the data; the data's fingerprint stands for it."""
+_WHERE = ("data.source", "data.skip_bad_images")
+"""Where the images lie says nothing of which they are."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record in its cell."""
+
+    record: Record
+    path: Path
+    cell: Cell
+    stale: tuple[str, ...]
+    """Why it is no longer what the command would make; empty if it is."""
+
+
+def home(name: str, preset: str, results: Path) -> Path:
+    """Where records, tables and figures of a benchmark at a preset lie."""
+    return results / Path(name).stem / Path(preset).stem
+
+
+def keep(folder: Path, records: Iterable[Record], to: Path) -> None:
+    """Copies records and their per-image correctness out of a run folder."""
+    for record in records:
+        copy(record_path(folder, record.protocol), record, to)
+
+
+def copy(source: Path, record: Record, to: Path) -> None:
+    """Copies one record and its per-image correctness into a folder of records."""
+    to.mkdir(parents=True, exist_ok=True)
+    target = to / f"{record.run_id}__{record.protocol}.json"
+    arrays = source.with_suffix(".npz")
+    if arrays.is_file():  # the record last: it is what is looked for
+        _copy_whole(arrays, target.with_suffix(".npz"))
+    _copy_whole(source, target)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Under a temporary name, then replaced: other jobs read the folder meanwhile."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_folder(folder: Path) -> list[tuple[Path, Record]]:
+    """Every record of a folder, by file name.
+
+    Raises:
+        UserError: a file that is no record, named otherwise than its content, or without its images.
+    """
+    return [(path, _checked(path, _changed(path))) for path in sorted(folder.glob("*.json"))]
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    """When a record and its images were last written, in ns; 0 for what is not there."""
+    times = [p.stat().st_mtime_ns if p.is_file() else 0 for p in (path, path.with_suffix(".npz"))]
+    return times[0], times[1]
+
+
+@lru_cache(maxsize=4096)
+def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
+    record = read(path)
+    if path.stem != f"{record.run_id}__{record.protocol}":
+        raise UserError(
+            f"{path} holds the record of {record.run_id}, protocol {record.protocol}: "
+            "its name and its content do not belong together"
+        )
+    identity = {key: record.config.get(key) for key in IDENTITY}
+    if digest(identity) != record.run_hash:
+        raise UserError(f"{path} was changed by hand: its config is not that of its run_hash")
+    read_correct(path)
+    return record
+
+
+def correct(path: Path) -> dict[str, np.ndarray]:
+    """Per-image correctness beside a record, read once: readout -> (N,) bool."""
+    return _correct(path, _changed(path))
+
+
+@lru_cache(maxsize=1024)
+def _correct(path: Path, changed_ns: tuple[int, int]) -> dict[str, np.ndarray]:
+    return read_correct(path)
+
+
+def of_same_data(record: Record, config: RunConfig) -> bool:
+    """Whether a record's data source is the one that a config names, wherever its folder lies."""
+    mine, theirs = (source.partition(":") for source in (config.data.source, record.data.source))
+    return mine[0] == theirs[0] and Path(mine[2]).name == Path(theirs[2]).name
+
+
+def find(
+    todo: Sequence[Cell], records: Iterable[tuple[Path, Record]]
+) -> tuple[list[Found], list[Path]]:
+    """Records in their cells, in the order of the cells, and the paths of those that belong to none.
+
+    Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
+    """
+    exact = {_key(cell.config): cell for cell in todo}
+    loose: dict[frozenset[str], dict[str, Cell]] = {}
+    for cell in todo:
+        kept = frozenset(cell.varies() | {"target.name"})
+        loose.setdefault(kept, {})[_key(cell.config, kept)] = cell
+    found, foreign = [], []
+    for path, record in records:
+        config = validated(record.config)
+        cell, old = exact.get(_key(config)), ()
+        if cell is None:
+            near = (of_key.get(_key(config, kept)) for kept, of_key in loose.items())
+            cell, old = next((one for one in near if one is not None), None), ("target",)
+        if cell is None or record.protocol not in cell.config.evaluate.protocols:
+            foreign.append(path)
+            continue
+        found.append(Found(record, path, cell, old + _older(record, config, cell.config)))
+    order = {id(cell): place for place, cell in enumerate(todo)}
+    # of several records of one place the current one counts, else the newest
+    found.sort(key=lambda one: (not one.stale, one.record.started))
+    of_place = {(order[id(one.cell)], one.record.protocol): one for one in found}
+    return [one for _, one in sorted(of_place.items())], foreign
+
+
+def _key(config: RunConfig, kept: frozenset[str] | None = None) -> str:
+    """What a record and its cell share; with `kept` of the target block these fields only, so that a
+    record of an older version of a target still finds its row."""
+    identity = flatten(config.identity())
+    for field in (*_FROM_DATA, *_WHERE):
+        identity.pop(field, None)
+    if kept is not None:
+        identity = {k: v for k, v in identity.items() if not k.startswith("target.") or k in kept}
+    return digest(identity)
+
+
+def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
+    """Which parts of a record's protocol are not today's."""
+    entry = PROTOCOLS[record.protocol]
+    reasons = []
+    if record.protocol_version != entry.version:
+        reasons.append(f"protocol {record.protocol}")
+    reasons += [s for s in entry.sections if getattr(config, s) != getattr(wanted, s)]
+    if entry.needs_readout and config.evaluate.readout != wanted.evaluate.readout:
+        reasons.append("readout")
+    return tuple(reasons)
+
+
+def benchmark_records(
+    name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
+) -> list[Found]:
+    """The benchmark's records of a preset, in the order of its cells.
+
+    Raises:
+        UserError: there are none, or one is damaged or belongs elsewhere.
+    """
+    folder = home(name, preset, results) / "records"
+    found, foreign = find(cells(name, preset, overrides), read_folder(folder))
+    if foreign:
+        raise UserError(
+            f"{foreign[0]} is no record of benchmark '{Path(name).stem}' at preset '{preset}'"
+            + (f", and {len(foreign) - 1} more" if len(foreign) > 1 else "")
+            + "; move it away, or give the settings that it was swept with"
+        )
+    if not found:
+        raise UserError(f"no records in {folder}; `sweep {name} --preset {preset}` makes them")
+    return found
+
+
+def results(
+    benchmark: str, preset: str = "tiny", *, folder: str | Path = "results"
+) -> pd.DataFrame:
+    """One row per record: its place in the grid, its numbers, control and cost; accuracies are fractions.
+
+    Raises:
+        UserError: no records, or a damaged one.
+    """
+    return frame(benchmark_records(benchmark, preset, Path(folder)))
+
+
+def frame(found: Sequence[Found]) -> pd.DataFrame:
+    """One row per record; see `results`."""
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        record, facts = one.record, one.record.pretrain
+        named = measures(record)
+        rows.append(
+            {
+                **one.cell.place,
+                "target": record.target,
+                "seed": record.seed,
+                "protocol": record.protocol,
+                "preset": record.preset,
+                **{name: measure.value for name, measure in named.items()},
+                **{
+                    f"{name} control": measure.control
+                    for name, measure in named.items()
+                    if measure.control is not None
+                },
+                "n": record.metrics[0].n,
+                "images_per_s": facts.images_per_s if facts else None,
+                "pretrain_s": facts.seconds if facts else None,
+                "fit_s": facts.fit.get("fit_seconds", 0.0) if facts else None,
+                "data": record.data.source.partition(":")[0],
+                "device": record.device.kind,
+                "device_name": record.device.name,
+                "commit": record.code.commit,
+                "dirty": record.code.dirty,
+                "stale": ", ".join(one.stale),
+                "run_id": record.run_id,
+                "run_hash": record.run_hash,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""The training loop, pre-training, fits, checkpoints, and several processes."""

@@ -1,0 +1,81 @@
+"""What makes a model fast on a device without changing what it computes: one named place for it.
+
+- cuda: torch.compile (also elsewhere with `runtime.compile=on`).
+- CPU, float32: linear layers through oneDNN. torch hands them to MKL, which on AMD processors uses half
+  of the vector width; oneDNN uses all of it, forward and backward. The
+  products are float32 either way and differ by rounding only.
+
+Legend: M rows (all leading dimensions of a batch), K inputs, N outputs of a layer.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mim_bench.config.run import RuntimeConfig
+
+
+def is_compiled(device: torch.device, runtime: RuntimeConfig) -> bool:
+    """Whether torch.compile is in force: by default on cuda only, and not where weights are split."""
+    if runtime.compile == "auto":
+        return device.type == "cuda" and not runtime.shard
+    return runtime.compile == "on"
+
+
+def accelerate(model: nn.Module, device: torch.device, runtime: RuntimeConfig) -> None:
+    """Makes a model fast in place; parameters and their names stay as they are.
+
+    A model with a `predict` has that compiled, and its target left alone, so that targets stay exact.
+    """
+    if is_compiled(device, runtime):
+        predict: Any = getattr(model, "predict", None)
+        if predict is not None:
+            model.predict = torch.compile(predict)  # pyright: ignore[reportArgumentType]
+    elif device.type == "cpu" and runtime.precision != "bfloat16" and _has_onednn():
+        for layer in model.modules():
+            if type(layer) is nn.Linear:
+                layer.forward = partial(_forward, layer)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    """`nn.Linear.forward`, (..., K) -> (..., N)."""
+    if layer.bias is None or inputs.dtype != torch.float32:
+        return F.linear(inputs, layer.weight, layer.bias)
+    return _Linear.apply(inputs, layer.weight, layer.bias)  # pyright: ignore[reportReturnType]
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(M, K), (N, K) -> (M, N)."""
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer whose three products go through oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(inputs, weight)
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        return _product(rows, weight, bias).view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])  # (M, N)
+        before = inputs.reshape(-1, inputs.shape[-1])  # (M, K)
+        of_inputs = (
+            _product(rows, weight.t()).view(inputs.shape) if ctx.needs_input_grad[0] else None
+        )
+        # oneDNN copies the first operand into its order: the smaller one is put there
+        if before.shape[1] <= rows.shape[1]:
+            of_weight = _product(before.t(), rows.t()).t()
+        else:
+            of_weight = _product(rows.t(), before.t())
+        return of_inputs, of_weight, rows.sum(0)

@@ -1,0 +1,206 @@
+"""Checkpoints of a training: one safetensors file a checkpoint, written whole or not at all.
+
+A file holds weights, the target's state where it follows the student, and the optimiser's state, each
+under a prefix; its header says which training it belongs to and at which step it was written. No
+random state is needed (see `mim_bench.rng`), and nothing is unpickled on loading.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mim_bench.errors import UserError
+from mim_bench.train.shard import like, whole
+
+_logger = logging.getLogger(__name__)
+SCHEMA = "mim_bench.checkpoint.1"
+_KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file says."""
+
+    tensors: dict[str, Tensor]
+    step: int
+    """Optimiser steps done."""
+    seconds: float
+    """Wall time of the training so far, in s, over all its sittings."""
+    loss_sum: float = 0.0
+    """Sum of the mean losses of the steps since the last line of the log."""
+    loss_steps: int = 0
+    """Number of those steps."""
+    path: Path | None = None
+    """Where it was read."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file under a temporary name, then replaces.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # safetensors refuses tensors that share memory or have holes
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(whole, temporary, dict(metadata))
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write {path}: {error}; free space or choose another --out"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        UserError: missing, truncated or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}.safetensors"
+
+
+def save(folder: Path, training: str, checkpoint: Checkpoint) -> Path:
+    """Writes a checkpoint and keeps the newest two.
+
+    Args:
+        training: what it belongs to (a hash); a checkpoint of another training is not resumed from.
+    """
+    header = {
+        "schema": SCHEMA,
+        "training": training,
+        "step": str(checkpoint.step),
+        "seconds": json.dumps(checkpoint.seconds),
+        "loss": json.dumps([checkpoint.loss_sum, checkpoint.loss_steps]),
+    }
+    path = _path(folder, checkpoint.step)
+    save_tensors(path, checkpoint.tensors, header)
+    for old in _files(folder)[:-_KEEP]:
+        old.unlink()
+    return path
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def load_newest(folder: Path, training: str) -> Checkpoint | None:
+    """The newest checkpoint that is whole and belongs to this training; refused ones are named."""
+    for path in reversed(_files(folder)):
+        try:
+            found = load(path, training)
+        except UserError as error:
+            _logger.warning("refused checkpoint: %s; trying an older one", error)
+            continue
+        if found is not None:
+            return found
+        _logger.warning("refused checkpoint %s: it belongs to another training", path)
+    return None
+
+
+def load(path: Path, training: str) -> Checkpoint | None:
+    """A checkpoint by its path; None if it belongs to another training.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    tensors, header = load_tensors(path)
+    if header.get("schema") != SCHEMA or header.get("training") != training:
+        return None
+    loss_sum, loss_steps = json.loads(header.get("loss", "[0.0, 0]"))
+    seconds = json.loads(header["seconds"])
+    return Checkpoint(tensors, int(header["step"]), seconds, loss_sum, loss_steps, path)
+
+
+def pack(
+    modules: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """All tensors that the next step depends on, under `module/...` and `optimizer/...` names.
+
+    The optimiser's state is stored by the place of a parameter in its groups. Every rank calls it; what is
+    split over ranks is whole on rank 0.
+    """
+    tensors = {
+        f"{prefix}/{name}": whole(tensor)
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    for place, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{place}/{key}"] = whole(torch.as_tensor(value))
+    return tensors
+
+
+def unpack(
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """The inverse of `pack`, in place; every tensor must match, and every rank has them all."""
+    for prefix, module in modules.items():
+        own = {
+            name.removeprefix(f"{prefix}/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{prefix}/")
+        }
+        load_exactly(module, own, prefix)
+    parameters = _parameters(optimizer)
+    for name, tensor in tensors.items():
+        prefix, _, rest = name.partition("/")
+        if prefix == "optimizer":
+            place, _, key = rest.partition("/")
+            parameter = parameters[int(place)]
+            # AdamW keeps its step count on the CPU unless it is fused
+            device = parameter.device if tensor.ndim or _is_fused(optimizer) else tensor.device
+            value = tensor.to(device)
+            optimizer.state[parameter][key] = like(parameter, value) if value.ndim else value
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer.defaults.get("fused"))
+
+
+def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Loads weights of which every name and shape must match.
+
+    Raises:
+        UserError: with the counts of matched, missing and unexpected tensors.
+    """
+    own = module.state_dict()
+    matched = [key for key in own if key in tensors and own[key].shape == tensors[key].shape]
+    missing = [key for key in own if key not in matched]
+    unexpected = [key for key in tensors if key not in matched]
+    if missing or unexpected:
+        first = (missing or unexpected)[0]
+        there = tuple(tensors[first].shape) if first in tensors else "absent"
+        wanted = tuple(own[first].shape) if first in own else "absent"
+        raise UserError(
+            f"{name}: weights of another architecture: {len(matched)} tensors matched, "
+            f"{len(missing)} missing, {len(unexpected)} unexpected; first: {first} is {there}, "
+            f"wanted {wanted}"
+        )
+    module.load_state_dict({key: like(own[key], tensors[key]) for key in own})

@@ -1,0 +1,107 @@
+"""Fitting a target to the training images, once for all runs that ask for the same one.
+
+The fitted state depends on the target block, the images, their crops and nothing else: every seed of a
+table gets the same tokenizer. It is kept in `<out>/fits/<key>.safetensors`; a lock lets two runs that
+want it at the same time share one fit.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock  # the cross-platform lock that torch itself depends on
+from torch import Tensor
+
+from mim_bench import rng
+from mim_bench.config.resolve import make_target
+from mim_bench.config.run import RunConfig, digest
+from mim_bench.data.run_data import Data
+from mim_bench.target import Target
+from mim_bench.train import checkpoint
+from mim_bench.train.pretrain import crop
+
+_logger = logging.getLogger(__name__)
+_SEED = 0  # a fit is part of the target, so the run's seed does not enter
+_BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A target ready for use."""
+
+    target: Target
+    key: str | None
+    """Hash of all that the fitted state depends on; unset if there was nothing to fit."""
+    figures: dict[str, float]
+    """What the fit says of itself, such as codebook use."""
+
+
+class _Images:
+    """Every pass yields each training image once, cropped as in pre-training, in floats."""
+
+    def __init__(self, config: RunConfig, data: Data, device: torch.device) -> None:
+        self.num_images = data.train.num_images
+        self.batch_size = int(config.target.params.get("fit_batch_size", _BATCH_SIZE))
+        self.config, self.data, self.device = config, data, device
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch, self.passes = self.passes, self.passes + 1
+        order = rng.permutation(self.num_images, seed=_SEED, epoch=epoch, stream="fit order")
+        batches = self.data.train.batches(
+            list(order.split(self.batch_size)),
+            crop(self.config),
+            seed=_SEED,
+            epoch=epoch,
+            device=self.device,
+            num_workers=self.data.num_workers,
+        )
+        for images, _ in batches:
+            yield images.float() / 255
+
+
+def fit_key(config: RunConfig, data: Data) -> str:
+    """Hash of the target block, the data and the crops."""
+    return digest([*_parts(config), data.facts.fingerprint, _SEED])
+
+
+def sweep_key(config: RunConfig) -> str:
+    """The same before the images are read: runs of one sweep, which has one data set, share a fit by it."""
+    return digest(_parts(config))
+
+
+def _parts(config: RunConfig) -> list[object]:
+    parts = config.model_dump(mode="json", include={"target", "data", "augment"})
+    return [parts, config.model.patch_size]
+
+
+def fit_path(out: Path, config: RunConfig, key: str) -> Path:
+    """Where a target's fitted state is kept."""
+    return out / "fits" / f"{config.target.name}-{key[:16]}.safetensors"
+
+
+def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device) -> Fitted:
+    """The run's target, fitted now or taken from the cache.
+
+    Raises:
+        UserError: the fit is not worth using (a collapsed codebook, say).
+    """
+    target = make_target(config).to(device)
+    if not target.needs_fit:
+        return Fitted(target, None, {})
+    key = fit_key(config, data)
+    path = fit_path(out, config, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.is_file():
+            tensors, header = checkpoint.load_tensors(path)
+            checkpoint.load_exactly(target, tensors, str(path))
+            figures = json.loads(header["figures"])
+        else:
+            figures = target.fit(_Images(config, data, device), seed=_SEED)
+            header = {"key": key, "figures": json.dumps(figures)}
+            checkpoint.save_tensors(path, target.state_dict(), header)
+    return Fitted(target, key, figures)

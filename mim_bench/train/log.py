@@ -1,0 +1,64 @@
+"""The learning curve of a training: `<name>.jsonl`, one JSON object a line."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from mim_bench.errors import UserError
+from mim_bench.records.record import write_text
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainingLog:
+    """The learning curve: JSON lines, cut back to the step that training resumes from."""
+
+    def __init__(self, path: Path, step: int, steps_per_epoch: int, *, board: bool) -> None:
+        """`step`: lines after it are dropped; `board`: write for TensorBoard too."""
+        self.path = path
+        self.steps_per_epoch = max(1, steps_per_epoch)
+        kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() else []
+        losses = [line["loss"] for line in kept if "loss" in line]
+        self.last_loss = losses[-1] if losses else None
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.board = _tensorboard(path.parent) if board else None
+
+    def write(self, *, step: int, **values: float) -> None:
+        """Adds a line.
+
+        Raises:
+            UserError: the disk is full or the file cannot be written.
+        """
+        line = {"step": step, "epoch": step / self.steps_per_epoch, **values}
+        self.last_loss = values.get("loss", self.last_loss)
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error}") from None
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
+            self.board.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a learning curve; a line cut off by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            _logger.warning("left out a broken line of %s", path)
+    return lines
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "runtime.tensorboard needs TensorBoard: pip install 'mim_bench[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))

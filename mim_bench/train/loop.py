@@ -1,0 +1,320 @@
+"""The one training loop: pre-training, probes and fine-tuning differ only in their task.
+
+Order of an epoch, read top to bottom: steps, log lines now and then, then check and save. Everything
+random is a function of (seed, epoch, sample index) or of (seed, step), so a checkpoint needs weights,
+optimiser and step alone, and a resumed run is bit-equal to one that was never stopped.
+
+With several ranks each takes its share of every batch, gradients are averaged (torch's DDP, or FSDP where
+the weights are split), and rank 0 writes. A scheduler's signal to leave is answered after the step.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mim_bench import rng
+from mim_bench.config.run import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
+from mim_bench.errors import UserError
+from mim_bench.train import checkpoint, distributed, preemption
+from mim_bench.train.log import TrainingLog
+from mim_bench.train.optimizer import learning_rate
+from mim_bench.train.parallel import ParallelLoss
+
+Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
+"""(index batches, epoch) -> (inputs on the device, their int64 indices on the CPU), in that order."""
+
+
+class Task(Protocol):
+    """What is trained: it owns the modules and the loss, and knows nothing of steps or files."""
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """Everything that training changes, by the name it has in a checkpoint."""
+        ...
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """Inputs and their sample indices (B,) -> mean loss (scalar)."""
+        ...
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Called after each optimiser step; `step` counts those done."""
+        ...
+
+
+class Report(Protocol):
+    """Somebody who watches: a progress bar, or nobody."""
+
+    def __call__(
+        self, done_steps: int, num_steps: int, images_per_s: float, loss: float
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training took."""
+
+    num_steps: int
+    images_seen: int
+    seconds: float
+    """Wall time over all sittings, in s."""
+    images_per_s: float
+    """Of the last sitting, log and save included; 0 if nothing was left to do."""
+    final_loss: float | None
+    """Mean over the last logged steps; unset if nothing was left to do."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training to run to its end, from wherever its folder says it stands."""
+
+    name: str
+    """`pretrain`, `finetune`, ...: its log is `<name>.jsonl`, its checkpoints are in `<name>/`."""
+    key: str
+    """Hash of all that it depends on; a checkpoint with another key is refused."""
+    folder: Path
+    schedule: ScheduleConfig
+    seed: int
+    num_images: int
+    runtime: RuntimeConfig
+    device: torch.device
+
+    @property
+    def log(self) -> Path:
+        """The learning curve."""
+        return self.folder / f"{self.name}.jsonl"
+
+    def open_log(self, step: int) -> TrainingLog:
+        """The learning curve up to a step, to write on."""
+        board = self.runtime.tensorboard
+        return TrainingLog(self.log, step, self.steps_per_epoch, board=board)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches only, so that every step sees `batch_size` images."""
+        return self.num_images // self.schedule.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps_per_epoch * self.schedule.epochs
+
+    def epoch_batches(self, epoch: int) -> list[Tensor]:
+        """This rank's share of the epoch's batches of sample indices, `accumulation_steps` parts each."""
+        order = rng.permutation(self.num_images, seed=self.seed, epoch=epoch)
+        used = order[: self.steps_per_epoch * self.schedule.batch_size]
+        part = self.schedule.batch_size // self.schedule.accumulation_steps
+        return [distributed.share(batch) for batch in used.split(part)]
+
+
+def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
+    """bfloat16 on cuda unless float32 is asked for; float32 elsewhere unless bfloat16 is."""
+    if precision(device, runtime) == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def precision(device: torch.device, runtime: RuntimeConfig) -> str:
+    """The precision in force: `float32` or `bfloat16`."""
+    if runtime.precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return runtime.precision
+
+
+def adamw(
+    groups: list[dict[str, Any]], schedule: PretrainConfig | FinetuneConfig
+) -> torch.optim.Optimizer:
+    """torch's AdamW over parameter groups, fused where the device has that."""
+    first = next(parameter for group in groups for parameter in group["params"])
+    fused = first.device.type in ("cuda", "cpu")
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused)
+
+
+def train(
+    training: Training,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    report: Report | None = None,
+    measure: Callable[[], dict[str, float]] | None = None,
+) -> Outcome:
+    """Runs a training to its end and returns what it took; `measure` is asked after each epoch.
+
+    Raises:
+        UserError: a loss that is not finite, or a disk that is full.
+    """
+    with preemption.training():
+        return _train(training, task, optimizer, batches, report, measure)
+
+
+def _train(
+    training: Training,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    report: Report | None,
+    measure: Callable[[], dict[str, float]] | None,
+) -> Outcome:
+    schedule, device = training.schedule, training.device
+    modules = task.modules_to_save
+    parts = schedule.accumulation_steps
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group in optimizer.param_groups:
+        group.setdefault("lr_scale", 1.0)
+    step_loss = ParallelLoss(task.loss, modules)
+
+    # ---- resume: the newest usable checkpoint of this very training
+    step, seconds_before = 0, 0.0
+    watch = _LossWatch(device)
+    found = _newest(training)
+    if found is not None:
+        checkpoint.unpack(found.tensors, modules, optimizer)
+        step, seconds_before = found.step, found.seconds
+        watch.resume(found)
+    log = training.open_log(step) if distributed.is_main() else None
+    started, first_step = time.perf_counter(), step
+
+    def seconds() -> float:
+        return seconds_before + time.perf_counter() - started
+
+    def save() -> None:
+        """Saves, but never weights that a bad loss has touched."""
+        watch.check(training, schedule.batch_size)
+        tensors = checkpoint.pack(modules, optimizer)
+        state = checkpoint.Checkpoint(tensors, step, seconds(), *watch.unread())
+        folder = training.folder / training.name
+        distributed.from_main(lambda: checkpoint.save(folder, training.key, state) and None)
+
+    def leave_if_asked() -> None:
+        if preemption.is_asked():
+            save()
+            preemption.leave()
+
+    while step < training.num_steps:
+        epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
+        index_batches = training.epoch_batches(epoch)[done_in_epoch * parts :]
+        stream = batches(index_batches, epoch)
+
+        # ---- steps
+        for _ in range(len(index_batches) // parts):
+            lr = learning_rate(schedule, step / training.steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+            # whatever a layer draws itself (drop path) depends on the step alone
+            torch.manual_seed(rng.integer(seed=training.seed, stream=training.name, index=step))
+            for part in range(parts):
+                inputs, index = next(stream)
+                with step_loss.part(is_last=part == parts - 1):
+                    with autocast(device, training.runtime):
+                        loss = step_loss(inputs, index, epoch=epoch, step=step) / parts
+                    loss.backward()
+                watch.add(loss.detach(), step)
+            if schedule.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            task.after_step(step, training.num_steps)
+
+            # ---- log: the only place where the host waits for the device
+            if step % training.runtime.log_every_steps == 0 or step == training.num_steps:
+                mean_loss = watch.read(training, schedule.batch_size)
+                speed = (step - first_step) * schedule.batch_size / (seconds() - seconds_before)
+                if log is not None:
+                    log.write(
+                        step=step, loss=mean_loss, lr=lr, images_per_s=speed, seconds=seconds()
+                    )
+                if report is not None:
+                    report(step, training.num_steps, speed, mean_loss)
+            if step % training.steps_per_epoch:
+                leave_if_asked()
+
+        # ---- check and save
+        is_last = step == training.num_steps
+        measured = measure() if measure is not None else {}
+        if log is not None and measured:
+            log.write(step=step, **measured)
+        if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
+            save()
+        leave_if_asked()
+
+    sitting = seconds() - seconds_before
+    done = (step - first_step) * schedule.batch_size
+    return Outcome(
+        num_steps=training.num_steps,
+        images_seen=training.num_steps * schedule.batch_size,
+        seconds=seconds(),
+        images_per_s=done / sitting if done else 0.0,
+        final_loss=log.last_loss if log else None,
+    )
+
+
+def _newest(training: Training) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from: the one that rank 0 finds, read by every rank."""
+    folder = training.folder / training.name
+    found: list[checkpoint.Checkpoint | None] = []
+
+    def find() -> Path | None:
+        found.append(checkpoint.load_newest(folder, training.key))
+        return found[0] and found[0].path
+
+    path = distributed.from_main(find)
+    if found or path is None:
+        return found[0] if found else None
+    return checkpoint.load(path, training.key)
+
+
+class _LossWatch:
+    """Sums losses and remembers the first bad step on the device, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sum = torch.zeros((), device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self.steps: set[int] = set()
+        self.steps_before = 0
+
+    def resume(self, found: checkpoint.Checkpoint) -> None:
+        """Goes on with the sum that a checkpoint was written in the middle of."""
+        self.sum += found.loss_sum
+        self.steps_before = found.loss_steps
+
+    def unread(self) -> tuple[float, int]:
+        """Sum of the mean losses since the last `read`, over all ranks, and the number of steps."""
+        total = distributed.add_up(self.sum.clone()) / distributed.size()
+        return total.item(), self.steps_before + len(self.steps)
+
+    def add(self, loss: Tensor, step: int) -> None:
+        self.sum += loss.float()
+        is_first_bad = ~torch.isfinite(loss) & (self.first_bad < 0)
+        self.first_bad = torch.where(is_first_bad, step, self.first_bad)
+        self.steps.add(step)
+
+    def read(self, training: Training, batch_size: int) -> float:
+        """The mean loss since the last call."""
+        self.check(training, batch_size)
+        total, num_steps = self.unread()
+        self.sum.zero_()
+        self.steps.clear()
+        self.steps_before = 0
+        return total / num_steps
+
+    def check(self, training: Training, batch_size: int) -> None:
+        """Raises UserError if any loss so far was not finite."""
+        never = torch.iinfo(torch.int64).max
+        step = int(distributed.least(torch.where(self.first_bad < 0, never, self.first_bad)))
+        if step == never:
+            return
+        epoch, place = divmod(step, training.steps_per_epoch)
+        order = rng.permutation(training.num_images, seed=training.seed, epoch=epoch)
+        index = order[place * batch_size : (place + 1) * batch_size].tolist()
+        shown = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
+        name = training.name
+        raise UserError(
+            f"{name}: the loss is not finite at step {step} (epoch {epoch}, training images {shown}); "
+            f"try {name}.clip_norm=1, a lower {name}.blr, more {name}.warmup_epochs, or "
+            "runtime.precision=float32"
+        )

@@ -1,0 +1,202 @@
+"""Pre-training: the masked model, its target, and the same crops and masks for every target of a seed."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mim_bench import rng
+from mim_bench.config.resolve import geometry
+from mim_bench.config.run import RunConfig
+from mim_bench.data.color_jitter import ColorJitter
+from mim_bench.data.crop import Crop
+from mim_bench.data.run_data import Data
+from mim_bench.errors import UserError
+from mim_bench.model import masking
+from mim_bench.model.mae import MaskedAutoencoder
+from mim_bench.target import Target
+from mim_bench.train import checkpoint, distributed, loop
+from mim_bench.train.backend import accelerate
+from mim_bench.train.log import read_log
+from mim_bench.train.optimizer import decay_groups
+from mim_bench.train.shard import shard, sharded, whole
+
+_HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
+
+
+@dataclass
+class PretrainTask:
+    """Masked image modelling, as the loop sees it."""
+
+    model: MaskedAutoencoder
+    target: Target
+    sampler: masking.MaskSampler
+    seed: int
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """The model, and the target if it learns along."""
+        own: dict[str, nn.Module] = {"model": self.model}
+        return own | {"target": self.target} if self.target.follows_student else own
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
+        index = index.to(inputs.device, non_blocking=True)
+        noise = self.sampler.noise(index, seed=self.seed, epoch=epoch)
+        return self.model(inputs.float() / 255, self.target, noise)[0]
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Lets a teacher follow."""
+        self.target.after_step(self.model, step, num_steps)
+
+
+def crop(config: RunConfig) -> Crop:
+    """The crops that pre-training sees."""
+    augment = config.augment
+    return Crop(
+        size=geometry(config).image_size,
+        mode=augment.crop,
+        scale=augment.crop_scale,
+        ratio=augment.crop_ratio,
+        flip=augment.flip,
+        crop_fraction=config.data.crop_fraction,
+    )
+
+
+def views(
+    config: RunConfig,
+    data: Data,
+    index_batches: Sequence[Tensor],
+    epoch: int,
+    device: torch.device,
+    num_workers: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What pre-training sees of the training images at each (B,) of indices, and those indices."""
+    jitter = config.augment.color_jitter
+    return data.train.batches(
+        index_batches,
+        crop(config),
+        seed=config.seed,
+        epoch=epoch,
+        device=device,
+        num_workers=num_workers,
+        per_image=ColorJitter(jitter, seed=config.seed, epoch=epoch) if jitter else None,
+    )
+
+
+def build_model(config: RunConfig, target_dim: int) -> MaskedAutoencoder:
+    """The run's model at its initial weights."""
+    sampler = masking.MaskSampler(config.mask, geometry(config).grid)
+    return MaskedAutoencoder(
+        config.model,
+        geometry(config),
+        target_dim,
+        num_visible=sampler.num_visible,
+        seed=config.seed,
+    )
+
+
+def make_training(
+    config: RunConfig, num_images: int, folder: Path, device: torch.device
+) -> loop.Training:
+    """The pre-training of a run, for the loop."""
+    return loop.Training(
+        name="pretrain",
+        key=config.hash,
+        folder=folder,
+        schedule=config.pretrain,
+        seed=config.seed,
+        num_images=num_images,
+        runtime=config.runtime,
+        device=device,
+    )
+
+
+def pretrain(
+    config: RunConfig,
+    data: Data,
+    target: Target,
+    folder: Path,
+    device: torch.device,
+    report: loop.Report | None = None,
+) -> tuple[MaskedAutoencoder, loop.Outcome]:
+    """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder.
+
+    Raises:
+        UserError: weights are to be split over processes, and the target needs them whole.
+    """
+    if config.runtime.shard and target.follows_student:
+        raise UserError(
+            f"runtime.shard=true: target '{config.target.name}' follows the model, which must be whole for it"
+        )
+    target.requires_grad_(False)
+    model = build_model(config, target.dim).to(device)
+    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
+    accelerate(model, device, config.runtime)
+    shard(model, config.runtime)
+    task = PretrainTask(model, target, sampler, config.seed)
+    optimizer = loop.adamw(
+        decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
+    )
+
+    def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return views(config, data, index_batches, epoch, device, data.num_workers)
+
+    training = make_training(config, data.train.num_images, folder, device)
+    outcome = loop.train(training, task, optimizer, batches, report)
+    save_weights(folder, model, config)
+    if sharded([model]):  # evaluation needs it whole
+        model = build_model(config, target.dim).to(device)
+        load_weights(folder, model)
+    return model, outcome
+
+
+def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> None:
+    """`encoder.safetensors` with timm's names, and `model.safetensors` with all of it; by rank 0."""
+    header = {"run_hash": config.hash, "model": config.model.model_dump_json()}
+    tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    encoder = {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("encoder.")
+    }
+
+    def save() -> None:
+        checkpoint.save_tensors(folder / "encoder.safetensors", encoder, header)
+        checkpoint.save_tensors(folder / "model.safetensors", tensors, header)
+
+    distributed.from_main(save)
+
+
+def load_weights(folder: Path, model: MaskedAutoencoder) -> None:
+    """The finished model of a run folder; every tensor must match."""
+    path = folder / "model.safetensors"
+    tensors, _ = checkpoint.load_tensors(path)
+    checkpoint.load_exactly(model, tensors, str(path))
+
+
+def epoch_losses(folder: Path) -> tuple[tuple[int, float], ...]:
+    """Epoch, from 1, and mean loss over its log lines, of a run folder; epochs without one are left out."""
+    path = folder / "pretrain.jsonl"
+    losses: dict[int, list[float]] = {}
+    for line in read_log(path) if path.exists() else []:
+        losses.setdefault(math.ceil(line["epoch"]), []).append(line["loss"])
+    return tuple((epoch, sum(part) / len(part)) for epoch, part in sorted(losses.items()))
+
+
+def first_batches_hash(config: RunConfig, data: Data) -> str:
+    """sha256 over crops and masks of the first images of epoch 0; the target plays no part."""
+    order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0)[:_HASHED_IMAGES]
+    sampler = masking.MaskSampler(config.mask, geometry(config).grid)
+    digest = hashlib.sha256()
+    batches = views(config, data, order.split(128), 0, torch.device("cpu"), 0)
+    for images, index in batches:
+        noise = sampler.noise(index, seed=config.seed, epoch=0)
+        mask = masking.split(noise, sampler.num_visible)[2]
+        digest.update(images.numpy().tobytes())
+        digest.update(mask.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,349 @@
+"""Figures: what is drawn is what the records say, all of it readable, every redraw the same bytes."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from scipy import stats
+
+from mim_bench.analysis.figures import panel
+from mim_bench.analysis.figures.by_target import pretrain_cost
+from mim_bench.analysis.figures.draw import compose, draw
+from mim_bench.analysis.figures.layout import MEASURES
+from mim_bench.analysis.figures.panel import GREY, Curve, save, style
+from mim_bench.analysis.published.match import published_rows
+from mim_bench.config.benchmark import at_preset, load_benchmark
+from mim_bench.config.resolve import load_config
+from mim_bench.errors import UserError
+from mim_bench.records import png_stamp
+from mim_bench.records.measure import measures
+from mim_bench.records.store import Found, benchmark_records, home
+from tests.fake import fake_results
+
+Composed = tuple[dict[str, Figure], list[Found]]
+Drawn = Callable[[str], Composed]
+ALL = (
+    "mask_ratio", "decoder_depth", "decoder_width", "schedule", "partial_finetune", "targets",
+    "pixel_loss", "scratch_vs_pretrained",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for name in ALL:
+        fake_results(name, "tiny", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn_once(results: Path) -> Drawn:
+    """Figures of a benchmark, and what they were drawn from."""
+    return cache(lambda name: composed(name, results))
+
+
+def composed(name: str, results: Path) -> Composed:
+    found = benchmark_records(name, "tiny", results)
+    with style():
+        return compose(at_preset(load_benchmark(name), "tiny"), found), found
+
+
+def line(axes: Axes, label: str) -> Line2D:
+    return next(one for one in axes.get_lines() if one.get_label() == label)
+
+
+def points(axes: Axes, label: str) -> dict[float, float]:
+    drawn = line(axes, label)
+    x, y = (np.asarray(side, float) for side in (drawn.get_xdata(), drawn.get_ydata()))
+    return dict(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def bars(axes: Axes, label: str) -> dict[float, tuple[float, float]]:
+    """x -> ends of its interval."""
+    lines = next(one for one in axes.collections if one.get_label() == f"{label} 95 %")
+    assert isinstance(lines, LineCollection)
+    return {float(ends[0, 0]): (ends[0, 1], ends[1, 1]) for ends in lines.get_segments()}
+
+
+def values(found: list[Found], measure: str, **place: object) -> list[float]:
+    return [
+        100 * named[measure].value
+        for one in found
+        if one.cell.place == place and measure in (named := measures(one.record))
+    ]
+
+
+def texts(drawn: Figure) -> list[Text]:
+    """All that is shown."""
+    ticks = [
+        text
+        for axes in drawn.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        for text in (tick.label1, tick.label2)
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    ]
+    found = [one for one in drawn.findobj(Text) if isinstance(one, Text)]
+    return [one for one in found if one.get_text() and one.get_visible() and one not in ticks]
+
+
+def words(drawn: Figure) -> str:
+    return " ".join(" ".join(text.get_text().split()) for text in texts(drawn))
+
+
+def published_axes(axes: Axes) -> Axes:
+    """What lies over a panel, the last of them with the curve."""
+    everything = axes.get_figure(root=True).axes  # pyright: ignore
+    return [a for a in everything if a is not axes and a.bbox.x0 == axes.bbox.x0][-1]
+
+
+def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("mask_ratio")
+    fine, linear = figures["figure"].axes[:2]
+    ratios = list(at_preset(load_benchmark("mask_ratio"), "tiny").grid["mask.ratio"])
+    titles = [axes.get_title(loc="left") for axes in (fine, linear)]
+    assert titles == ["fine-tuning", "linear probe"]
+    for axes, measure in ((fine, "finetune"), (linear, "linear")):
+        for target in ("norm_pixel", "hog"):
+            means, ends = points(axes, target), bars(axes, target)
+            assert list(means) == ratios == list(ends)
+            for ratio, mean in means.items():
+                of_seeds = values(found, measure, **{"target": target, "mask.ratio": ratio})
+                assert len(of_seeds) == 3
+                assert mean == pytest.approx(np.mean(of_seeds))
+                low, high = stats.t.interval(0.95, 2, np.mean(of_seeds), stats.sem(of_seeds))
+                assert ends[ratio] == pytest.approx((low, high))
+    control = [m.control for one in found if (m := measures(one.record).get("linear"))]
+    mean = np.mean([value for value in control if value is not None])
+    assert np.mean(list(points(linear, "random init").values())) == pytest.approx(100 * mean)
+
+
+def test_figure__single_seed_has_no_interval(tmp_path: Path) -> None:
+    fake_results("decoder_width", "tiny", tmp_path, seeds=(0,))
+    figures, found = composed("decoder_width", tmp_path)
+    fine, place = figures["figure"].axes[0], found[0].cell.place
+    assert not fine.collections
+    value = points(fine, found[0].record.target)[place["model.decoder_dim"]]
+    assert [value] == values(found, "finetune", **place)
+    assert "One seed, so no interval" in words(figures["figure"])
+
+
+def test_partial__runs_from_the_probe_to_fine_tuning(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("partial_finetune")
+    axes, depth = figures["figure"].axes[0], found[0].cell.config.model.depth
+    between = [k for k in found[0].cell.config.partial.blocks if k < depth]
+    blocks = [0, *between, depth]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [f"{k:g}" for k in blocks]
+    order = ("linear", *(f"partial {k:g}" for k in between), "finetune")
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        means = [np.mean(values(found, measure, target=target)) for measure in order]
+        assert points(axes, target) == pytest.approx(dict(enumerate(means)))
+    # 12 of 24 blocks stand where half of ours do; k = 0, 24 at the ends
+    mae = points(published_axes(axes), "MAE")
+    assert [mae[blocks.index(k)] for k in (0, depth / 2, depth)] == [73.5, 84.6, 84.9]
+
+
+def test_published__in_grey_on_its_own_scale_with_inferred_points_open(drawn_once: Drawn) -> None:
+    figures, _ = drawn_once("mask_ratio")
+    axes = published_axes(figures["figure"].axes[1])
+    table = published_rows(load_benchmark("mask_ratio"))
+    rows = {row.mask_ratio: row for row in table if row.protocol == "linear"}
+    assert points(axes, "MAE") == {ratio: row.value for ratio, row in rows.items()}
+    closed, hollow = (set(one.get_xdata()) for one in axes.get_lines()[1:])  # pyright: ignore
+    assert closed == {ratio for ratio, row in rows.items() if row.status == "confirmed"}
+    assert hollow == {ratio for ratio, row in rows.items() if row.status == "inferred"}
+    assert {to_rgba(str(one.get_color())) for one in axes.get_lines()} == {to_rgba(GREY)}
+    assert axes.get_ylim() != figures["figure"].axes[1].get_ylim()
+    assert "own scale" in axes.get_ylabel()
+    assert "open: inferred" in words(figures["figure"])
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "reference", "published"),
+    [
+        ("schedule", "pretrain.epochs", 800, [100, 200, 400, 800, 1600]),
+        ("decoder_width", "model.decoder_dim", 512, [128, 256, 512, 768, 1024]),
+        ("decoder_depth", "model.decoder_depth", 1, [1, 2, 4, 8, 12]),
+    ],
+)
+def test_published__scaled_to_the_preset_or_on_its_own_axis(
+    drawn_once: Drawn, name: str, field: str, reference: float, published: list[float]
+) -> None:
+    figures, found = drawn_once(name)
+    panel = figures["figure"].axes[0]
+    own = next(one.cell.place[field] for one in found if one.cell.relative.get(field) == 1)
+    axes = published_axes(panel)
+    assert sorted(points(axes, "MAE")) == pytest.approx([x * own / reference for x in published])
+    shared = panel.get_shared_x_axes().joined(panel, axes)
+    assert shared == (name != "decoder_depth")
+    note = words(figures["figure"])
+    assert (f"Its {reference} stands at {own} here" in note) == shared
+    assert ("MAE, published: decoder depth" in note) != shared
+
+
+def test_pareto__mean_accuracy_at_mean_cost(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("scratch_vs_pretrained")
+    axes = figures["pareto"].axes[0]
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        costs = [pretrain_cost(one.record) for one in found if one.record.target == target]
+        cost = np.mean([value for value in costs if value is not None])
+        (x, y), = points(axes, target).items()  # fmt: skip
+        assert x == pytest.approx(cost)
+        assert y == pytest.approx(np.mean(values(found, "finetune", target=target)))
+    scratch = np.mean(values(found, "scratch", target="pixel"))
+    assert line(axes, "from scratch").get_ydata() == pytest.approx([scratch, scratch])
+    assert "whatever load" in axes.get_xlabel()
+
+
+def test_pareto__takes_the_time_of_a_step_where_every_run_has_it(
+    drawn_once: Drawn, results: Path
+) -> None:
+    figures, found = drawn_once("targets")
+    speed = {  # images a second over the seeds of a target
+        target: values(found, "images_per_s", target=target) for target in ("pixel", "hog")
+    }
+    for axes in figures["pareto"].axes:
+        assert "time of a training step" in axes.get_xlabel()
+        assert "alone on the machine" in axes.get_xlabel()
+        for target, rates in speed.items():
+            cost = np.mean([1000 / (rate / 100) for rate in rates])  # `values` are times 100
+            assert list(points(axes, target)) == pytest.approx([cost])
+    lacking = [
+        one
+        for one in found
+        if (one.record.protocol, one.record.target, one.record.seed) != ("speed", "hog", 1)
+    ]
+    assert len(lacking) == len(found) - 1
+    with style():
+        drawn = compose(at_preset(load_benchmark("targets"), "tiny"), lacking)["pareto"]
+    assert "whatever load" in drawn.axes[0].get_xlabel()
+    cost = pretrain_cost(next(o.record for o in found if o.record.pretrain is not None))
+    assert list(points(drawn.axes[0], "hog")) == pytest.approx([cost])
+
+
+def test_pretrain_cost__shares_the_fit_out(results: Path) -> None:
+    record = benchmark_records("targets", "tiny", results)[0].record
+    assert record.pretrain is not None
+    facts = {"seconds": 90.0, "images_seen": 50_000, "fit": {"fit_seconds": 10.0}}
+    changed = record.pretrain.model_copy(update=facts)
+    assert pretrain_cost(record.model_copy(update={"pretrain": changed})) == 2.0
+    assert pretrain_cost(record.model_copy(update={"pretrain": None})) is None
+
+
+def test_curves__losses_begin_at_1_and_accuracies_are_the_records(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("scratch_vs_pretrained")
+    loss, accuracy = figures["curves"].axes
+    first = found[0].record.pretrain
+    assert first is not None
+    for target in ("pixel", "norm_pixel", "hog", "dvae"):
+        assert points(loss, target) == pytest.approx(
+            {epoch: value / first.epoch_losses[0][1] for epoch, value in first.epoch_losses}
+        )
+    curves = [one.record.curves["model"] for one in found if one.record.protocol == "scratch"]
+    drawn = list(points(accuracy, "scratch").values())
+    assert drawn == pytest.approx(100 * np.mean(curves, axis=0))
+
+
+def test_curves__of_many_rows_the_ones_at_the_presets_own_value(drawn_once: Drawn) -> None:
+    drawn, ratio = drawn_once("mask_ratio")[0]["curves"], load_config("hog", "tiny").mask.ratio
+    labels = {str(one.get_label()) for one in drawn.axes[0].get_lines()}
+    assert labels == {"norm_pixel", "hog"}
+    assert f"At ratio {ratio:g}" in words(drawn)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_figure__readable(drawn_once: Drawn, name: str) -> None:
+    figures, _ = drawn_once(name)
+    benchmark = load_benchmark(name)
+    stems = ["figure"] if benchmark.figure else []
+    stems += ["pareto", "curves"] if "target" in benchmark.grid else []
+    assert list(figures) == stems
+    for stem, drawn in figures.items():
+        with style():
+            drawn.draw_without_rendering()
+        sheet, shown = drawn.bbox, texts(drawn)
+        extents = [Text.get_window_extent(text) for text in shown]
+        for text, box in zip(shown, extents, strict=True):
+            assert float(text.get_fontsize()) >= 8
+            assert sheet.x0 <= box.x0 and box.x1 <= sheet.x1, (stem, text)
+            assert sheet.y0 <= box.y0 and box.y1 <= sheet.y1, (stem, text)
+        boxes = [box.padded(-2) for box in extents]
+        for i, box in enumerate(boxes):
+            hit = [shown[j] for j in range(i) if boxes[j].overlaps(box)]
+            assert not hit, (stem, shown[i], hit)
+
+
+def test_draw__writes_all_formats_and_a_redraw_is_byte_identical(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = draw("decoder_width", "tiny", results)
+    folder = home("decoder_width", "tiny", results)
+    assert paths == [folder / f"figure.{suffix}" for suffix in ("png", "svg", "pdf")]
+    before = [path.read_bytes() for path in paths]
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)  # the user's own settings
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    assert draw("decoder_width", "tiny", results) == paths
+    assert [path.read_bytes() for path in paths] == before
+    records = [one.record for one in benchmark_records("decoder_width", "tiny", results)]
+    assert png_stamp.read(folder / "figure.png") == png_stamp.of_records(records)
+    assert b"matplotlib" not in (folder / "figure.png").read_bytes().lower()  # nor its version
+    svg = (folder / "figure.svg").read_text()
+    assert ">norm_pixel</text>" in svg
+    assert "<dc:date>" not in svg
+    assert b"CreationDate" not in (folder / "figure.pdf").read_bytes()
+    assert matplotlib.rcParams["font.size"] == 20
+
+
+@pytest.mark.parametrize("name", ["methods", "wall_time", "augmentation"])
+def test_draw__without_a_figure_points_to_the_table(results: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' has no figure; its table is `table {name}`"):
+        draw(name, "tiny", results)
+
+
+def test_draw__without_records_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sweep mask_ratio --preset tiny"):
+        draw("mask_ratio", "tiny", tmp_path)
+
+
+def test_draw__records_without_anything_to_draw(tmp_path: Path) -> None:
+    fake_results("targets", "tiny", tmp_path, seeds=(0,))
+    records = home("targets", "tiny", tmp_path) / "records"
+    for path in records.iterdir():
+        if "__speed" not in path.name:
+            path.unlink()
+    with pytest.raises(UserError, match="nothing to draw; `sweep targets --preset tiny`"):
+        draw("targets", "tiny", tmp_path)
+
+
+def test_save__leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def fail(self: Figure, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(UserError, match="cannot write .*disk full"):
+        save(Figure(), tmp_path / "a", "")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
+
+
+def test_style__is_colour_blind_safe_and_shipped() -> None:
+    assert panel.STYLE.is_file()
+    with style():
+        colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+        okabe_ito = {"000000", "E69F00", "56B4E9", "009E73", "0072B2", "D55E00", "CC79A7"}
+        assert {color.strip("#") for color in colors} == okabe_ito
+        assert len(colors) == len(okabe_ito) == panel.NUM_COLORS
+        assert matplotlib.rcParams["pdf.fonttype"] == 42
+    assert Curve("a", (0.0,), ((1.0,),), 7).color == "C0"
+    assert MEASURES.keys() == {"finetune", "linear"}

@@ -1,0 +1,86 @@
+"""Labels of curves: apart, in order, each in its curve's colour, beside points or in a column."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+
+from mim_bench.analysis.figures.label import apart
+from mim_bench.analysis.figures.panel import Curve, Panel, finish, style
+
+NAMES = ("pixel", "norm_pixel", "hog", "dvae")
+
+
+def labelled(*, beside: bool) -> Panel:
+    """Four curves (or points) that end close together, with their labels in place."""
+    with style():
+        panel = Panel(Figure(figsize=(4.6, 3.4)).subplots(), beside=beside)
+        for number, name in enumerate(NAMES):
+            x, values = (1.0, 2.0), ((70.0,), (75.0 + 0.05 * number,))
+            if beside:  # the last one far from the others
+                x, values = ((0.0,), ((80.0,),)) if name == "dvae" else (x[:1], values[1:])
+            panel.add(Curve(name, x, values, number))
+        figure = panel.axes.get_figure(root=True)
+        assert isinstance(figure, Figure)
+        finish(figure, [panel])
+    return panel
+
+
+def placed(panel: Panel) -> dict[str, Annotation]:
+    return {text.get_text(): text for text in panel.axes.texts if isinstance(text, Annotation)}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_place__every_curve_named_in_its_colour_none_over_another(beside: bool) -> None:
+    panel = labelled(beside=beside)
+    labels = placed(panel)
+    assert list(labels) == list(NAMES)
+    colors = {str(one.get_label()): to_rgba(str(one.get_color())) for one in panel.axes.lines}
+    assert {name: to_rgba(str(text.get_color())) for name, text in labels.items()} == colors
+    boxes = [Text.get_window_extent(text) for text in labels.values()]
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+        assert box.x1 <= panel.axes.bbox.x1 + 1
+    for text in labels.values():
+        assert text.arrow_patch is not None and text.arrow_patch.get_visible() is not beside
+
+
+def test_place__rather_over_bars_than_over_another_label() -> None:
+    """The points of `targets` at `tiny`: long bars through all of them, at the left edge of the panel."""
+    points = {
+        "pixel": ((0.94,), ((78.7, 80.2, 81.6),)),
+        "norm_pixel": ((0.895,), ((78.3, 80.2, 82.2),)),
+        "hog": ((0.873,), ((78.1, 79.3, 80.5),)),
+        "dvae": ((1.83,), ((80.5, 80.8, 81.1),)),
+    }
+    with style():
+        panel = Panel(Figure(figsize=(3.6, 3.4), layout="constrained").subplots(), beside=True)
+        for number, (name, (x, values)) in enumerate(points.items()):
+            panel.add(Curve(name, x, values, number))
+            panel.axes.hlines(np.mean(values), x[0] - 0.1, x[0] + 0.1)
+        figure = panel.axes.get_figure(root=True)
+        assert isinstance(figure, Figure)
+        finish(figure, [panel])
+    boxes = [Text.get_window_extent(text) for text in placed(panel).values()]
+    assert len(boxes) == 4
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+
+
+def test_place__a_column_right_of_every_curve_in_their_order() -> None:
+    panel = labelled(beside=False)
+    boxes = [Text.get_window_extent(text) for text in placed(panel).values()]
+    end = panel.axes.transData.transform((2.0, 75.0))[0]
+    assert min(box.x0 for box in boxes) > end
+    assert np.ptp([box.x0 for box in boxes]) < 1
+    assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
+
+
+def test_apart__keeps_order_and_distance_and_moves_no_more_than_needed() -> None:
+    wanted = np.array([5.0, 50.0, 4.0, 5.0])
+    placed = apart(wanted, 2.0, 0.0, 60.0)
+    assert placed[1] == 50
+    assert sorted(placed[[2, 0, 3]].tolist()) == pytest.approx([8 / 3, 14 / 3, 20 / 3])
+    assert apart(np.full(3, 10.0), 2.0, 0.0, 10.0).tolist() == [6, 8, 10]
+    assert np.all(np.diff(apart(np.zeros(9), 5.0, 0.0, 16.0)) == pytest.approx(2.0))

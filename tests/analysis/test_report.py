@@ -1,0 +1,298 @@
+"""The report page: what is written, and what a real browser makes of it."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser
+from fake import fake_results
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mim_bench.analysis import render, report, table
+from mim_bench.analysis.table import Table
+from mim_bench.errors import UserError
+from mim_bench.records.store import home
+
+_NUMBERS = r"[-+]?\d[\d,]*\.?\d*"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two benchmarks with figures and a picture, and a third one that is damaged."""
+    results = tmp_path_factory.mktemp("results")
+    fake_results("targets", "tiny", results)
+    fake_results("wall_time", "tiny", results)
+    for stem in ("pareto", "curves", "elsewhere"):
+        figure = Figure()
+        figure.subplots().plot([0, 1, 2], [3, 1, 2], "o", label=stem)
+        figure.savefig(home("targets", "tiny", results) / f"{stem}.svg")
+    Image.new("RGB", (900, 300), "teal").save(home("targets", "tiny", results) / "pictures.png")
+    broken = home("decoder_depth", "tiny", results) / "records"
+    broken.mkdir(parents=True)
+    (broken / "a_run__linear.json").write_text("{}")
+    return results
+
+
+@pytest.fixture(scope="module")
+def built(made: Path) -> Callable[[str], Table]:
+    """Tables of the same records, each made once."""
+    return cache(lambda name: table.build(name, "tiny", made))
+
+
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(made: Path, told: list[str]) -> Path:
+    return report.write_report(made, told.append)
+
+
+@pytest.fixture(scope="module")
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+# ---- what is written ----
+
+
+def test_write_report__same_records_same_page(page: Path, made: Path, text: str) -> None:
+    assert page == made / "report.html"
+    assert report.write_report(made, lambda line: None).read_text(encoding="utf-8") == text
+
+
+def test_write_report__needs_no_other_file(text: str) -> None:
+    assert not re.findall(r"""(?:src|href|srcset|action|poster)\s*=\s*["'](?!data:|#)""", text)
+    assert not re.search(r"url\((?!#)|@import|<iframe|<object|<link (?!rel=\"icon\")", text)
+    assert "http://" not in text and "https://" not in text
+    assert "default-src 'none'" in text
+
+
+def test_write_report__damage_stands_in_its_place(text: str, told: list[str]) -> None:
+    assert len(told) == 1 and told[0].startswith("decoder_depth, preset tiny: ")
+    section = text[text.index('id="decoder_depth"') :].partition("</section>")[0]
+    assert "Not shown." in section and "a_run__linear.json" in section
+    assert 'id="targets-tiny"' in text
+
+
+def test_write_report__what_has_no_records_comes_last_with_its_command(text: str) -> None:
+    rest = text[text.index('id="without-records"') :]
+    assert "python -m mim_bench sweep mask_ratio --preset tiny" in rest
+    for name in ("targets", "wall_time", "methods", "decoder_depth"):
+        assert f"sweep {name} " not in rest
+    methods = text[text.index('id="methods"') :].partition("</section>")[0]
+    assert "MAE, Table 3" in methods
+
+
+def test_write_report__figures_do_not_share_ids(text: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    wanted = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
+    assert set(wanted) <= set(ids)
+    assert text.count('role="img"') == 3
+
+
+def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> None:
+    fake_results("targets", "tiny", tmp_path, seeds=(0, 1))
+    broken = home("mask_ratio", "tiny", tmp_path) / "records"
+    broken.mkdir(parents=True)
+    (broken / "a_run__linear.json").write_text("{}")
+    (home("targets", "tiny", tmp_path) / "pictures.png").write_bytes(b"half a picture")
+    (tmp_path / "strange" / "tiny" / "records").mkdir(parents=True)
+    (tmp_path / "strange" / "tiny" / "records" / "a__linear.json").write_text("{}")
+    told: list[str] = []
+    text = report.write_report(tmp_path, told.append).read_text(encoding="utf-8")
+    assert "At preset tiny" in text and "mask_ratio is left out of this" in text
+    assert [line.partition(":")[0] for line in told] == [
+        "targets, preset tiny", "mask_ratio, preset tiny", str(tmp_path / "strange"),
+    ]  # fmt: skip
+    assert "pictures.png cannot be shown: it is no PNG" in told[0]
+
+
+def test_write_report__no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder"):
+        report.write_report(tmp_path / "none")
+    text = report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "No record yet says" in text and "sweep targets --preset tiny" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("77.0 ± 2.2", 77.0), ("**77.0 ± 2.2**", 77.0), ("+4.8 [+1.0, +8.4]", 4.8), ("-0.3 [-1, 0]", -0.3),
+        ("84.9 [1]; 85.0 [2]", 84.9), ("1,234", 1234.0), ("<0.001", 0.001), ("3 (1 missing)", 3.0),
+        ("reference", 0.0), ("indistinguishable [-2.5, +3.5]", 0.0), ("-", None), ("hog", None),
+    ],
+)  # fmt: skip
+def test_number__of_a_cell(text: str, wanted: float | None) -> None:
+    assert report.number(text) == wanted
+
+
+def test_inline__keeps_the_text_and_escapes_it() -> None:
+    for text in ("77.0 ± 2.2", "+4.8 [+1.0, +8.4]", "indistinguishable [-2.5, +3.5]", "a < b & c"):
+        assert report.inline(text).striptags() == text
+    assert report.inline("**1.0 ± 0.1** `a<b`") == (
+        "<strong>1.0 <small>± 0.1</small></strong> <code>a&lt;b</code>"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "<svg>", "<svg viewBox='0'></svg>", "<svg><script/></svg>"])
+def test_svg__refuses_what_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="it "):
+        report.svg(text, "seen", "here")
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path) -> Iterator[Browser]:
+    with Browser() as browser:
+        browser.resize(1280)
+        browser.open(page)
+        yield browser
+
+
+_TABLE = """
+const table = document.querySelector(`[aria-label="${arguments[0]}"] table`);
+const rows = [...table.rows].map(row => [...row.cells].map(cell => cell.textContent.trim()));
+return rows;
+"""
+_HEAD = """
+const table = document.querySelector(`[aria-label="${arguments[0]}"] table`);
+return table.tHead.rows[0].cells[arguments[1]].querySelector("button");
+"""
+_ARIA = """
+const table = document.querySelector(`[aria-label="${arguments[0]}"] table`);
+return [...table.tHead.rows[0].cells].map(cell => cell.getAttribute("aria-sort"));
+"""
+_MAIN = "Reconstruction targets, preset tiny"
+
+
+def _plain(texts: list[str]) -> list[str]:
+    return [" ".join(text.replace("**", "").split()) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["targets", "wall_time"])
+def test_page__shows_every_number_of_the_tables(
+    browser: Browser, built: Callable[[str], Table], name: str
+) -> None:
+    found = built(name)
+    title = found.benchmark.title
+    wanted = {
+        f"{title}, preset tiny": render.texts(found),
+        f"{title}, preset tiny: every readout": render.readout_texts(found),
+        f"{title}: published rows": render.published_texts(found),
+    }
+    for caption, (headings, lines) in wanted.items():
+        if lines:
+            shown = browser.run(_TABLE, caption)
+            assert [_plain(line) for line in shown] == [_plain(headings), *map(_plain, lines)]
+
+
+def test_page__numbers_are_those_of_the_csv(
+    browser: Browser, built: Callable[[str], Table]
+) -> None:
+    found = built("targets")
+    headings, *lines = browser.run(_TABLE, _MAIN)
+    unrounded = {line["row"]: line for line in csv.DictReader(io.StringIO(render.csv(found)))}
+    num_checked = 0
+    for column in render.main_columns(found):
+        place, factor = headings.index(column.heading), 100 if column.is_accuracy else 1
+        for line in lines:
+            of_row = unrounded[line[0]]
+            numbers = [float(text) for text in re.findall(_NUMBERS, line[place])]
+            wanted = [factor * float(of_row[key]) for key in (column.key, f"{column.key} half")]
+            assert numbers == pytest.approx(wanted[: len(numbers)], abs=0.051)
+            num_checked += len(numbers)
+    assert num_checked >= len(lines) * len(render.main_columns(found))
+
+
+def _numbers(browser: Browser, column: int) -> list[float]:
+    lines = browser.run(_TABLE, _MAIN)[1:]
+    return [float(re.findall(_NUMBERS, line[column])[0]) for line in lines if line[column] != "-"]
+
+
+def test_page__a_click_sorts_and_a_second_reverses(browser: Browser) -> None:
+    headings, *lines = browser.run(_TABLE, _MAIN)
+    column = headings.index("linear %")
+    browser.click(browser.run(_HEAD, _MAIN, column))
+    falling = _numbers(browser, column)
+    assert falling == sorted(falling, reverse=True) and len(set(falling)) == len(lines)
+    assert browser.run(_ARIA, _MAIN) == [
+        "descending" if place == column else None for place in range(len(headings))
+    ]
+    browser.click(browser.run(_HEAD, _MAIN, column))
+    assert _numbers(browser, column) == falling[::-1]
+    assert browser.run(_ARIA, _MAIN)[column] == "ascending"
+    assert sorted(browser.run(_TABLE, _MAIN)[1:]) == sorted(lines)  # rows stay whole
+
+
+def test_page__the_keyboard_sorts_words(browser: Browser) -> None:
+    browser.run(_HEAD.replace("return ", "const button = ") + "button.focus()", _MAIN, 0)
+    browser.press("\ue007")  # Enter
+    labels = [line[0] for line in browser.run(_TABLE, _MAIN)[1:]]
+    assert labels == sorted(labels) and browser.run(_ARIA, _MAIN)[0] == "ascending"
+
+
+def test_page__missing_numbers_stay_last(browser: Browser) -> None:
+    headings = browser.run(_TABLE, _MAIN)[0]
+    column = headings.index("published linear %")
+    for _ in range(2):
+        browser.click(browser.run(_HEAD, _MAIN, column))
+        cells = [line[column] for line in browser.run(_TABLE, _MAIN)[1:]]
+        assert "-" in cells and "-" not in cells[: -cells.count("-")]
+
+
+def test_page__nothing_leaves_it_and_the_console_is_silent(browser: Browser, page: Path) -> None:
+    browser.requests()
+    browser.log("browser")
+    browser.open(page)
+    asked = browser.requests()
+    assert asked[0] == page.resolve().as_uri()
+    assert all(address.startswith("data:") for address in asked[1:])
+    assert browser.log("browser") == []
+    assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert browser.run("return [...document.images].every(i => i.alt.length > 20)")
+
+
+_WIDTHS = "return [document.documentElement.scrollWidth, innerWidth]"
+_OPEN = "for (const folded of document.querySelectorAll('details')) folded.open = true"
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_page__only_tables_scroll_sideways(browser: Browser, page: Path, width: int) -> None:
+    browser.resize(width, is_phone=width < 500)
+    browser.open(page)
+    browser.run(_OPEN)
+    page_width, window = browser.run(_WIDTHS)
+    assert page_width <= window == width
+    box: list[Any] = browser.run(
+        "const box = document.querySelector('.benchmark .scroll'); box.scrollLeft = 500;"
+        "const first = box.querySelector('tbody th').getBoundingClientRect();"
+        "return [box.scrollWidth > box.clientWidth, first.left - box.getBoundingClientRect().left]"
+    )
+    if width < 500:
+        assert box == [True, 0]  # its first column stays
+
+
+def test_page__dark_is_dark_and_figures_stay_on_white(browser: Browser, page: Path) -> None:
+    browser.resize(1280)
+    seen = {}
+    for scheme in ("light", "dark"):
+        browser.prefer(scheme)
+        seen[scheme] = browser.run(
+            "return ['body', '.card'].map(s => getComputedStyle(document.querySelector(s)).backgroundColor)"
+        )
+    browser.prefer("light")
+    assert seen == {
+        "light": ["rgb(255, 255, 255)", "rgb(255, 255, 255)"],
+        "dark": ["rgb(20, 23, 27)", "rgb(255, 255, 255)"],
+    }

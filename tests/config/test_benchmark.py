@@ -1,0 +1,131 @@
+"""Benchmark files: each valid at every scale, distinct cells, relative values, published rows that exist."""
+
+import pytest
+
+from mim_bench.analysis.published.rows import rows
+from mim_bench.config import benchmark, recipe
+from mim_bench.errors import UserError
+
+NAMES = recipe.names("benchmarks")
+ISSUE = {
+    "targets", "mask_ratio", "mask_sampling", "mask_token", "decoder_depth", "decoder_width", "augmentation",
+    "schedule", "partial_finetune", "scratch_vs_pretrained", "hog_normalisation", "pixel_loss", "wall_time",
+    "methods",
+}  # fmt: skip
+
+
+def test_every_comparison_of_the_plan__has_a_file():
+    assert set(NAMES) >= ISSUE
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", recipe.names("preset"))
+def test_benchmark_file__gives_distinct_runs_at_every_scale(name, preset):
+    found = benchmark.cells(name, preset)
+    declared = benchmark.at_preset(benchmark.load_benchmark(name), preset)
+    if declared.division == "published":
+        assert found == [] and rows(declared.published.tables)
+        return
+    assert len({cell.config.hash for cell in found}) == len(found)
+    assert {cell.config.seed for cell in found} == set(declared.seeds)
+    assert set(declared.grid.get("target", ())) <= set(recipe.names("targets"))
+    assert len(declared.seeds) >= (3 if name in ("targets", "mask_ratio", "decoder_depth",
+                                                 "partial_finetune", "scratch_vs_pretrained") else 2)  # fmt: skip
+    labels = {cell.label for cell in found} | set(declared.first_only)
+    assert declared.reference is None or declared.reference in labels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_of_a_benchmark__differ_only_in_what_the_file_names(name):
+    found = [cell for cell in benchmark.cells(name, "tiny") if cell.config.seed == 0]
+    from mim_bench.records.run_folder import difference
+
+    for cell in found[1:]:
+        allowed = cell.varies() | found[0].varies()
+        fields = difference(found[0].config, cell.config)
+        outside = [f for f in fields if f not in allowed and not f.startswith("target.")]
+        assert outside == []
+        if "target" not in cell.place:
+            assert {f for f in fields if f.startswith("target.")} <= allowed
+
+
+def test_setting__is_what_relative_values_are_relative_to():
+    found = benchmark.cells("schedule", "imagenet", ["pretrain.epochs=400", "finetune.epochs=7"])
+    assert sorted({cell.config.pretrain.epochs for cell in found}) == [100, 200, 400, 800]
+    assert {cell.config.finetune.epochs for cell in found} == {7}
+
+
+def test_setting_of_what_the_rows_differ_in__is_refused():
+    with pytest.raises(
+        UserError, match=r"mask\.ratio=0\.6: the benchmark's rows differ in mask\.ratio"
+    ):
+        benchmark.cells("mask_ratio", "tiny", ["mask.ratio=0.6"])
+    with pytest.raises(UserError, match="rows differ in hog.num_bins"):
+        benchmark.cells("hog_normalisation", "tiny", ["hog.num_bins=3"])
+
+
+def test_relative_value__is_a_multiple_of_the_presets():
+    found = benchmark.cells("schedule", "imagenet")
+    assert sorted({cell.place["pretrain.epochs"] for cell in found}) == [200, 400, 800, 1600]
+    assert {cell.relative["pretrain.epochs"] for cell in found} == {0.25, 0.5, 1.0, 2.0}
+    assert all(cell.config.pretrain.epochs == cell.place["pretrain.epochs"] for cell in found)
+
+
+def test_preset__changes_seeds_and_grid_only_where_the_file_says_so():
+    tiny = benchmark.cells("mask_ratio", "tiny")
+    assert {cell.place["mask.ratio"] for cell in tiny} == {0.1, 0.5, 0.75, 0.9}
+    large = benchmark.cells("mask_ratio", "imagenet")
+    assert len({cell.place["mask.ratio"] for cell in large}) == 10
+    assert {cell.config.seed for cell in benchmark.cells("mask_sampling", "tiny")} == {0, 1}
+
+
+def test_first_only__runs_in_the_first_cell_of_each_seed():
+    found = benchmark.cells("scratch_vs_pretrained", "tiny")
+    with_scratch = [cell for cell in found if "scratch" in cell.config.evaluate.protocols]
+    assert [cell.config.seed for cell in with_scratch] == [0, 1, 2]
+
+
+def test_shared_runs__have_one_hash_in_every_benchmark():
+    """A sweep must not train `hog` again for each table that shows it."""
+    targets = {cell.config.hash for cell in benchmark.cells("targets", "tiny")}
+    for name in ("partial_finetune", "scratch_vs_pretrained"):
+        assert {cell.config.hash for cell in benchmark.cells(name, "tiny")} == targets
+    half = [c for c in benchmark.cells("mask_ratio", "tiny") if c.place["mask.ratio"] == 0.5]
+    assert {cell.config.hash for cell in half} <= targets
+
+
+BROKEN = {
+    "seeds = []": "seeds, protocols and a grid",
+    "division = 'published'": "needs \\[published\\]",
+    "sedes = [0]": "sedes",
+    "protocols = ['lineer']": "lineer",
+    "[at.tiny]\ngrid = { 'mask.ratoi' = [0.5] }": "nearest: mask.ratio",
+    "grid = { 'mask.ratoi' = [0.5] }": "nearest: mask.ratio",
+    "grid = { target = ['hogg'] }": "nearest: hog",
+    "reference = 'nothing'": "no row 'nothing'",
+}  # fmt: skip
+GOOD = {
+    "title": "'t'", "description": "'d'", "rebuilds": "'r'", "claim": "'c'", "seeds": "[0]",
+    "protocols": "['knn']", "grid": "{ target = ['pixel'], 'mask.ratio' = [0.25, 0.5] }",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN.items())
+def test_broken_benchmark__is_refused_with_the_field(tmp_path, line, message):
+    from fake import fake_results
+
+    from mim_bench.analysis import table
+
+    key = line.partition(" ")[0]
+    kept = [f"{name} = {value}" for name, value in GOOD.items() if name != key]
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join([*kept, line]) + "\n")
+    with pytest.raises(UserError, match=message):
+        benchmark.cells(str(path), "tiny")
+        fake_results(str(path), "tiny", tmp_path)
+        table.build(str(path), "tiny", tmp_path)
+
+
+def test_unknown_benchmark__names_the_nearest():
+    with pytest.raises(UserError, match="nearest: targets"):
+        benchmark.cells("target", "tiny")

@@ -1,0 +1,224 @@
+"""Protocols: features by the official numbers, kNN by brute force, the test split read once."""
+
+import numpy as np
+import pytest
+import torch
+from official import GEOMETRY, official_model
+
+from mim_bench.data.split import Split
+from mim_bench.evaluate import features, knn
+from mim_bench.experiment.run import execute
+
+
+def test_last_readouts__equal_the_official_probe_features(golden):
+    model, want = official_model(), golden("probe")
+    images = torch.from_numpy(golden("mae")["images_u8"]).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        got = features.readouts(model.encoder, GEOMETRY.normalize(images))
+    np.testing.assert_allclose(got[:, 0], want["cls_features"], atol=1e-5)
+
+
+def test_fine_tune_features__equal_official(golden):
+    """Mean of patch tokens of the last block, without the pre-trained norm, then fc_norm."""
+    from official import OFFICIAL
+
+    from mim_bench.model.mae import build_encoder
+
+    want = golden("probe")
+    images = torch.from_numpy(golden("mae")["images_u8"]).permute(0, 3, 1, 2).float() / 255
+    classifier = build_encoder(OFFICIAL, GEOMETRY, seed=0, num_classes=10)
+    encoder = official_model().encoder.state_dict()
+    fresh = {
+        "fc_norm.weight": want["fc_norm_weight"],
+        "fc_norm.bias": want["fc_norm_bias"],
+        "head.weight": want["head_weight"],
+        "head.bias": want["head_bias"],
+    }
+    state = {name: t for name, t in encoder.items() if not name.startswith("norm.")}
+    classifier.load_state_dict(state | {name: torch.from_numpy(a) for name, a in fresh.items()})
+    with torch.no_grad():
+        logits = classifier.eval()(GEOMETRY.normalize(images))
+    np.testing.assert_allclose(logits, want["global_pool_logits"], atol=1e-5)
+
+
+def test_middle_readouts__come_after_half_of_the_blocks():
+    encoder = official_model().encoder
+    images = torch.rand(2, 3, 32, 32)
+    got = features.readouts(encoder, images)
+    tokens = encoder._pos_embed(encoder.patch_embed(images))
+    tokens = encoder.blocks[0](tokens)  # depth 3 // 2
+    torch.testing.assert_close(got[:, 2], tokens[:, 0])
+    torch.testing.assert_close(got[:, 3], tokens[:, 1:].mean(1))
+
+
+def test_knn__equals_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(n, 5, generator=generator) for n in (60, 17))
+    labels = torch.randint(4, (60,), generator=generator)
+    got = knn.classify(train, labels, test, 4, k=7, temperature=0.1)
+    for place, query in enumerate(test):
+        similarity = torch.cosine_similarity(train, query[None])
+        votes = np.zeros(4)
+        for neighbour in similarity.argsort(descending=True)[:7]:
+            votes[labels[neighbour]] += np.exp(similarity[neighbour].item() / 0.1)
+        assert votes.argmax() == got[place]
+
+
+def test_knn__does_not_overflow_at_a_low_temperature():
+    train = torch.eye(3)
+    got = knn.classify(train, torch.arange(3), train, 3, k=3, temperature=1e-3)
+    assert got.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "protocol", ["knn", "linear", "finetune", "scratch", "low_shot", "partial"]
+)
+def test_evaluated_images__are_read_once_for_each_encoder(small, tmp_path, monkeypatch, protocol):
+    reads: list[int] = []
+    batches = Split.batches
+
+    def counted(self, indices, *arguments, **named):
+        for images, index in batches(self, indices, *arguments, **named):
+            if self.name == "test":
+                reads.extend(index.tolist())
+            yield images, index
+
+    config = small("pixel", "evaluate.protocols=[]", "linear.augment=true")
+    execute(config, out=tmp_path)
+    monkeypatch.setattr(Split, "batches", counted)
+    config = small("pixel", f"evaluate.protocols={protocol}", "linear.augment=true")
+    execute(config, out=tmp_path)
+    # with the random-weights control; partial: one classifier for 0.5 and one for 1 block of 2
+    encoders = 1 if protocol in ("finetune", "scratch") else 2
+    assert sorted(reads) == sorted(list(range(120)) * encoders)
+
+
+def test_tuning_slice__is_cut_from_the_training_split_and_the_test_split_is_left_alone(
+    small, tmp_path, monkeypatch
+):
+    config = small("pixel", "data.evaluate_on=tune", "data.limit_images=none", "pretrain.epochs=0")
+    found = execute(config, out=tmp_path)
+    facts = found.records[0].data
+    assert facts.split == "tune"
+    assert facts.num_train_images + facts.num_evaluated_images == 10_000
+    assert 800 < facts.num_evaluated_images < 1200
+
+
+def test_scratch__ignores_the_pretrained_encoder(small, tmp_path):
+    values = [
+        execute(small(target, "evaluate.protocols=scratch"), out=tmp_path)
+        .records[0]
+        .metrics[0]
+        .value
+        for target in ("pixel", "hog")
+    ]
+    assert values[0] == values[1]
+    assert not list(tmp_path.glob("*/pretrain.json"))  # and nothing is pre-trained for it
+
+
+def subject(small, tmp_path, *overrides):
+    from mim_bench.config.resolve import geometry
+    from mim_bench.data.run_data import complete, open_data
+    from mim_bench.evaluate.protocols import Features, Subject
+    from mim_bench.model.mae import build_encoder
+
+    config = small("pixel", *overrides)
+    data = open_data(config, torch.device("cpu"))
+    config = complete(config, data)
+    encoder = build_encoder(config.model, geometry(config), seed=5)
+    return Subject(Features(config, data, encoder, torch.device("cpu")), tmp_path, "key")
+
+
+TRAINED = {
+    0.5: ("blocks.2.norm2", "blocks.2.mlp"),
+    1: ("blocks.2.",),
+    2: ("blocks.1.", "blocks.2."),
+}
+
+
+@pytest.mark.parametrize("num_blocks", TRAINED)
+def test_partial__moves_the_last_blocks_and_nothing_else(small, tmp_path, num_blocks):
+    from mim_bench.evaluate import finetune, partial
+
+    given = subject(small, tmp_path, "model.depth=3", "finetune.drop_path=0.2")
+    model = finetune.build_classifier(given, pretrained=True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    parts = partial.trained_part(model, num_blocks)
+    finetune.train_classifier(given, model, "partial/x", parts)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    expected = {n for n in before if n.startswith(("fc_norm.", "head.", *TRAINED[num_blocks]))}
+    assert moved == expected
+
+
+def test_partial__evaluates_every_entry_below_the_depth(small, tmp_path):
+    config = small(
+        "pixel", "model.depth=3", "evaluate.protocols=partial", "finetune.holdout_fraction=0.2"
+    )
+    record = execute(config, out=tmp_path).records[0]
+    names = [metric.readout for metric in record.metrics]
+    assert names == ["blocks=0.5", "blocks=1", "blocks=2"]  # 4 and more are fine-tuning
+    assert set(record.curves) == set(names) and all(len(c) == 2 for c in record.curves.values())
+
+
+def test_partial_blocks__must_be_a_half_or_whole(small):
+    from mim_bench.errors import UserError
+
+    with pytest.raises(UserError, match="allowed: 0.5 and whole numbers"):
+        small("pixel", "partial.blocks=[0.7]")
+
+
+def test_holdout__is_not_trained_on_and_measured_after_every_epoch(small, tmp_path, monkeypatch):
+    from mim_bench.evaluate import finetune
+
+    given = subject(small, tmp_path, "finetune.holdout_fraction=0.25", "finetune.epochs=3")
+    kept, held_out = finetune.hold_out(120, 0.25)
+    assert len(held_out) == 30 and sorted([*kept.tolist(), *held_out.tolist()]) == list(range(120))
+    trained: set[int] = set()
+    plain = finetune.ClassifyTask.loss
+
+    def seen(self, inputs, index, **place):
+        trained.update(index.tolist())
+        return plain(self, inputs, index, **place)
+
+    monkeypatch.setattr(finetune.ClassifyTask, "loss", seen)
+    answer = finetune.train_classifier(
+        given, finetune.build_classifier(given, pretrained=True), "finetune"
+    )
+    assert trained and not trained & set(held_out.tolist())
+    assert len(answer.curves["model"]) == 3 and answer.correct["model"].shape == (120,)
+
+
+def test_low_shot__draws_equally_many_of_each_class_and_the_same_for_everybody():
+    from mim_bench.evaluate import low_shot
+
+    labels = torch.arange(1000) % 10
+    chosen = low_shot.balanced(labels, 0.05, 0)
+    assert labels[chosen].bincount().tolist() == [5] * 10 and len(set(chosen.tolist())) == 50
+    assert torch.equal(chosen, low_shot.balanced(labels, 0.05, 0))
+    assert set(chosen.tolist()) != set(low_shot.balanced(labels, 0.05, 1).tolist())
+    assert low_shot.balanced(labels, 1e-6, 0).numel() == 10  # at least one each
+
+
+def test_low_shot__solution_is_the_minimum_of_its_objective():
+    from mim_bench.evaluate import low_shot
+
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(80, 6, generator=generator).double()
+    labels = torch.randint(3, (80,), generator=generator)
+    weight, bias = low_shot.logistic_regression(features, labels, 3, c=0.5)
+    residual = (features @ weight.T + bias).softmax(1) - torch.nn.functional.one_hot(labels, 3)
+    # gradient of c * sum of cross-entropies + |W|^2 / 2
+    torch.testing.assert_close(
+        0.5 * residual.T @ features + weight, torch.zeros_like(weight), atol=2e-3, rtol=0
+    )
+    torch.testing.assert_close(residual.sum(0), torch.zeros(3).double(), atol=4e-3, rtol=0)
+
+
+def test_speed__times_steps_and_trains_nothing(small, tmp_path):
+    config = small("hog", "evaluate.protocols=speed", "speed.steps=5", "speed.warmup_steps=1")
+    result = execute(config, out=tmp_path)
+    values = {metric.name: metric.value for metric in result.records[0].metrics}
+    assert values["images_per_s"] == pytest.approx(30 / values["step_s"])
+    assert 0 < values["target_s"] < values["step_s"] and values["step_flops"] > 0
+    assert result.records[0].pretrain is None and not (result.folder / "pretrain.json").exists()
+    assert execute(config, out=tmp_path).was_finished

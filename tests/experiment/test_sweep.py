@@ -1,0 +1,180 @@
+"""Sweeps: real runs of seconds; they continue, share runs between benchmarks, and outlive a failing cell."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from mim_bench.errors import UserError
+from mim_bench.experiment import sweep
+from mim_bench.records import store
+
+HEAD = "title = 't'\ndescription = 'd'\nrebuilds = 'r'\nclaim = 'c'\n"
+TWO = HEAD + "seeds = [0, 1]\nprotocols = ['knn']\n[grid]\ntarget = ['pixel', 'hog']\n"
+ONE = HEAD + "seeds = [1]\nprotocols = ['knn', 'scratch']\n[grid]\ntarget = ['hog']\n"
+CELL = ["evaluate.batch_size=60", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    home = tmp_path_factory.mktemp("sweep")
+    (home / "two.toml").write_text(TWO)
+    (home / "one.toml").write_text(ONE)
+    told: list[str] = []
+
+    def run(name="two", **options):
+        return sweep.sweep(
+            str(home / f"{name}.toml"), "tiny", out=home / "runs", results=home / "results",
+            overrides=CELL, told=told.append, command="test", **options,
+        )  # fmt: skip
+
+    assert run() == []
+    return home, run, told
+
+
+def found(home, name="two"):
+    return store.benchmark_records(str(home / f"{name}.toml"), "tiny", home / "results", CELL)
+
+
+def test_sweep__continues_with_what_has_no_record(swept):
+    home, run, told = swept
+    assert len(found(home)) == 4
+    gone = [one for one in found(home) if one.record.target == "hog" and one.record.seed == 1]
+    gone[0].path.unlink()
+    told.clear()
+    run()
+    assert ["was done" in line for line in told] == [True, True, True, False]
+    assert len(found(home)) == 4
+
+
+def test_finished_cell__needs_no_run_folder(swept):
+    home, run, told = swept
+    shutil.rmtree(home / "runs", ignore_errors=True)
+    told.clear()
+    run()
+    assert all("was done" in line for line in told) and not (home / "runs").exists()
+
+
+def test_record_of_another_benchmark__is_taken_over_and_only_the_rest_is_run(swept):
+    home, run, told = swept
+    shutil.rmtree(home / "runs", ignore_errors=True)
+    told.clear()
+    run("one")
+    shared = {one.record.protocol: one.record for one in found(home, "one")}
+    assert set(shared) == {"knn", "scratch"}
+    original = next(o.record for o in found(home) if (o.record.target, o.record.seed) == ("hog", 1))
+    assert shared["knn"] == original
+    assert not list((home / "runs").glob("*/pretrain.json"))  # scratch needs no pre-training
+
+
+def test_chosen_protocols__leave_the_others_for_later(swept):
+    home, run, told = swept
+    shutil.rmtree(home / "results" / "one", ignore_errors=True)
+    told.clear()
+    run("one", protocols=["knn"])
+    assert {one.record.protocol for one in found(home, "one")} == {"knn"}
+    with pytest.raises(UserError, match="nearest: knn"):
+        run("one", protocols=["kn"])
+
+
+def test_lacking__is_what_a_job_has_still_to_make(swept):
+    home, run, _ = swept
+    run()
+    records = home / "results" / "two" / "tiny" / "records"
+    one = found(home)[0]
+    assert sweep.lacking(one.cell.config, records) == ()
+    one.path.unlink()
+    assert sweep.lacking(one.cell.config, records) == ("knn",)
+    elsewhere = home / "results" / "other" / "tiny" / "records"
+    one = found(home)[0]
+    assert sweep.lacking(one.cell.config, elsewhere) == ()  # taken over
+    assert [path.name for path in elsewhere.glob("*.json")] == [one.path.name]
+    shutil.rmtree(home / "results" / "other")
+
+
+def test_failing_cell__does_not_stop_the_others(swept, monkeypatch):
+    home, run, told = swept
+    from mim_bench.targets.pixel import PixelTarget
+
+    for folder in (home / "runs", home / "results"):
+        shutil.rmtree(folder, ignore_errors=True)
+    monkeypatch.setattr(PixelTarget, "forward", lambda self, images: 1 / 0)
+    told.clear()
+    failed = run()
+    assert [cell.config.target.name for cell in failed] == ["pixel", "pixel"]
+    assert sum(": done:" in line for line in told) == 2
+    logs = list((home / "runs" / "failed").glob("pixel-*.log"))
+    assert len(logs) == 2 and "ZeroDivisionError" in logs[0].read_text()
+
+
+def test_jobs__run_cells_side_by_side_on_their_share_of_the_cores(tmp_path):
+    told: list[str] = []
+    (tmp_path / "two.toml").write_text(TWO.replace("[0, 1]", "[0]"))
+    failed = sweep.sweep(
+        str(tmp_path / "two.toml"), "tiny", out=tmp_path / "runs", results=tmp_path / "results",
+        overrides=CELL, jobs=2, told=told.append, command="test",
+    )  # fmt: skip
+    assert failed == [] and len(told) == 2
+    name = str(tmp_path / "two.toml")
+    mine = store.benchmark_records(name, "tiny", tmp_path / "results", CELL)
+    for one in mine:
+        assert one.record.metrics and one.record.command == "test"
+        assert one.record.device.cpu_threads == max(1, (os.cpu_count() or 1) // 2)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_sweep__leaves_no_process_behind(tmp_path, how):
+    (tmp_path / "two.toml").write_text(TWO)
+    command = [sys.executable, "-m", "mim_bench", "sweep", "two.toml", "--jobs", "2", *CELL,
+               "pretrain.epochs=100000"]  # fmt: skip
+    # also where SIGINT is ignored at the start, as in a job that a shell has put into the background
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        _wait(lambda: len(list(tmp_path.glob("runs/*/pretrain.jsonl"))) == 2)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "the same command continues" in err
+        _wait(lambda: not _processes(tmp_path))
+    finally:
+        for pid in [process.pid, *_processes(tmp_path)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _processes(folder: Path) -> list[int]:
+    """Those that name the folder on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _wait(is_so, seconds=240.0):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_published_benchmark__has_nothing_to_run(tmp_path):
+    with pytest.raises(UserError, match="published rows only"):
+        sweep.plan("methods", "tiny", results=tmp_path)

@@ -1,0 +1,121 @@
+"""Every recipe in `targets/`: parses, builds, has the right shapes, is finite, sends gradient, draws."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from mim_bench.config import recipe
+from mim_bench.config.resolve import build_target, target_class
+
+TARGETS = recipe.names("targets")
+CASES = [((28, 28), 4, 1), ((16, 24), 8, 3), ((32, 32), 16, 2)]
+
+
+class Images:
+    """A few training images, for targets that must be fitted."""
+
+    num_images = 64
+
+    def __init__(self, size, channels):
+        y = torch.linspace(0, 1, size[0])[None, :, None]
+        x = torch.linspace(0, 1, size[1])[None, None, :]
+        angle = torch.arange(64)[:, None, None] / 10
+        waves = 0.5 + 0.5 * torch.sin(
+            20 * (y * torch.cos(angle) + x * torch.sin(angle)) + 3 * angle
+        )
+        self.images = waves[:, None].expand(-1, channels, -1, -1).contiguous()
+
+    def __iter__(self):
+        yield from self.images.split(32)
+
+
+@pytest.fixture(
+    scope="module", params=[(name, case) for name in TARGETS for case in CASES], ids=str
+)
+def built(request):
+    name, (size, patch, channels) = request.param
+    params = {"fit_epochs": 1, "vocab_size": 8, "width": 4} if name == "dvae" else {}
+    target = build_target(
+        name,
+        image_size=size,
+        patch_size=patch,
+        in_chans=channels,
+        mean=(0.4,),
+        std=(0.3,),
+        **params,
+    )
+    images = Images(size, channels)
+    if target.needs_fit:
+        target.fit(images, seed=0)
+    assert not target.needs_fit
+    return target, images.images[:4]
+
+
+def test_forward__has_one_entry_a_patch_and_is_finite(built):
+    target, images = built
+    values = target(images)
+    patches = target.geometry.num_patches
+    if values.is_floating_point():
+        assert values.shape == (4, patches, target.dim)
+        assert torch.isfinite(values).all()
+    else:
+        assert values.shape[:2] == (4, patches)
+        assert values.min() >= 0 and values.max() < target.dim
+    assert not values.requires_grad
+
+
+def test_loss__is_one_number_a_patch_and_sends_gradient(built):
+    target, images = built
+    prediction = torch.randn(4, target.geometry.num_patches, target.dim, requires_grad=True)
+    loss = target.loss(prediction, target(images))
+    assert loss.shape == (4, target.geometry.num_patches)
+    assert loss.dtype == torch.float32 and (loss >= 0).all()
+    loss[1, 2].backward()
+    touched = prediction.grad.abs().sum(-1) > 0
+    assert touched[1, 2] and touched.sum() == 1
+
+
+def test_right_answer__has_a_lower_loss_than_a_wrong_one(built):
+    target, images = built
+    values = target(images)
+    if values.is_floating_point():
+        right = values
+    else:
+        right = 20 * torch.nn.functional.one_hot(values, target.dim).float()
+    wrong = torch.randn_like(right) * 3
+    assert target.loss(right, values).mean() < target.loss(wrong, values).mean()
+    assert torch.equal(target.answer(right), values)
+
+
+def test_forward__does_not_depend_on_the_batch(built):
+    target, images = built
+    whole = target(images)
+    assert torch.equal(torch.cat([target(images[i : i + 1]) for i in range(4)]), whole)
+
+
+def test_picture__is_an_image_in_range(built):
+    target, images = built
+    picture = target.picture(target(images), images)
+    height, width = target.geometry.image_size
+    factor = picture.shape[2] // height
+    assert picture.shape == (4, 3, factor * height, factor * width) and factor >= 1
+    assert picture.min() >= 0 and picture.max() <= 1
+
+
+def test_state__moves_into_a_fresh_target(built):
+    target, images = built
+    fresh = type(target)(target.params, target.geometry)
+    fresh.load_state_dict(target.state_dict())
+    assert not fresh.needs_fit
+    assert torch.equal(fresh(images), target(images))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_recipe__shares_its_stem_with_the_file_of_its_class(name):
+    found = recipe.load_recipe(name)
+    cls = target_class(found.class_path)
+    assert Path(inspect.getfile(cls)).stem == name
+    assert found.paper and found.description
+    assert all(field.description for field in cls.Params.model_fields.values())

@@ -1,0 +1,217 @@
+"""Rule 10: stop a training anywhere, call it again, and the weights are bit-equal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+
+from mim_bench.data.run_data import complete, open_data
+from mim_bench.errors import UserError
+from mim_bench.evaluate.protocols import PROTOCOLS, Features, Subject
+from mim_bench.experiment.run import execute
+from mim_bench.records.run_folder import read_config
+from mim_bench.train import checkpoint, log, loop
+from mim_bench.train.fit import fitted_target
+from mim_bench.train.pretrain import pretrain
+
+CPU = torch.device("cpu")
+
+
+class Stop(Exception):
+    """Raised in the middle of training, as a kill would."""
+
+
+def stop_at(step: int) -> loop.Report:
+    def report(done_steps: int, num_steps: int, images_per_s: float, loss: float) -> None:
+        if done_steps == step:
+            raise Stop
+
+    return report
+
+
+def prepared(config):
+    data = open_data(config, CPU)
+    return complete(config, data), data
+
+
+def pretrained(config, folder, report=None):
+    config, data = prepared(config)
+    target = fitted_target(config, data, folder, CPU).target
+    return pretrain(config, data, target, folder, CPU, report)[0].state_dict()
+
+
+@pytest.mark.parametrize("steps", [(1,), (5,), (7, 9), (11,)])
+def test_pretraining__resumes_bit_equal(small, tmp_path, steps):
+    config = small(
+        "hog", "runtime.log_every_steps=1", "pretrain.accumulation_steps=2", "pretrain.clip_norm=1"
+    )
+    whole = pretrained(config, tmp_path / "whole")
+    for step in steps:
+        with pytest.raises(Stop):
+            pretrained(config, tmp_path / "killed", stop_at(step))
+    resumed = pretrained(config, tmp_path / "killed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    logs = [log.read_log(tmp_path / folder / "pretrain.jsonl") for folder in ("whole", "killed")]
+    assert [(line["step"], line["loss"], line["lr"]) for line in logs[0]] == [
+        (line["step"], line["loss"], line["lr"]) for line in logs[1]
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+@pytest.mark.parametrize("step", [1, 4])
+def test_protocol__resumes_bit_equal(small, tmp_path, protocol, step):
+    from mim_bench.config.resolve import geometry
+    from mim_bench.model.mae import build_encoder
+
+    overrides = ("runtime.log_every_steps=1", "linear.augment=true", "finetune.erasing=0.5")
+    config, data = prepared(small("pixel", *overrides))
+    encoder = build_encoder(config.model, geometry(config), seed=0)
+    features = Features(config, data, encoder, CPU)
+    finals = []
+    for folder, stops in ((tmp_path / "whole", ()), (tmp_path / "killed", (step,))):
+        for stop in stops:
+            subject = Subject(features, folder, "key", stop_at(stop))
+            with pytest.raises(Stop):
+                PROTOCOLS[protocol].run(subject)
+        answer = PROTOCOLS[protocol].run(Subject(features, folder, "key"))
+        state = checkpoint.load_newest(folder / protocol, "key")
+        assert state is not None
+        finals.append((answer.correct, state.tensors))
+    (correct, whole), (correct_again, resumed) = finals
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all((correct[key] == correct_again[key]).all() for key in correct)
+
+
+def test_killed_process__resumes_bit_equal(small, tmp_path):
+    overrides = [*SMALL, "pretrain.epochs=40", "runtime.log_every_steps=1", "evaluate.protocols=[]"]
+    command = [sys.executable, "-m", "mim_bench", "run", "--target", "norm_pixel", *overrides]
+    config = small("norm_pixel", *overrides)
+    # bit-equality is promised for one number of threads; conftest.py sets one here
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "killed")],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/*/pretrain/step-*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("killed/*/encoder.safetensors")), (
+        "killed too late to test anything"
+    )
+    ours = execute(config, out=tmp_path / "killed").folder
+    whole = execute(config, out=tmp_path / "whole").folder
+    a, b = (checkpoint.load_tensors(folder / "model.safetensors")[0] for folder in (ours, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_run__can_be_moved_between_interruptions(small, tmp_path):
+    config = small("pixel", "runtime.log_every_steps=1")
+    whole = execute(config, out=tmp_path / "a")
+    assert not whole.was_finished
+    again = execute(config, out=tmp_path / "a")
+    assert again.was_finished
+    assert [r.model_dump() for r in again.records] == [r.model_dump() for r in whole.records]
+    moved = tmp_path / "moved"
+    whole.folder.rename(moved)
+    assert execute(config, out=moved).was_finished
+    forced = execute(config, out=moved, force=True)
+    assert not forced.was_finished
+    assert [m.value for r in forced.records for m in r.metrics] == [
+        m.value for r in whole.records for m in r.metrics
+    ]
+
+
+def test_damaged_checkpoint__is_named_and_the_older_one_used(small, tmp_path, caplog):
+    config = small("pixel", "runtime.log_every_steps=1")
+    whole = pretrained(config, tmp_path / "whole")
+    with pytest.raises(Stop):
+        pretrained(config, tmp_path / "killed", stop_at(10))
+    files = sorted((tmp_path / "killed" / "pretrain").glob("*.safetensors"))
+    assert [file.name for file in files] == [
+        "step-000000004.safetensors",
+        "step-000000008.safetensors",
+    ]
+    files[-1].write_bytes(files[-1].read_bytes()[:1000])
+    resumed = pretrained(config, tmp_path / "killed")
+    assert "step-000000008.safetensors" in caplog.text
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_foreign_checkpoint__is_refused_by_name(small, tmp_path, caplog):
+    with pytest.raises(Stop):
+        pretrained(
+            small("pixel", "runtime.log_every_steps=1", "seed=1"), tmp_path / "a", stop_at(5)
+        )
+    fresh = pretrained(small("pixel"), tmp_path / "b")
+    mixed = pretrained(small("pixel"), tmp_path / "a")
+    assert "belongs to another training" in caplog.text
+    assert all(torch.equal(fresh[name], mixed[name]) for name in fresh)
+
+
+def test_non_finite_loss__stops_with_step_and_images(small, tmp_path, monkeypatch):
+    config = small("pixel", "runtime.log_every_steps=3")
+    from mim_bench.targets.pixel import PixelTarget
+
+    loss = PixelTarget.loss
+    calls = iter(range(100))
+
+    def broken(self, prediction, target):
+        return loss(self, prediction, target) * (float("nan") if next(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(PixelTarget, "loss", broken)
+    with pytest.raises(
+        UserError, match=r"not finite at step 4 \(epoch 1, training images \d+, .*clip_norm"
+    ):
+        pretrained(config, tmp_path)
+    newest = checkpoint.load_newest(
+        tmp_path / "pretrain", complete(config, open_data(config, CPU)).hash
+    )
+    assert newest is not None and newest.step == 4  # written before the bad step
+
+
+def test_full_disk__leaves_nothing_half_written(small, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        execute(small("pixel"), out=tmp_path)
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_folder_of_another_config__is_refused(small, tmp_path):
+    folder = execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path).folder
+    with pytest.raises(UserError, match=r"different config \(mask\.ratio\)"):
+        execute(small("pixel", "mask.ratio=0.25"), out=folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    assert read_config(folder).mask.ratio == 0.5
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_changed_images__stop_a_run_that_began_on_others(small, tmp_path, monkeypatch, caplog):
+    result = execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
+    path = result.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (result.folder / "picture.png").unlink()
+    manifest["code"]["commit"], manifest["device"]["kind"] = "0" * 40, "cuda"
+    path.write_text(json.dumps(manifest))
+    execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
+    assert "began at commit 000" in caplog.text and "not bit-equal" in caplog.text
+    (result.folder / "picture.png").unlink()
+    manifest["data"]["fingerprint"] = "f" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="began on other images"):
+        execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
