@@ -11,9 +11,8 @@ from typing import Literal
 
 from mim_bench.cluster.job_state import JobState, job_states
 from mim_bench.cluster.ledger import Entry
-from mim_bench.experiment.sweep import Task
-from mim_bench.records.run_folder import record_hash
-from mim_bench.train.fit import sweep_key
+from mim_bench.records.pending import PendingCell
+from mim_bench.records.run_folder import record_hash, sweep_key
 
 CellStateName = Literal["done", "missing", "queued", "running", "failed"]
 
@@ -32,7 +31,7 @@ class CellState:
 class KnownJobs:
     """The jobs that the missing cells of a benchmark have had, and how they fare now."""
 
-    def __init__(self, entries: Sequence[Entry], tasks: Sequence[Task]) -> None:
+    def __init__(self, entries: Sequence[Entry], tasks: Sequence[PendingCell]) -> None:
         missing = [task.cell.config for task in tasks if task.missing]
         keys = {config.hash for config in missing} | {sweep_key(config) for config in missing}
         self.entries = [entry for entry in entries if entry.key in keys]
@@ -48,7 +47,7 @@ class KnownJobs:
         found = [entry for entry in self.entries if entry.key == key]
         return (found[-1], self.states[found[-1].job_id]) if found else None
 
-    def of_record(self, task: Task, protocol: str) -> CellState:
+    def of_record(self, task: PendingCell, protocol: str) -> CellState:
         """How the making of one missing record fares."""
         key = record_hash(task.cell.config, protocol)
         found = [entry for entry in self.entries if key in entry.records]
@@ -68,7 +67,7 @@ class KnownJobs:
                 return CellState("failed", one)
         return CellState("missing", entry)
 
-    def of_cell(self, task: Task) -> CellState:
+    def of_cell(self, task: PendingCell) -> CellState:
         """How a cell fares: of its missing records the one that tells most."""
         if not task.missing:
             return CellState("done")

@@ -63,8 +63,8 @@ class RunJob:
 
     def _run(self, config: "RunConfig", stages: "Stages") -> str | None:
         from mim_bench.experiment.run import execute
-        from mim_bench.experiment.sweep import lacking
         from mim_bench.records import store
+        from mim_bench.records.pending import lacking
         from mim_bench.train.distributed import from_main
 
         records = Path(self.records)
@@ -99,8 +99,9 @@ class FitJob:
         with _in_job(self.config, self.num_threads) as stages:
             from mim_bench.config.resolve import validated
             from mim_bench.data.run_data import complete, open_data
+            from mim_bench.records.run_folder import fit_path
             from mim_bench.train.environment import choose_device
-            from mim_bench.train.fit import fit_path, fitted_target
+            from mim_bench.train.fit import fitted_target
 
             config = validated(self.config)
             device = choose_device(config.runtime.device)
@@ -181,6 +182,6 @@ class ProgressFile:
         yield report
 
     def _write(self, **content: object) -> None:
-        from mim_bench.records.record import write_text
+        from mim_bench.files import write_text
 
         write_text(self.path, json.dumps({**content, "time": time.time()}) + "\n")

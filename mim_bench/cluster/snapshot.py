@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
-from mim_bench.train import environment
+from mim_bench.records import provenance
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def snapshot(out: Path) -> Snapshot:
     ):  # a checkout; a wheel has its recipes inside the package
         found += [pair for kind in ("targets", "benchmarks") for pair in _files(root / kind, kind)]
         found.append((root / "pyproject.toml", "pyproject.toml"))
-    code = environment.code()
+    code = provenance.code()
     commit = f"{code.commit} dirty" if code.dirty else code.commit
     digest = hashlib.sha256(commit.encode())
     for source, place in sorted(found, key=lambda pair: pair[1]):

@@ -18,7 +18,7 @@ from rich.text import Text
 from mim_bench.cluster import job_state, slurm
 from mim_bench.cluster.cell_state import CellState, KnownJobs
 from mim_bench.cluster.ledger import Entry, Ledger
-from mim_bench.experiment import sweep
+from mim_bench.records import pending
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
 
@@ -101,7 +101,7 @@ def status(
     if preset is None:
         preset = mine[-1].preset if mine else "tiny"
         overrides = overrides or (mine[-1].overrides if mine else ())
-    tasks = sweep.plan(name, preset, results=results, overrides=overrides, copy=False)
+    tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
     jobs = KnownJobs(entries, tasks)
     cells = [
         _row(jobs.of_cell(task), task.cell.label, task.cell.config.seed, task.missing)

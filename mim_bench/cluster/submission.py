@@ -23,16 +23,15 @@ from mim_bench.cluster.job_state import result
 from mim_bench.cluster.ledger import Entry, Ledger
 from mim_bench.cluster.settings import Cluster, Size, check_batches, sbatch_parameters
 from mim_bench.cluster.snapshot import Snapshot, snapshot
-from mim_bench.config.resolve import make_target
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig
-from mim_bench.evaluate.protocols import PROTOCOLS
-from mim_bench.experiment import cost, sweep
-from mim_bench.experiment.run import needs_pretraining
-from mim_bench.experiment.sweep import Task
-from mim_bench.records import store
+from mim_bench.config.trainings import needs_pretraining
+from mim_bench.experiment import cost
+from mim_bench.records import pending, store
 from mim_bench.records.finished import fitted, pretrained
-from mim_bench.records.run_folder import record_hash
-from mim_bench.train.fit import sweep_key
+from mim_bench.records.pending import PendingCell
+from mim_bench.records.run_folder import record_hash, sweep_key
+from mim_bench.targets.build import make_target
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def submission(asked: Asked, cluster: Cluster, *, copy: bool = True) -> Submissi
     Raises:
         UserError: an unknown name, a batch that cannot be shared out, a damaged record, or a silent Slurm.
     """
-    tasks = sweep.plan(
+    tasks = pending.plan(
         asked.name, asked.preset, results=asked.results, overrides=asked.overrides,
         protocols=asked.protocols, copy=copy,
     )  # fmt: skip
@@ -122,7 +121,7 @@ def submission(asked: Asked, cluster: Cluster, *, copy: bool = True) -> Submissi
     for config in (task.config for runs in left for task in runs):
         check_batches(config, cluster, apart=asked.evaluate_apart)
     maker = _Maker(asked, cluster, ledger.new_folder(Path(asked.name).stem), code)
-    groups: dict[tuple[tuple[Wait, ...], bool], list[list[Task]]] = {}
+    groups: dict[tuple[tuple[Wait, ...], bool], list[list[PendingCell]]] = {}
     there = pretrained(asked.out, [task.cell.config for runs in left for task in runs])
     for runs in left:
         config = runs[0].cell.config
@@ -137,16 +136,16 @@ def submission(asked: Asked, cluster: Cluster, *, copy: bool = True) -> Submissi
 
 
 def _left(
-    tasks: Sequence[Task], jobs: KnownJobs, asked: Asked
-) -> tuple[list[list[Task]], list[str]]:
+    tasks: Sequence[PendingCell], jobs: KnownJobs, asked: Asked
+) -> tuple[list[list[PendingCell]], list[str]]:
     """What is to be submitted, cells of the same run together, and lines on what is not."""
-    runs: dict[str, list[Task]] = {}
+    runs: dict[str, list[PendingCell]] = {}
     num: dict[str, int] = dict.fromkeys(("done", "live", "failed"), 0)
     idle: set[str] = set()
     for task in tasks:
         num["done"] += not task.missing
-        idle |= {protocol for protocol in task.missing if PROTOCOLS[protocol].needs_idle}
-        part = task.only(needs_idle=False)
+        idle |= {protocol for protocol in task.missing if PROTOCOLS[protocol].exclusive}
+        part = task.only(exclusive=False)
         states = {protocol: jobs.of_record(part, protocol).name for protocol in part.missing}
         num["live"] += bool({"queued", "running"} & set(states.values()))
         num["failed"] += "failed" in states.values()
@@ -212,7 +211,9 @@ class _Maker:
         self.fits.append(Batch(label, (Part(work, entry),), size))
         return (Wait("afterok", batch=len(self.fits) - 1),)
 
-    def group(self, runs: Sequence[Sequence[Task]], waits: tuple[Wait, ...], apart: bool) -> Group:
+    def group(
+        self, runs: Sequence[Sequence[PendingCell]], waits: tuple[Wait, ...], apart: bool
+    ) -> Group:
         """Runs that wait for the same."""
         cluster = self.cluster
         if not apart:
@@ -226,7 +227,7 @@ class _Maker:
             tuple(self._part(tasks, cluster.evaluation) for tasks in runs), cluster.evaluation,
         )  # fmt: skip
 
-    def _part(self, tasks: Sequence[Task], size: Size) -> Part:
+    def _part(self, tasks: Sequence[PendingCell], size: Size) -> Part:
         config = tasks[0].cell.config
         work = RunJob(
             configs=tuple(task.config.model_dump(mode="json") for task in tasks),

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 
 from mim_bench.config.benchmark import Cell, cells
-from mim_bench.config.resolve import geometry
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate import picture
@@ -22,6 +21,7 @@ from mim_bench.records import png_stamp
 from mim_bench.records.finished import pretrained
 from mim_bench.records.store import home
 from mim_bench.target import to_rgb
+from mim_bench.targets.build import geometry
 from mim_bench.train import environment
 
 _NUM_ROWS = 4

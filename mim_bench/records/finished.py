@@ -10,7 +10,7 @@ from typing import Any
 
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import RunConfig
-from mim_bench.train.fit import fit_path
+from mim_bench.records.run_folder import fit_path
 
 
 def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:

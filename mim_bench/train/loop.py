@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.run import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
+from mim_bench.config.evaluation import FinetuneConfig
+from mim_bench.config.run import RuntimeConfig
+from mim_bench.config.training import PretrainConfig, ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.log import TrainingLog
