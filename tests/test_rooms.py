@@ -1,6 +1,7 @@
 """The rooms of the package (DESIGN.md): each imports only from rooms to its left, and results need no torch."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ COMMANDS = (
     ("figure", "decoder_depth"),
     ("validate",),
     ("status", "targets"),
-    ("compare", "hog-tiny-s0-51bd2f37", "pixel-tiny-s0-93fff41b"),
+    ("compare", "hog-tiny-s0-51bd2f37", "pixel-tiny-s0-c8248384"),
     ("config", "show", "--target", "dvae"),
 )
 
@@ -89,8 +90,8 @@ def test_analysis__imports_no_torch():
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_command_on_results__imports_no_torch(arguments, tmp_path):
-    results = PACKAGE.parent / "results"
-    (tmp_path / "results").symlink_to(results)
+    for name in ("targets", "decoder_depth"):
+        shutil.copytree(PACKAGE.parent / "results" / name, tmp_path / "results" / name)
     code = (
         "import sys\n"
         "from mim_bench.cli.main import main\n"

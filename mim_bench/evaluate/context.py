@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mim_bench.config.run import RunConfig
+from mim_bench.config.training import ScheduleConfig
 from mim_bench.data.crop import EvalCrop
 from mim_bench.data.run_data import Data
 from mim_bench.data.split import Split
@@ -107,3 +108,16 @@ class EvalContext:
         """(N,) int64 on the device."""
         assert split.labels is not None
         return split.labels.to(self.device)
+
+    def training(self, name: str, schedule: ScheduleConfig, num_images: int) -> loop.Training:
+        """A training of this evaluation, for the loop."""
+        return loop.Training(
+            name=name,
+            key=self.key,
+            folder=self.folder,
+            schedule=schedule,
+            seed=self.config.seed,
+            num_images=num_images,
+            runtime=self.config.runtime,
+            device=self.device,
+        )

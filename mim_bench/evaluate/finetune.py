@@ -179,16 +179,7 @@ def train_classifier(
     )
     optimizer = loop.adamw(layer_decay_groups(model, schedule), schedule)
     kept, held_out = hold_out(data.train.num_images, schedule.holdout_fraction)
-    training = loop.Training(
-        name=name,
-        key=context.key,
-        folder=context.folder,
-        schedule=schedule,
-        seed=config.seed,
-        num_images=len(kept),
-        runtime=config.runtime,
-        device=device,
-    )
+    training = context.training(name, schedule, len(kept))
 
     def training_mode() -> None:
         model.eval()

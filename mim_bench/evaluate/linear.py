@@ -101,16 +101,7 @@ def run(context: EvalContext) -> ProtocolResult:
     probes = Probes(config.model.embed_dim, data.num_classes, seed=config.seed).to(device)
     task = ProbeTask(probes, context.labels(data.train), context if schedule.augment else None)
     optimizer = LARS(probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum)
-    training = loop.Training(
-        name="linear",
-        key=context.key,
-        folder=context.folder,
-        schedule=schedule,
-        seed=config.seed,
-        num_images=data.train.num_images,
-        runtime=config.runtime,
-        device=device,
-    )
+    training = context.training("linear", schedule, data.train.num_images)
     loop.train(training, task, optimizer, _batches(context), context.report)
 
     probes.eval()
