@@ -116,17 +116,17 @@ class Job(Frozen):
         from mim_bench.experiment.run import execute
         from mim_bench.experiment.sweep import lacking
         from mim_bench.records import store
-        from mim_bench.train.distributed import from_main
+        from mim_bench.train.distributed import on_main
 
         records = Path(self.records_folder)
         if config.evaluate.protocols:  # another job may have written some meanwhile
-            missing = from_main(lambda: lacking(config, records))
+            missing = on_main(lambda: lacking(config, records))
             if not missing:
                 return None
             evaluate = config.evaluate.model_copy(update={"protocols": missing})
             config = config.model_copy(update={"evaluate": evaluate})
         result = execute(config, out=self.out, stages=stages, command=self.command)
-        from_main(lambda: store.keep(result.folder, result.records, records))
+        on_main(lambda: store.keep(result.folder, result.records, records))
         return str(result.folder)
 
     def _fit(self, config: "RunConfig", stages: "Stages") -> str:

@@ -72,7 +72,7 @@ def evaluate(
         for done in (folder / name, folder / "control"):
             shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
 
-    distributed.from_main(keep)
+    distributed.on_main(keep)
 
 
 def _metrics(answer: Answer, config: RunConfig) -> tuple[Metric, ...]:

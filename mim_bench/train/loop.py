@@ -22,9 +22,9 @@ from mim_bench import rng
 from mim_bench.config.run import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
+from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.log import TrainingLog
 from mim_bench.train.optimizer import learning_rate
-from mim_bench.train.parallel import ParallelLoss
 
 Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
 """(index batches, epoch) -> (inputs on the device, their int64 indices on the CPU), in that order."""
@@ -104,11 +104,11 @@ class Training:
         return self.steps_per_epoch * self.schedule.epochs
 
     def epoch_batches(self, epoch: int) -> list[Tensor]:
-        """This rank's share of the epoch's batches of sample indices, `accumulation_steps` parts each."""
+        """This rank's local batches of sample indices in the epoch's order, `accumulation_steps` a step."""
         order = rng.permutation(self.num_images, seed=self.seed, epoch=epoch)
         used = order[: self.steps_per_epoch * self.schedule.batch_size]
         part = self.schedule.batch_size // self.schedule.accumulation_steps
-        return [distributed.share(batch) for batch in used.split(part)]
+        return [distributed.local_batch(batch) for batch in used.split(part)]
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
@@ -187,12 +187,12 @@ def _train(
         tensors = checkpoint.pack(modules, optimizer)
         state = checkpoint.Checkpoint(tensors, step, seconds(), *watch.unread())
         folder = training.folder / training.name
-        distributed.from_main(lambda: checkpoint.save(folder, training.key, state) and None)
+        distributed.on_main(lambda: checkpoint.save(folder, training.key, state) and None)
 
-    def leave_if_asked() -> None:
-        if preemption.is_asked():
+    def stop_if_preempted() -> None:
+        if preemption.is_preempted():
             save()
-            preemption.leave()
+            preemption.stop()
 
     while step < training.num_steps:
         epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
@@ -208,7 +208,7 @@ def _train(
             torch.manual_seed(rng.integer(seed=training.seed, stream=training.name, index=step))
             for part in range(parts):
                 inputs, index = next(stream)
-                with step_loss.part(is_last=part == parts - 1):
+                with step_loss.micro_batch(is_last=part == parts - 1):
                     with autocast(device, training.runtime):
                         loss = step_loss(inputs, index, epoch=epoch, step=step) / parts
                     loss.backward()
@@ -231,7 +231,7 @@ def _train(
                 if report is not None:
                     report(step, training.num_steps, speed, mean_loss)
             if step % training.steps_per_epoch:
-                leave_if_asked()
+                stop_if_preempted()
 
         # ---- check and save
         is_last = step == training.num_steps
@@ -240,7 +240,7 @@ def _train(
             log.write(step=step, **measured)
         if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
             save()
-        leave_if_asked()
+        stop_if_preempted()
 
     sitting = seconds() - seconds_before
     done = (step - first_step) * schedule.batch_size
@@ -262,7 +262,7 @@ def _newest(training: Training) -> checkpoint.Checkpoint | None:
         found.append(checkpoint.load_newest(folder, training.key))
         return found[0] and found[0].path
 
-    path = distributed.from_main(find)
+    path = distributed.on_main(find)
     if found or path is None:
         return found[0] if found else None
     return checkpoint.load(path, training.key)
@@ -284,7 +284,7 @@ class _LossWatch:
 
     def unread(self) -> tuple[float, int]:
         """Sum of the mean losses since the last `read`, over all ranks, and the number of steps."""
-        total = distributed.add_up(self.sum.clone()) / distributed.size()
+        total = distributed.all_reduce_sum(self.sum.clone()) / distributed.size()
         return total.item(), self.steps_before + len(self.steps)
 
     def add(self, loss: Tensor, step: int) -> None:
@@ -305,7 +305,9 @@ class _LossWatch:
     def check(self, training: Training, batch_size: int) -> None:
         """Raises UserError if any loss so far was not finite."""
         never = torch.iinfo(torch.int64).max
-        step = int(distributed.least(torch.where(self.first_bad < 0, never, self.first_bad)))
+        step = int(
+            distributed.all_reduce_min(torch.where(self.first_bad < 0, never, self.first_bad))
+        )
         if step == never:
             return
         epoch, place = divmod(step, training.steps_per_epoch)
