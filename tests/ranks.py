@@ -1,6 +1,6 @@
-"""What each rank of test_distributed.py does: `torchrun --nproc-per-node 2 tests/ranks.py OUT [die|wait]`.
+"""The work of each rank of test_distributed.py: `torchrun --nproc-per-node 2 tests/ranks.py OUT [die|wait]`.
 
-The same functions are called by the test itself, as the only rank, to compare with.
+The test itself calls the same functions as the only rank, to compare with.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.experiment.run import execute
 from mim_bench.train import distributed, preemption
-from mim_bench.train.parallel import ParallelLoss
+from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.pretrain import PretrainTask, build_model, load_weights
 
 COMMON = (
@@ -44,7 +44,7 @@ PARTS = (*ONLY, "pretrain.accumulation_steps=2")
 
 
 class Stop(Exception):
-    """Raised by the handler of the signal to leave."""
+    """Raised by the handler of the preemption signal."""
 
 
 def run(out, name, *overrides, target="norm_pixel"):
@@ -53,7 +53,7 @@ def run(out, name, *overrides, target="norm_pixel"):
 
 
 def record_draws(draws):
-    """Has pre-training note what it is given: step -> sample -> digest of the crop and of the mask."""
+    """Records the inputs of pre-training: step -> sample -> digest of the crop and of the mask."""
     loss = PretrainTask.loss
 
     def recorded(self, inputs, index, *, epoch, step):
@@ -68,18 +68,18 @@ def record_draws(draws):
 
 
 def interrupted(out, name, at_step, *overrides):
-    """The last rank is asked to leave within a step: every rank saves after it and leaves."""
+    """The last rank is preempted within a step: every rank saves after it and stops."""
 
     def stop(number, frame):
         raise Stop
 
-    def asked(self, inputs, index, *, epoch, step):
+    def signalled(self, inputs, index, *, epoch, step):
         if step == at_step and distributed.rank() == distributed.size() - 1:
             os.kill(os.getpid(), signal.SIGUSR2)
         return loss(self, inputs, index, epoch=epoch, step=step)
 
     loss, before = PretrainTask.loss, signal.signal(signal.SIGUSR2, stop)
-    PretrainTask.loss = asked
+    PretrainTask.loss = signalled
     try:
         with preemption.deferred():
             run(out, name, *overrides)
@@ -93,15 +93,15 @@ def interrupted(out, name, at_step, *overrides):
     return []
 
 
-def gradients(parts):
-    """Norms of a gradient after each of two parts of a step, the averaging left to the last."""
+def gradients(num):
+    """Norms of a gradient after each micro-batch of a step; the last one averages over ranks."""
     layer = torch.nn.Linear(4, 1)
     torch.nn.init.ones_(layer.weight)
     loss = ParallelLoss(lambda x, i, **_: layer(x).square().mean(), {"model": layer})
     norms = []
-    for part in range(parts):
+    for number in range(num):
         x = torch.full((2, 4), 1.0 + distributed.rank())
-        with loss.part(is_last=part == parts - 1):
+        with loss.micro_batch(is_last=number == num - 1):
             loss(x, torch.arange(2), epoch=0, step=0).backward()
         assert layer.weight.grad is not None
         norms.append(layer.weight.grad.norm().item())
@@ -109,7 +109,7 @@ def gradients(parts):
 
 
 def shared_error():
-    """What a rank sees of an error that only rank 0 meets, and of one of another kind."""
+    """What a rank sees of a user's error that only rank 0 meets, and of a bug."""
 
     def fail():
         raise UserError("disk full")
@@ -120,9 +120,9 @@ def shared_error():
     seen = []
     for function in (fail, bug):
         try:
-            distributed.from_main(function)
+            distributed.on_main(function)
         except Exception as error:
-            seen.append([type(error).__name__, str(error), distributed.is_told(error)])
+            seen.append([type(error).__name__, str(error), distributed.is_reported(error)])
     return seen
 
 
@@ -142,15 +142,15 @@ def die(out):
 
 
 def wait(out):
-    """Rank 0 does something alone for longer than a rank may wait for the others."""
+    """Rank 0 works alone for longer than a rank may wait for the others."""
     with distributed.joined(timeout_minutes=0.05):
-        answer = distributed.from_main(lambda: time.sleep(6) or "fitted")
-    (Path(out) / f"rank-{os.environ['RANK']}").write_text(answer)
+        value = distributed.on_main(lambda: time.sleep(6) or "fitted")
+    (Path(out) / f"rank-{os.environ['RANK']}").write_text(value)
 
 
-def sharded_share(out):
+def sharded_elements(out):
     """Elements of the sharded model's largest parameter that this rank holds, and in all."""
-    from mim_bench.train.shard import shard
+    from mim_bench.train.distributed import shard
 
     config = load_config("norm_pixel", "tiny", list(SHARDED))
     config = complete(config, open_data(config, torch.device("cpu")))
@@ -169,24 +169,24 @@ def weights(folder):
 
 
 def main(out):
-    found = {}
+    results = {}
     draws: dict[str, dict[str, str]] = {}
     restore = record_draws(draws)
     run(out, "whole", *WHOLE)
     restore()
-    found["draws"] = draws
+    results["draws"] = draws
     run(out, "parts", *PARTS)
     run(out, "sharded", *SHARDED)
-    found["share"] = sharded_share(out)
-    found["left"] = interrupted(out, "again", 6, *ONLY)
+    results["elements"] = sharded_elements(out)
+    results["saved"] = interrupted(out, "again", 6, *ONLY)
     run(out, "again", *ONLY)
     for name in ("split", "split_to_one"):
-        found[f"left {name}"] = interrupted(out, name, 6, *ONLY, "runtime.shard=true")
+        results[f"saved {name}"] = interrupted(out, name, 6, *ONLY, "runtime.shard=true")
     run(out, "split", *ONLY)  # written in pieces, goes on whole
-    found["gradients"] = gradients(2)
-    found["error"] = shared_error()
+    results["gradients"] = gradients(2)
+    results["error"] = shared_error()
     path = Path(out) / f"rank-{distributed.rank()}.json"
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_links_and_pictures__exist():
 def test_cluster_file__is_one(tmp_path):
     text = next(text for language, text in BLOCKS if language == "toml" and "partition" in text)
     (tmp_path / "cluster.toml").write_text(text)
-    cluster, _ = load_cluster(tmp_path / "cluster.toml", {"nodes": 2})
+    cluster, _ = load_cluster(tmp_path / "cluster.toml", ["cluster.nodes=2"])
     assert (cluster.ranks, cluster.evaluation.ranks) == (16, 1)
 
 

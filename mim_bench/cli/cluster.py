@@ -1,7 +1,10 @@
 """The verbs on a cluster's jobs, status and cancel, and what `sweep --cluster slurm` does."""
 
+import functools
+import inspect
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +14,14 @@ from mim_bench.cli.options import Out, Overrides, out_console
 from mim_bench.errors import UserError, suggest
 
 if TYPE_CHECKING:
+    from mim_bench.cluster.job import Job
     from mim_bench.cluster.settings import Cluster
-    from mim_bench.cluster.submission import Asked, Submission
+    from mim_bench.experiment.request import SweepRequest
 
 app = typer.Typer()
 
 CLUSTERS = ("slurm", "local", "debug")
-_PANEL = "On a cluster (--cluster slurm); site and size may stand in cluster.toml"
+_PANEL = "On a cluster (--cluster slurm); also in cluster.toml, or as cluster.nodes=2"
 
 Name = Annotated[str, typer.Argument(help="Benchmark; see `list benchmarks`.")]
 Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
@@ -41,51 +45,84 @@ ClusterFile = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Submit failed cells again.", rich_help_panel=_PANEL)
 ]
-EvaluateApart = Annotated[
+EvaluateSeparately = Annotated[
     bool,
     typer.Option(
-        "--evaluate-apart",
+        "--evaluate-separately",
         help="Evaluations are jobs of their own, after the pre-trainings.",
         rich_help_panel=_PANEL,
     ),
 ]
+EvaluateApart = Annotated[bool, typer.Option("--evaluate-apart", hidden=True)]
+"""The former name of --evaluate-separately."""
+
+_FLAGS: dict[str, tuple[type, str]] = {
+    "partition": (str, "Where jobs are queued."),
+    "account": (str, "Whom the time is charged to."),
+    "qos": (str, "Quality of service."),
+    "constraint": (str, "Features that a node must have."),
+    "nodes": (int, "Machines of a job."),
+    "gpus_per_node": (int, "GPUs of each machine."),
+    "tasks_per_node": (int, "Processes on each machine; by default one a GPU."),
+    "cpus_per_task": (int, "Cores of each process."),
+    "mem_gb": (float, "Memory of each machine, in GB."),
+    "timeout_hours": (float, "Time limit of a job, in hours."),
+    "array": (int, "Jobs that run at a time."),
+}
+"""Field of the cluster's settings that is also a flag -> its type and help."""
 
 
-def _site(text: str, **limits: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=_PANEL, **limits)
+def with_cluster_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """Adds a flag for each field of `_FLAGS` to a verb: `--nodes 2` comes as the override `cluster.nodes=2`."""
+
+    @functools.wraps(verb)
+    def wrapper(**options: Any) -> None:
+        flags = {name: options.pop(name) for name in _FLAGS}
+        given = [f"cluster.{name}={value}" for name, value in flags.items() if value is not None]
+        options["overrides"] = given + (options["overrides"] or [])
+        verb(**options)
+
+    own = inspect.signature(verb)
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[kind | None, typer.Option(help=text, rich_help_panel=_PANEL)],
+        )
+        for name, (kind, text) in _FLAGS.items()
+    ]
+    wrapper.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # pyright: ignore
+    return wrapper
 
 
-Partition = Annotated[str | None, _site("Where jobs are queued.")]
-Account = Annotated[str | None, _site("Whom the time is charged to.")]
-Qos = Annotated[str | None, _site("Quality of service.")]
-Constraint = Annotated[str | None, _site("Features that a node must have.")]
-Nodes = Annotated[int | None, _site("Machines of a job.", min=1)]
-GpusPerNode = Annotated[int | None, _site("GPUs of each machine.", min=1)]
-TasksPerNode = Annotated[
-    int | None, _site("Processes on each machine; by default one a GPU.", min=1)
-]
-CpusPerTask = Annotated[int | None, _site("Cores of each process.", min=1)]
-MemGb = Annotated[float | None, _site("Memory of each machine, in GB.", min=0)]
-TimeoutHours = Annotated[float | None, _site("Time limit of a job, in hours.", min=0)]
-Array = Annotated[int | None, _site("Jobs that run at a time.", min=1)]
-
-
-def chosen_jobs(cluster: str | None, jobs: int | None, site: dict[str, Any]) -> int | None:
-    """How many processes of this machine a sweep uses; unset: this process alone.
+def site_settings(
+    cluster: str | None, cluster_file: Path | None, overrides: list[str], only_slurm: dict[str, Any]
+) -> "Cluster | None":
+    """The settings of --cluster slurm, from file and overrides; says which file was read.
 
     Args:
-        site: flag -> what was given, of those that a cluster has.
-
-    Raises:
-        UserError: no such cluster, or flags that do not go together.
+        overrides: `cluster.nodes=2`.
+        only_slurm: flag -> value, of further flags that only Slurm has.
     """
     if cluster is not None and cluster not in CLUSTERS:
         raise UserError(f"cluster={cluster}: {suggest(cluster, CLUSTERS)}")
     if cluster != "slurm":
-        for flag, value in site.items():
-            if value not in (None, False):
-                raise UserError(f"{flag}={value} needs cluster=slurm")
-    elif jobs is not None:
+        flags = [f"--{flag}" for flag, value in only_slurm.items() if value]
+        if unused := [*overrides, *flags]:
+            raise UserError(f"{unused[0]} needs --cluster slurm")
+        return None
+    from mim_bench.cluster.settings import load_cluster
+
+    settings, path = load_cluster(cluster_file, overrides)
+    if path is not None:
+        _print(f"settings of the cluster read from {path}")
+    return settings
+
+
+def local_jobs(cluster: str | None, jobs: int | None) -> int | None:
+    """Number of processes of this machine that a sweep uses; unset: this process alone."""
+    if cluster == "slurm" and jobs is not None:
         raise UserError(
             f"jobs={jobs} is not for cluster=slurm; there --array bounds how many run at a time"
         )
@@ -96,73 +133,50 @@ def chosen_jobs(cluster: str | None, jobs: int | None, site: dict[str, Any]) -> 
     return None if jobs == 1 else jobs
 
 
-def check_planned(dry_run: bool, flags: dict[str, Any]) -> None:
-    """That flags which only plan are not taken for the size of a job.
-
-    Args:
-        flags: flag -> what was given.
-
-    Raises:
-        UserError: one is given without --dry-run.
-    """
-    for flag, value in flags.items():
-        if value is not None and not dry_run:
-            raise UserError(
-                f"{flag}={value} needs --dry-run; a job's size is --nodes and --gpus-per-node"
-            )
-
-
-def settled(cluster_file: Path | None, flags: dict[str, Any]) -> "Cluster":
-    """The cluster's settings from flags and file; says which file was read.
-
-    Args:
-        flags: field -> value, unset where not given.
-    """
-    from mim_bench.cluster.settings import load_cluster
-
-    given = {name: value for name, value in flags.items() if value is not None}
-    cluster, path = load_cluster(cluster_file, given)
-    if path is not None:
-        _print(f"settings of the cluster read from {path}")
-    return cluster
-
-
-def show(asked: "Asked", cluster: "Cluster") -> None:
+def show(request: "SweepRequest", cluster: "Cluster") -> None:
     """Prints every sbatch file that a sweep would submit, each with the cells of its tasks."""
     from mim_bench.cluster import slurm
-    from mim_bench.cluster.submission import submission
+    from mim_bench.cluster.plan import make_plan
 
-    made = submission(asked, cluster, copy=False)
-    for line in made.lines:
-        _print(line)
+    plan = make_plan(request, cluster, copy=False)
+    for note in plan.notes:
+        _print(note)
     if not slurm.is_here():
         _print("no Slurm here: its default for MaxArraySize is assumed")
-    for number, batch in enumerate(made.batches, start=1):
-        _print(f"\n==== sbatch file {number} of {len(made.batches)}: {batch.title}")
-        for place, part in enumerate(batch.parts):
-            _print(f"     {f'task {place}: ' if len(batch.parts) > 1 else ''}{part.name}")
-        _print(made.script(batch))
-    _print(f"\n{_summary(made)}; nothing was submitted")
+    for number, batch in enumerate(plan.batches, start=1):
+        _print(f"\n==== sbatch file {number} of {len(plan.batches)}: {batch.title}")
+        for index, job in enumerate(batch.jobs):
+            _print(f"     {f'task {index}: ' if len(batch.jobs) > 1 else ''}{job.title}")
+        _print(plan.script(batch))
+    files = len(plan.batches)
+    _print(
+        f"\n{_count(plan.jobs)} in {files} sbatch file{'s' * (files != 1)}; nothing was submitted"
+    )
 
 
-def submit(asked: "Asked", cluster: "Cluster") -> None:
-    """Hands a sweep to Slurm and says what was handed over and what was not."""
-    from mim_bench.cluster.submit import submit as hand_over
+def submit(request: "SweepRequest", cluster: "Cluster") -> None:
+    """Submits a sweep to Slurm and prints what was submitted and what was not."""
+    from mim_bench.cluster.submit import submit as submit_jobs
 
-    made = hand_over(asked, cluster)
-    for line in made.lines:
-        _print(line)
-    _print(f"submitted {_summary(made)}" if made.batches else "nothing to submit")
-    if made.batches:
-        _print(f"logs: {made.folder}; code: {made.code.folder}")
-        _print(f"`status {asked.name}` shows how they fare, `cancel {asked.name}` ends them")
+    plan = submit_jobs(request, cluster)
+    for note in plan.notes:
+        _print(note)
+    if not plan.batches:
+        _print("nothing to submit")
+        return
+    files = len(plan.batches)
+    _print(f"submitted {_count(plan.jobs)} in {files} sbatch file{'s' * (files != 1)}")
+    _print(f"logs: {plan.folder}; code: {plan.code.folder}")
+    _print(f"`status {request.name}` shows their state, `cancel {request.name}` ends them")
 
 
-def _summary(made: "Submission") -> str:
-    num_fits = sum(batch.parts[0].entry.kind == "fit" for batch in made.batches)
-    files, runs = len(made.batches), made.num_runs
-    fits = f" and {num_fits} fit{'s' * (num_fits != 1)}" if num_fits else ""
-    return f"{runs} job{'s' * (runs != 1)}{fits} in {files} sbatch file{'s' * (files != 1)}"
+def _count(jobs: "Sequence[Job]") -> str:
+    """`3 jobs and 1 fit`."""
+    fits = sum(job.kind == "fit" for job in jobs)
+    runs = len(jobs) - fits
+    return f"{runs} job{'s' * (runs != 1)}" + (
+        f" and {fits} fit{'s' * (fits != 1)}" if fits else ""
+    )
 
 
 def _print(line: str) -> None:
@@ -178,17 +192,17 @@ def status(
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """How each cell of a sweep on a cluster fares: missing, queued, running, done or failed."""
+    """State of each cell of a sweep on a cluster: missing, queued, running, done or failed."""
     from mim_bench.cluster import status as statuses
 
-    found = statuses.status(benchmark, preset, out=out, results=results, overrides=overrides or [])
+    state = statuses.status(benchmark, preset, out=out, results=results, overrides=overrides or [])
     if as_json:
-        print(json.dumps(found.as_json(), indent=1))
+        print(json.dumps(state.as_json(), indent=1))
         return
-    out_console.print(statuses.table(found), highlight=False)
-    if found.counts["failed"]:
-        asked = " ".join(map(shlex.quote, [benchmark, *found.overrides, "--preset", found.preset]))
-        _print(f"`sweep {asked} --cluster slurm --retry-failed` tries failed cells again")
+    out_console.print(statuses.table(state), highlight=False)
+    if state.counts["failed"]:
+        words = " ".join(map(shlex.quote, [benchmark, *state.overrides, "--preset", state.preset]))
+        _print(f"`sweep {words} --cluster slurm --retry-failed` tries failed cells again")
 
 
 @app.command()
@@ -202,8 +216,4 @@ def cancel(
     """End a benchmark's jobs on a cluster, waiting and running. The sweep's command starts them again."""
     from mim_bench.cluster import status as statuses
 
-    ended = statuses.cancel(benchmark, preset, out=out)
-    num_fits = sum(entry.kind == "fit" for entry in ended)
-    runs = len(ended) - num_fits
-    fits = f" and {num_fits} fit{'s' * (num_fits != 1)}" if num_fits else ""
-    _print(f"cancelled {runs} job{'s' * (runs != 1)}{fits}")
+    _print(f"cancelled {_count(statuses.cancel(benchmark, preset, out=out))}")

@@ -311,9 +311,9 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def _stop(line: str, code: int, error: Exception | None = None) -> NoReturn:
     number = os.environ.get("RANK", "0")
     if number != "0":  # one of several processes: rank 0 speaks for all, unless it does not know
-        from mim_bench.train.distributed import is_told
+        from mim_bench.train.distributed import is_reported
 
-        line = "" if error is None or is_told(error) else f"rank {number}: {line}"
+        line = "" if error is None or is_reported(error) else f"rank {number}: {line}"
     if line:
         err_console.print(line, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

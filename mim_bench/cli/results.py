@@ -29,6 +29,7 @@ app = typer.Typer()
 @app.command(
     epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
 )
+@site.with_cluster_flags
 def sweep(
     benchmark: Name,
     overrides: Overrides = None,
@@ -56,18 +57,8 @@ def sweep(
         int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
     ] = None,
     cluster_file: site.ClusterFile = None,
-    partition: site.Partition = None,
-    account: site.Account = None,
-    qos: site.Qos = None,
-    constraint: site.Constraint = None,
-    nodes: site.Nodes = None,
-    gpus_per_node: site.GpusPerNode = None,
-    tasks_per_node: site.TasksPerNode = None,
-    cpus_per_task: site.CpusPerTask = None,
-    mem_gb: site.MemGb = None,
-    timeout_hours: site.TimeoutHours = None,
-    array: site.Array = None,
     retry_failed: site.RetryFailed = False,
+    evaluate_separately: site.EvaluateSeparately = False,
     evaluate_apart: site.EvaluateApart = False,
     out: Out = Path("runs"),
     results: Results = Path("results"),
@@ -83,35 +74,26 @@ def sweep(
         )
     if benchmark == "all" and not dry_run:
         raise UserError("benchmark 'all' is for --dry-run; sweep one after another")
-    given = settings(overrides, None, data, device, limit_images)
+    separately = evaluate_separately or evaluate_apart
+    for_site = [text for text in overrides or () if text.startswith("cluster.")]
+    only_slurm = {
+        "cluster-file": cluster_file, "retry-failed": retry_failed, "evaluate-separately": separately,
+    }  # fmt: skip
+    site_settings = site.site_settings(cluster, cluster_file, for_site, only_slurm)
+    processes = site.local_jobs(cluster, jobs)
+    for_runs = [text for text in overrides or () if text not in for_site]
+    given = settings(for_runs, None, data, device, limit_images)
     chosen = protocols.split(",") if protocols else None
-    sizes = {
-        "partition": partition,
-        "account": account,
-        "qos": qos,
-        "constraint": constraint,
-        "nodes": nodes,
-        "gpus_per_node": gpus_per_node,
-        "tasks_per_node": tasks_per_node,
-        "cpus_per_task": cpus_per_task,
-        "mem_gb": mem_gb,
-        "timeout_hours": timeout_hours,
-        "array": array,
-    }
-    others = {
-        "cluster_file": cluster_file,
-        "retry_failed": retry_failed,
-        "evaluate_apart": evaluate_apart,
-    }
-    processes = site.chosen_jobs(cluster, jobs, sizes | others)
-    settled = site.settled(cluster_file, sizes) if cluster == "slurm" else None
-    site.check_planned(
-        dry_run, {"gpus": gpus, "queue_limit": queue_limit, "device_tflops": device_tflops}
-    )
+    planned = {"gpus": gpus, "queue_limit": queue_limit, "device_tflops": device_tflops}
+    for flag, value in planned.items():
+        if value is not None and not dry_run:
+            raise UserError(
+                f"{flag}={value} needs --dry-run; a job's size is --nodes and --gpus-per-node"
+            )
     if dry_run:
-        from mim_bench.experiment.dry_run import dry_run as plan
+        from mim_bench.experiment.dry_run import dry_run as forecast
 
-        planned = plan(
+        shown = forecast(
             benchmark,
             preset,
             results=results,
@@ -120,19 +102,19 @@ def sweep(
             out=out,
             device_tflops=device_tflops,
             gpus=gpus,
-            gpus_per_job=settled.gpus if settled and gpus else 1,
+            gpus_per_job=site_settings.gpus if site_settings and gpus else 1,
             queue_limit=queue_limit,
         )
-        out_console.print(planned, highlight=False)
-    if settled:
-        from mim_bench.cluster.submission import Asked
+        out_console.print(shown, highlight=False)
+    if site_settings:
+        from mim_bench.experiment.request import SweepRequest
 
-        asked = Asked(
+        request = SweepRequest(
             benchmark, preset, out, results, tuple(given), tuple(chosen) if chosen else None,
-            retry_failed, evaluate_apart,
+            retry_failed, separately,
         )  # fmt: skip
-        (site.show if dry_run else site.submit)(asked, settled)
-    if dry_run or settled:
+        (site.show if dry_run else site.submit)(request, site_settings)
+    if dry_run or site_settings:
         return
     failed = run_sweep(
         benchmark,

@@ -9,10 +9,10 @@ What is the same for every sweep stands in `cluster.toml` (in the current folder
     setup = ["module load cuda"]   # shell commands, run at a job's start
     [sbatch]                       # further sbatch options
     exclude = "node17"
-    [evaluate]                     # size of evaluation jobs, with --evaluate-apart
+    [evaluate]                     # size of evaluation jobs, with --evaluate-separately
     gpus_per_node = 1
 
-Flags beat the file. No site is built in.
+Flags beat the file, and `cluster.nodes=2` on the command line beats both. No site is built in.
 """
 
 import math
@@ -23,13 +23,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mim_bench.config.resolve import explain
+from mim_bench.config.resolve import explain, fields, flatten, parse_value, split_override
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import check_shares, trainings
 from mim_bench.errors import UserError, suggest
 from mim_bench.schema import Frozen
 
 FILE = "cluster.toml"
+PREFIX = "cluster."
+"""Of overrides on the command line that are settings of the cluster."""
 _OURS = {
     "account", "array", "chdir", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node",
     "job-name", "kill-on-invalid-dep", "mem", "nodes", "ntasks-per-node", "open-mode", "output",
@@ -39,18 +41,18 @@ _OURS = {
 
 
 class Size(Frozen):
-    """What one job asks for."""
+    """Resources of one job."""
 
     nodes: int = Field(default=1, ge=1)
     """Machines."""
     gpus_per_node: int | None = Field(default=None, ge=1)
-    """GPUs of each machine; unset: none are asked for."""
+    """GPUs of each machine; unset: none are requested."""
     tasks_per_node: int | None = Field(default=None, ge=1)
     """Processes on each machine; unset: one a GPU, or 1 without GPUs."""
     cpus_per_task: int | None = Field(default=None, ge=1)
-    """Cores of each process, which torch then uses; unset: as the site has it."""
+    """Cores of each process, which torch then uses; unset: the site's default."""
     mem_gb: float | None = Field(default=None, gt=0)
-    """Memory of each machine, in GB; unset: as the site has it."""
+    """Memory of each machine, in GB; unset: the site's default."""
     timeout_hours: float = Field(default=24.0, gt=0)
     """Time limit, in hours; a job that meets it saves, is queued again and goes on."""
 
@@ -82,15 +84,15 @@ class Cluster(Size):
     constraint: str | None = None
     """Features that a node must have, such as `a100`."""
     array: int | None = Field(default=None, ge=1)
-    """Jobs of a sweep that run at a time; unset: as many as the site lets."""
+    """Jobs of a sweep that run at a time; unset: the site's limit."""
     signal_delay_s: int = Field(default=120, ge=1)
-    """Seconds before the time limit at which a job is told to save and go."""
+    """Seconds before the time limit at which a job is signalled to save and stop."""
     setup: tuple[str, ...] = ()
     """Shell commands at the start of a job, such as `module load cuda`."""
     sbatch: dict[str, str | int | float | bool] = {}
     """Further options of sbatch by their long names; `true` for one without a value."""
     evaluate: Size = Size()
-    """Size of evaluation jobs, where these are apart; unset fields as for a job of one process."""
+    """Size of evaluation jobs, where these are separate; unset fields as for a job of one process."""
 
     @field_validator("sbatch")
     @classmethod
@@ -114,69 +116,74 @@ class Cluster(Size):
 
     @property
     def one(self) -> Size:
-        """A job of one process with its share of a machine, as a fit is."""
-        share = None if self.mem_gb is None else math.ceil(self.mem_gb / self.ranks_per_node)
+        """Size of a job of one process, such as a fit, with its fraction of a machine's memory."""
+        mem_gb = None if self.mem_gb is None else math.ceil(self.mem_gb / self.ranks_per_node)
         return Size(
             gpus_per_node=1 if self.gpus_per_node else None,
             cpus_per_task=self.cpus_per_task,
-            mem_gb=share,
+            mem_gb=mem_gb,
             timeout_hours=self.timeout_hours,
         )
 
     @property
     def evaluation(self) -> Size:
-        """An evaluation job, where these are apart."""
+        """Size of a separate evaluation job."""
         own = self.evaluate.model_dump(exclude_unset=True)
         return Size.model_validate(self.one.model_dump() | own)
 
 
-def load_cluster(path: Path | None, flags: Mapping[str, Any]) -> tuple[Cluster, Path | None]:
+def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, Path | None]:
     """The site's settings and the file that they were read from, if there is one.
 
     Args:
         path: a file as `cluster.toml`; by default that of the current folder, if it has one.
-        flags: field -> value, over those of the file.
-
-    Raises:
-        UserError: no such file, an unknown field, or a value that is not allowed.
+        overrides: `cluster.nodes=2`, over those of the file; `cluster.sbatch.exclude=n1` for sbatch's own.
     """
     if path is None and Path(FILE).is_file():
         path = Path(FILE)
-    content: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"cluster file {path} cannot be read: {error}") from None
-        _check_names(path, content, "", Cluster)
-        if isinstance(content.get("evaluate"), dict):
-            _check_names(path, content["evaluate"], "evaluate.", Size)
+        _check_names(values, str(path), "")
+    given = dict(split_override(text.removeprefix(PREFIX)) for text in overrides)
+    _check_names(given, "command line", PREFIX)
+    values |= {key: parse_value(text, _leaves().get(key, Any)) for key, text in given.items()}
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[key] = value
     try:
-        return Cluster.model_validate(content | dict(flags)), path
+        return Cluster.model_validate(nested), path
     except ValidationError as error:
         raise UserError(f"cluster: {explain(error)}") from None
 
 
-def _check_names(path: Path, content: Mapping[str, Any], prefix: str, model: type[Frozen]) -> None:
-    for key in content:
-        if key not in model.model_fields:
-            allowed = [f"{prefix}{name}" for name in model.model_fields]
-            raise UserError(
-                f"{path}: unknown field '{prefix}{key}'; {suggest(prefix + key, allowed)}"
-            )
+def _leaves() -> dict[str, Any]:
+    """Dotted names of the cluster's fields -> their annotation."""
+    return fields(Cluster)
 
 
-def check_batches(config: RunConfig, cluster: Cluster, *, apart: bool) -> None:
-    """That every training's batch can be shared out to the processes of its job.
+def _check_names(values: Mapping[str, Any], origin: str, prefix: str) -> None:
+    for key in values:
+        if key not in _leaves() and not key.startswith("sbatch."):
+            near = suggest(prefix + key, [prefix + name for name in _leaves()])
+            raise UserError(f"{origin}: unknown field '{prefix}{key}'; {near}")
+
+
+def check_batches(config: RunConfig, cluster: Cluster, *, separately: bool) -> None:
+    """Checks that every training's batch can be split over the processes of its job, else a UserError.
 
     Args:
-        apart: evaluations are jobs of their own.
-
-    Raises:
-        UserError: one cannot.
+        separately: evaluations are jobs of their own.
     """
     for name, section in trainings(config).items():
-        size = cluster.evaluation if apart and name != "pretrain" else cluster
+        size = cluster.evaluation if separately and name != "pretrain" else cluster
         check_shares({name: section}, size.ranks)
 
 
@@ -187,14 +194,14 @@ def sbatch_parameters(
     name: str,
     setup: Sequence[str],
     dependency: str | None,
-    at_once: int,
+    max_running: int,
 ) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is given, by Slurm's own names.
+    """Parameters of submitit's SlurmExecutor, by Slurm's own names.
 
     Args:
         setup: shell commands after the site's.
         dependency: as sbatch takes it.
-        at_once: tasks of an array that run at a time.
+        max_running: tasks of an array that run at a time.
     """
     srun = ["--kill-on-bad-exit=1"]  # a rank that dies ends the job
     if size.cpus_per_task:  # since 22.05 srun does not take it over from sbatch
@@ -214,7 +221,7 @@ def sbatch_parameters(
         "signal_delay_s": cluster.signal_delay_s,
         "setup": [*cluster.setup, *setup],
         "dependency": dependency,
-        "array_parallelism": at_once,
+        "array_parallelism": max_running,
         "wckey": None,
         "srun_args": srun,
         # a run that waits for a failed fit would wait for ever

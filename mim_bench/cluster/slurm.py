@@ -31,11 +31,7 @@ def is_here() -> bool:
 
 
 def require() -> None:
-    """That this machine can submit.
-
-    Raises:
-        UserError: it has no Slurm.
-    """
+    """Raises a UserError unless this machine can submit jobs."""
     if not is_here():
         raise UserError(
             "cluster slurm: no `sbatch` on this machine; run this on a login node of the cluster, "
@@ -44,11 +40,7 @@ def require() -> None:
 
 
 def queue(job_ids: Collection[str]) -> dict[str, Queued]:
-    """Those of the jobs that wait or run, by one call.
-
-    Raises:
-        UserError: Slurm does not answer.
-    """
+    """Those of the jobs that wait or run, by one call of squeue."""
     if not job_ids:
         return {}
     arrays = sorted({job_id.partition("_")[0] for job_id in job_ids})
@@ -57,19 +49,15 @@ def queue(job_ids: Collection[str]) -> dict[str, Queued]:
         if "Invalid job id" in done.stderr:  # finished so long ago that Slurm has forgotten them
             return {}
         raise UserError(f"squeue: {one_line(done.stderr)}")
-    found = {}
+    queued = {}
     for line in done.stdout.splitlines():
         job_id, state, reason = line.split("|", 2)
-        found[job_id] = Queued(state, reason)
-    return {job_id: found[job_id] for job_id in job_ids if job_id in found}
+        queued[job_id] = Queued(state, reason)
+    return {job_id: queued[job_id] for job_id in job_ids if job_id in queued}
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """Ends jobs, waiting or running.
-
-    Raises:
-        UserError: Slurm refuses.
-    """
+    """Ends jobs, waiting or running."""
     if job_ids and (done := _call(["scancel", *job_ids])).returncode:
         raise UserError(f"scancel: {one_line(done.stderr)}")
 
@@ -86,7 +74,7 @@ def max_array_size() -> int:
 
 
 def one_line(message: str) -> str:
-    """What a command of Slurm's complains of, without its prefixes."""
+    """The error message of one of Slurm's commands, without its prefixes."""
     lines = [line.partition("error: ")[2] or line for line in message.strip().splitlines()]
     return "; ".join(line.strip() for line in lines if line.strip()) or "no message"
 

@@ -19,28 +19,24 @@ from mim_bench.records import provenance
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of the code, made or yet to be made."""
+    """A copy of the code, written or yet to be written."""
 
     folder: Path
     """Absolute; the package lies in it."""
     commit: str
     """Content of its file COMMIT."""
     files: tuple[tuple[Path, str], ...]
-    """Source and place in the folder."""
+    """Source path, and path below the folder."""
 
     def write(self) -> None:
-        """Makes the copy, unless it is there.
-
-        Raises:
-            UserError: the disk is full or the folder cannot be written.
-        """
+        """Writes the copy, unless it is there."""
         if self.folder.is_dir():
             return
         temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
         try:
-            for source, place in self.files:
-                (temporary / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, temporary / place)
+            for source, path in self.files:
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, temporary / path)
             (temporary / "COMMIT").write_text(self.commit + "\n")
             os.rename(temporary, self.folder)  # noqa: PTH104 (atomic, as os.replace elsewhere)
         except OSError as error:
@@ -55,31 +51,31 @@ class Snapshot:
         Without PYTHONSAFEPATH `python -m` would put the job's folder, perhaps the checkout, before it.
         """
         here = [str(Path.cwd())] if {"", str(Path.cwd())} & set(sys.path[:1]) else []
-        behind = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        found = os.pathsep.join(map(shlex.quote, [str(self.folder), *here, *behind]))
+        behind = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+        path = os.pathsep.join(map(shlex.quote, [str(self.folder), *here, *behind]))
         return [
             "export PYTHONSAFEPATH=1",
-            f'export PYTHONPATH={found}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+            f'export PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"',
         ]
 
 
 def snapshot(out: Path) -> Snapshot:
     """The running code's snapshot below `out`; nothing is written yet."""
     root = recipe.PACKAGE.parent
-    found = _files(recipe.PACKAGE, recipe.PACKAGE.name)
+    files = _files(recipe.PACKAGE, recipe.PACKAGE.name)
     if (
         recipe.folder("targets").parent == root
     ):  # a checkout; a wheel has its recipes inside the package
-        found += [pair for kind in ("targets", "benchmarks") for pair in _files(root / kind, kind)]
-        found.append((root / "pyproject.toml", "pyproject.toml"))
+        files += [pair for name in ("targets", "benchmarks") for pair in _files(root / name, name)]
+        files.append((root / "pyproject.toml", "pyproject.toml"))
     code = provenance.code()
     commit = f"{code.commit} dirty" if code.dirty else code.commit
     digest = hashlib.sha256(commit.encode())
-    for source, place in sorted(found, key=lambda pair: pair[1]):
-        digest.update(f"\0{place}\0{source.stat().st_size}\0".encode())
+    for source, path in sorted(files, key=lambda pair: pair[1]):
+        digest.update(f"\0{path}\0{source.stat().st_size}\0".encode())
         digest.update(source.read_bytes())
     name = f"{code.commit[:12]}-{digest.hexdigest()[:8]}"
-    return Snapshot(out.resolve() / "code" / name, commit, tuple(found))
+    return Snapshot(out.resolve() / "code" / name, commit, tuple(files))
 
 
 def _files(folder: Path, name: str) -> list[tuple[Path, str]]:

@@ -1,92 +1,74 @@
-"""Handing a benchmark's missing cells to Slurm, through submitit.
+"""Submits a benchmark's missing cells to Slurm, through submitit.
 
     python -m mim_bench sweep targets --preset imagenet --cluster slurm --partition gpu --gpus-per-node 8
 
-Asked again it submits only what is missing and neither waits nor runs. What was handed over is in the ledger
+The same command again submits only what is missing and neither waits nor runs. Submitted jobs are in the ledger
 (`mim_bench.cluster.ledger`); with --dry-run the same sbatch files are only shown.
 """
 
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError, environment_variables
 from submitit.helpers import clean_env
 
 from mim_bench.cluster import slurm
-from mim_bench.cluster.batch import Batch, Wait
-from mim_bench.cluster.ledger import Entry, Ledger
+from mim_bench.cluster.job import Job
+from mim_bench.cluster.ledger import Ledger
+from mim_bench.cluster.plan import Batch, Plan, make_plan
 from mim_bench.cluster.settings import Cluster
-from mim_bench.cluster.submission import Asked, Submission, submission
 from mim_bench.errors import UserError
+from mim_bench.experiment.request import SweepRequest
 
 _MAX_NUM_TIMEOUT = {"run": 1000, "fit": 1}
 """Time limits that a job may meet and be queued again: a training of weeks meets many and goes on after each,
 a fit begins anew."""
 
 
-def submit(asked: Asked, cluster: Cluster) -> Submission:
-    """Hands everything that is missing to Slurm; what was handed over is in the ledger at once.
+def submit(request: SweepRequest, cluster: Cluster) -> Plan:
+    """Submits everything that is missing; each batch is in the ledger as soon as Slurm has it.
 
     Raises:
-        UserError: there is no Slurm here, or it refuses a job; what went before is queued and in the ledger.
+        UserError: there is no Slurm here, or it refuses a job; the batches before it stay queued.
     """
     slurm.require()
-    ledger = Ledger(asked.out)
+    ledger = Ledger(request.out)
     with ledger.lock():
-        made = submission(asked, cluster)
-        if not made.batches:
-            return made
-        made.code.write()
+        plan = make_plan(request, cluster)
+        if plan.batches:
+            plan.code.write()
         job_ids: list[str] = []
-        for batch in made.batches:
-            entries = _hand_over(made, batch, job_ids)
-            ledger.append(entries)
-            job_ids.append(entries[0].job_id.partition("_")[0])
-    return made
+        for batch in plan.batches:
+            jobs = _submit_batch(plan, batch, job_ids)
+            ledger.append(jobs)
+            job_ids.append(jobs[0].job_id.partition("_")[0])
+    return plan
 
 
-def _hand_over(made: Submission, batch: Batch, job_ids: Sequence[str]) -> list[Entry]:
-    num_timeouts = _MAX_NUM_TIMEOUT[batch.parts[0].entry.kind]
-    executor = SlurmExecutor(made.folder, max_num_timeout=num_timeouts)
-    executor.update_parameters(**made.parameters(batch, job_ids))
-    with _quietly(), _outside_any_job():
+def _submit_batch(plan: Plan, batch: Batch, job_ids: Sequence[str]) -> list[Job]:
+    executor = SlurmExecutor(plan.folder, max_num_timeout=_MAX_NUM_TIMEOUT[batch.jobs[0].kind])
+    executor.update_parameters(**plan.parameters(batch, job_ids))
+    # jobs do not inherit the settings of a job that this may run in, but which cluster it is
+    which = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    # submitit prints what sbatch says on stderr; the error that it raises says the same
+    with contextlib.redirect_stderr(io.StringIO()), clean_env(), environment_variables(**which):
         try:
             with executor.batch():
-                jobs = [executor.submit(part.work) for part in batch.parts]
+                queued = [executor.submit(job) for job in batch.jobs]
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"sbatch refuses {batch.title}: {slurm.one_line(str(error))}") from None
-    entries = []
-    for place, (part, job) in enumerate(zip(batch.parts, jobs, strict=True)):
-        needs = tuple(
-            _needed(wait, made.batches, job_ids, place)
-            for wait in batch.waits
-            if wait.how != "afterany"
-        )
-        entries.append(part.entry.model_copy(update={"job_id": job.job_id, "needs": needs}))
-    return entries
-
-
-def _needed(wait: Wait, batches: Sequence[Batch], job_ids: Sequence[str], place: int) -> str:
-    """Id of the job that a batch's task waits for."""
-    if wait.job_id:
-        return wait.job_id
-    is_array = len(batches[wait.batch].parts) > 1
-    return f"{job_ids[wait.batch]}_{place}" if is_array else job_ids[wait.batch]
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """submitit prints what sbatch says on stderr; the error that it raises says the same."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _outside_any_job() -> Iterator[None]:
-    """Jobs do not inherit the settings of a job that this may run in, but which cluster it is."""
-    which = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-    with clean_env(), environment_variables(**which):
-        yield
+    jobs = []
+    for number, (job, handle) in enumerate(zip(batch.jobs, queued, strict=True)):
+        needs = []
+        for dependency in batch.dependencies:
+            if dependency.type == "afterany":
+                continue
+            job_id = dependency.job_id or job_ids[dependency.batch]
+            if not dependency.job_id and len(plan.batches[dependency.batch].jobs) > 1:
+                job_id += f"_{number}"
+            needs.append(job_id)
+        jobs.append(job.model_copy(update={"job_id": handle.job_id, "needs": tuple(needs)}))
+    return jobs

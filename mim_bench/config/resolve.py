@@ -58,14 +58,14 @@ def fields(model: type[Frozen], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _parse(text: str, annotation: Any) -> Any:
+def parse_value(text: str, annotation: Any) -> Any:
     """The value of `key=text`: a TOML value, a bare word, `none`, or a comma list for tuple fields."""
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     if _is_none(text, annotation):
         return None
     wants_tuple = any(typing.get_origin(option) is tuple for option in options)
     if wants_tuple and not text.startswith("["):
-        return [_parse(part.strip(), str) for part in text.split(",") if part.strip()]
+        return [parse_value(part.strip(), str) for part in text.split(",") if part.strip()]
     if str in options:
         return text
     try:
@@ -138,7 +138,7 @@ class _Layers:
                 raise UserError(f"{origin}: unknown field '{key}'; {self._suggest(name)}")
             annotation = self.leaves[name]
             if origin == "command line":
-                value = _parse(value, annotation)
+                value = parse_value(value, annotation)
             self.values[name] = None if _is_none(value, annotation) else value
             self.origin[name] = origin
 

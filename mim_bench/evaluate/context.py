@@ -62,7 +62,7 @@ class Features:
         A row for each image of the split, 0 where it is not asked for. Without gradient. The ranks share the
         images out, and each gets the whole answer.
         """
-        own, num_counted = distributed.split_batches(index.split(self.config.evaluate.batch_size))
+        own, num_counted = distributed.local_batches(index.split(self.config.evaluate.batch_size))
         batches = split.batches(
             own, self.crop, device=self.device, num_workers=self.data.num_workers
         )

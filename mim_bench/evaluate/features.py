@@ -54,5 +54,5 @@ def extract(
                 features[index.to(values.device)] = values
         if features is None:
             raise ValueError("no images to take features of")
-        distributed.add_up(features)
+        distributed.all_reduce_sum(features)
     return features.clone()  # a normal tensor: one made in inference mode cannot be trained on

@@ -39,8 +39,8 @@ from mim_bench.target import Geometry
 from mim_bench.targets.build import geometry
 from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
+from mim_bench.train.distributed import shard
 from mim_bench.train.log import read_log
-from mim_bench.train.shard import shard
 
 
 @dataclass
@@ -84,7 +84,7 @@ class ClassifyTask:
             seed=self.seed,
             epoch=epoch,
             stream=f"{self.stream} mix",
-            index=distributed.first(index),
+            index=distributed.first_index(index),
         )
         random.seed(part)
         np.random.seed(part)
@@ -166,7 +166,7 @@ def train_classifier(
     schedule = config.finetune
     model = model.to(device)
     accelerate(model, device, config.runtime)
-    distributed.share_drop_path(model)
+    distributed.sync_drop_path(model)
     shard(model, config.runtime)
     task = ClassifyTask(
         model=model,

@@ -57,8 +57,8 @@ class SharedBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(input)
         num = len(input) * distributed.size()
-        mean = distributed.add_up(input.sum(0)) / num
-        variance = distributed.add_up((input - mean).square().sum(0)) / num
+        mean = distributed.all_reduce_sum(input.sum(0)) / num
+        variance = distributed.all_reduce_sum((input - mean).square().sum(0)) / num
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)

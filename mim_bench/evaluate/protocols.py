@@ -91,7 +91,7 @@ def evaluate(
         for done in (folder / name, folder / "control"):
             shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
 
-    distributed.from_main(keep)
+    distributed.on_main(keep)
 
 
 def _metrics(answer: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:

@@ -90,7 +90,7 @@ def execute(
     config = complete(config, data)
     check_shares(trainings(config), distributed.size())
     with ExitStack() as held:
-        distributed.from_main(lambda: held.enter_context(lock(Path(out), config)))
+        distributed.on_main(lambda: held.enter_context(lock(Path(out), config)))
         return _execute(config, data, device, Path(out), force, stages, told, command)
 
 
@@ -104,8 +104,8 @@ def _execute(
     told: Callable[[str], None],
     command: str | None,
 ) -> Result:
-    folder = distributed.from_main(lambda: claim(out, config, force=force))
-    if distributed.from_main(lambda: is_finished(folder, config)):
+    folder = distributed.on_main(lambda: claim(out, config, force=force))
+    if distributed.on_main(lambda: is_finished(folder, config)):
         records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
         return Result(folder, records, was_finished=True)
 
@@ -113,7 +113,7 @@ def _execute(
         for line in lr_lines(config):
             told(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
-    distributed.from_main(lambda: _write_manifest(folder, config, data, device, origin))
+    distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
     accelerate(untrained, device, config.runtime)
     random = Features(config, data, untrained, device)
@@ -125,15 +125,15 @@ def _execute(
             )
         model, facts = _pretrained(config, data, fitted, folder, device, stages)
         # the picture comes first: it shows within seconds whether the model learned anything
-        distributed.from_main(lambda: _draw(folder, config, data, fitted, model, device))
+        distributed.on_main(lambda: _draw(folder, config, data, fitted, model, device))
         accelerate(model.encoder, device, config.runtime)
         trained = Features(config, data, model.encoder, device)
     records = []
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
-        if not distributed.from_main(lambda path=path, name=name: _is_current(path, config, name)):
+        if not distributed.on_main(lambda path=path, name=name: _is_current(path, config, name)):
             evaluate(name, trained, random, folder, stages, facts, origin)
-        records.append(distributed.from_main(lambda path=path: read(path)))
+        records.append(distributed.on_main(lambda path=path: read(path)))
     return Result(folder, records, was_finished=False)
 
 
@@ -221,13 +221,13 @@ def _pretrained(
 ) -> tuple[MaskedAutoencoder, PretrainFacts]:
     """The pre-trained model: trained now, resumed, or read back."""
     path = folder / "pretrain.json"
-    if distributed.from_main(path.is_file):
+    if distributed.on_main(path.is_file):
         model = pretrain.build_model(config, fitted.target.dim).to(device)
         pretrain.load_weights(folder, model)
         return model, PretrainFacts.model_validate_json(path.read_text())
     with stages.stage(f"pre-train {config.target.name}") as report:
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
-    facts = distributed.from_main(lambda: _keep_facts(path, outcome, fitted))
+    facts = distributed.on_main(lambda: _keep_facts(path, outcome, fitted))
     return model, facts
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mim_bench.errors import UserError
 from mim_bench.files import replacing
-from mim_bench.train.shard import like, whole
+from mim_bench.train.distributed import full_tensor, shard_like
 
 _logger = logging.getLogger(__name__)
 SCHEMA = "mim_bench.checkpoint.1"
@@ -138,13 +138,13 @@ def pack(
     split over ranks is whole on rank 0.
     """
     tensors = {
-        f"{prefix}/{name}": whole(tensor)
+        f"{prefix}/{name}": full_tensor(tensor)
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
     for place, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{place}/{key}"] = whole(torch.as_tensor(value))
+            tensors[f"optimizer/{place}/{key}"] = full_tensor(torch.as_tensor(value))
     return tensors
 
 
@@ -170,7 +170,7 @@ def unpack(
             # AdamW keeps its step count on the CPU unless it is fused
             device = parameter.device if tensor.ndim or _is_fused(optimizer) else tensor.device
             value = tensor.to(device)
-            optimizer.state[parameter][key] = like(parameter, value) if value.ndim else value
+            optimizer.state[parameter][key] = shard_like(parameter, value) if value.ndim else value
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
@@ -200,4 +200,4 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: s
             f"{len(missing)} missing, {len(unexpected)} unexpected; first: {first} is {there}, "
             f"wanted {wanted}"
         )
-    module.load_state_dict({key: like(own[key], tensors[key]) for key in own})
+    module.load_state_dict({key: shard_like(own[key], tensors[key]) for key in own})

@@ -24,9 +24,9 @@ from mim_bench.config.run import RuntimeConfig
 from mim_bench.config.training import PretrainConfig, ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
+from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.log import TrainingLog
 from mim_bench.train.optimizer import learning_rate
-from mim_bench.train.parallel import ParallelLoss
 
 Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
 """(index batches, epoch) -> (inputs on the device, their int64 indices on the CPU), in that order."""
@@ -106,11 +106,11 @@ class Training:
         return self.steps_per_epoch * self.schedule.epochs
 
     def epoch_batches(self, epoch: int) -> list[Tensor]:
-        """This rank's share of the epoch's batches of sample indices, `accumulation_steps` parts each."""
+        """This rank's local batches of sample indices in the epoch's order, `accumulation_steps` a step."""
         order = rng.permutation(self.num_images, seed=self.seed, epoch=epoch)
         used = order[: self.steps_per_epoch * self.schedule.batch_size]
         part = self.schedule.batch_size // self.schedule.accumulation_steps
-        return [distributed.share(batch) for batch in used.split(part)]
+        return [distributed.local_batch(batch) for batch in used.split(part)]
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
@@ -195,14 +195,14 @@ class _Loop:
                 if self.step % training.runtime.log_every_steps == 0 or is_last:
                     self._log_line(lr)
                 if self.step % training.steps_per_epoch:
-                    self._leave_if_preempted()
+                    self._stop_if_preempted()
             measured = measure() if measure is not None else {}
             if self.log is not None and measured:
                 self.log.write(step=self.step, **measured)
             is_last = self.step == training.num_steps
             if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
                 self._save()
-            self._leave_if_preempted()
+            self._stop_if_preempted()
         return self._outcome()
 
     def _update(self, stream: Iterator[tuple[Tensor, Tensor]], epoch: int) -> float:
@@ -215,7 +215,7 @@ class _Loop:
         torch.manual_seed(rng.integer(seed=training.seed, stream=training.name, index=self.step))
         for part in range(parts):
             inputs, index = next(stream)
-            with self.step_loss.part(is_last=part == parts - 1):
+            with self.step_loss.micro_batch(is_last=part == parts - 1):
                 with autocast(training.device, training.runtime):
                     loss = self.step_loss(inputs, index, epoch=epoch, step=self.step) / parts
                 loss.backward()
@@ -255,12 +255,12 @@ class _Loop:
         unread = self.watch.unread()
         state = checkpoint.Checkpoint(tensors, self.step, self._seconds(), *unread)
         folder, key = self.training.folder / self.training.name, self.training.key
-        distributed.from_main(lambda: checkpoint.save(folder, key, state) and None)
+        distributed.on_main(lambda: checkpoint.save(folder, key, state) and None)
 
-    def _leave_if_preempted(self) -> None:
-        if preemption.is_asked():
+    def _stop_if_preempted(self) -> None:
+        if preemption.is_preempted():
             self._save()
-            preemption.leave()
+            preemption.stop()
 
     def _outcome(self) -> Outcome:
         seconds, num_images = self._seconds(), self._images_since_start()
@@ -282,7 +282,7 @@ def _newest(training: Training) -> checkpoint.Checkpoint | None:
         found.append(checkpoint.load_newest(folder, training.key))
         return found[0] and found[0].path
 
-    path = distributed.from_main(find)
+    path = distributed.on_main(find)
     if found or path is None:
         return found[0] if found else None
     return checkpoint.load(path, training.key)
@@ -304,7 +304,7 @@ class _LossWatch:
 
     def unread(self) -> tuple[float, int]:
         """Sum of the mean losses since the last `read`, over all ranks, and the number of steps."""
-        total = distributed.add_up(self.sum.clone()) / distributed.size()
+        total = distributed.all_reduce_sum(self.sum.clone()) / distributed.size()
         return total.item(), self.steps_before + len(self.steps)
 
     def add(self, loss: Tensor, step: int) -> None:
@@ -325,7 +325,9 @@ class _LossWatch:
     def check(self, training: Training, batch_size: int) -> None:
         """Raises UserError if any loss so far was not finite."""
         never = torch.iinfo(torch.int64).max
-        step = int(distributed.least(torch.where(self.first_bad < 0, never, self.first_bad)))
+        step = int(
+            distributed.all_reduce_min(torch.where(self.first_bad < 0, never, self.first_bad))
+        )
         if step == never:
             return
         epoch, place = divmod(step, training.steps_per_epoch)

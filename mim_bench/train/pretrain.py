@@ -21,9 +21,9 @@ from mim_bench.target import Target
 from mim_bench.targets.build import geometry
 from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
+from mim_bench.train.distributed import full_tensor, shard, sharded_modules
 from mim_bench.train.log import read_log
 from mim_bench.train.optimizer import decay_groups
-from mim_bench.train.shard import shard, sharded, whole
 
 _HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
 
@@ -149,7 +149,7 @@ def pretrain(
     training = make_training(config, data.train.num_images, folder, device)
     outcome = loop.train(training, task, optimizer, batches, report)
     save_weights(folder, model, config)
-    if sharded([model]):  # evaluation needs it whole
+    if sharded_modules([model]):  # evaluation needs it whole
         model = build_model(config, target.dim).to(device)
         load_weights(folder, model)
     return model, outcome
@@ -158,7 +158,7 @@ def pretrain(
 def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> None:
     """`encoder.safetensors` with timm's names, and `model.safetensors` with all of it; by rank 0."""
     header = {"run_hash": config.hash, "model": config.model.model_dump_json()}
-    tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    tensors = {name: full_tensor(tensor) for name, tensor in model.state_dict().items()}
     encoder = {
         name.removeprefix("encoder."): tensor
         for name, tensor in tensors.items()
@@ -169,7 +169,7 @@ def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> N
         checkpoint.save_tensors(folder / "encoder.safetensors", encoder, header)
         checkpoint.save_tensors(folder / "model.safetensors", tensors, header)
 
-    distributed.from_main(save)
+    distributed.on_main(save)
 
 
 def load_weights(folder: Path, model: MaskedAutoencoder) -> None:

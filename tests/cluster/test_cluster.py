@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from submitit.core.utils import cloudpickle_dump
 
-from mim_bench.cli.cluster import chosen_jobs
+from mim_bench.cli.cluster import local_jobs
 from mim_bench.cli.main import main
-from mim_bench.cluster import job_state, slurm
-from mim_bench.cluster.batch import Batch, Group, Part, Wait, arrays, share_out
-from mim_bench.cluster.cell_state import KnownJobs
-from mim_bench.cluster.job import ProgressFile, RunJob, progress_path
-from mim_bench.cluster.ledger import Entry, Ledger
+from mim_bench.cluster import slurm, state
+from mim_bench.cluster.job import Job, ProgressFile, progress_path
+from mim_bench.cluster.ledger import Ledger
+from mim_bench.cluster.plan import Batch, Dependency, arrays, make_plan, split_limit
 from mim_bench.cluster.settings import Cluster, Size, check_batches, load_cluster
 from mim_bench.cluster.snapshot import snapshot
-from mim_bench.cluster.submission import Asked, submission
+from mim_bench.cluster.state import BenchmarkJobs
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
+from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.run import execute
 from mim_bench.records import pending, provenance
 from mim_bench.records.finished import fitted, pretrained
@@ -40,11 +40,28 @@ FEW = HEAD + "seeds = [0, 1]\nprotocols = ['knn', 'speed']\n[grid]\ntarget = ['p
 
 def test_cluster_file__is_read_and_flags_beat_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_cluster(None, {}) == (Cluster(), None)
+    assert load_cluster(None, []) == (Cluster(), None)
     Path("cluster.toml").write_text("partition = 'gpu'\nnodes = 2\n[sbatch]\nexclude = 'n1'\n")
-    cluster, path = load_cluster(None, {"nodes": 4})
+    cluster, path = load_cluster(None, ["cluster.nodes=4"])
     assert (cluster.partition, cluster.nodes, cluster.sbatch) == ("gpu", 4, {"exclude": "n1"})
     assert path == Path("cluster.toml")
+
+
+def test_overrides__beat_the_file_field_by_field(tmp_path):
+    (tmp_path / "site.toml").write_text("[sbatch]\nexclude = 'n1'\n[evaluate]\ncpus_per_task = 3\n")
+    given = [
+        "cluster.evaluate.nodes=2", "cluster.sbatch.exclusive=true", "cluster.sbatch.wckey=w[1-2]",
+        "cluster.partition=none", "cluster.setup=module load cuda", "cluster.mem_gb=99.5",
+    ]  # fmt: skip
+    cluster, _ = load_cluster(tmp_path / "site.toml", given)
+    assert (cluster.evaluation.nodes, cluster.evaluation.cpus_per_task) == (2, 3)
+    assert cluster.sbatch == {"exclude": "n1", "exclusive": True, "wckey": "w[1-2]"}
+    assert cluster.partition is None and cluster.setup == ("module load cuda",)
+    assert cluster.mem_gb == 99.5
+    with pytest.raises(UserError, match=r"unknown field 'cluster.nodez'; nearest: cluster.nodes"):
+        load_cluster(None, ["cluster.nodez=2"])
+    with pytest.raises(UserError, match="cluster: nodes='two': input should be a valid integer"):
+        load_cluster(None, ["cluster.nodes=two"])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +79,7 @@ def test_cluster_file__is_read_and_flags_beat_it(tmp_path, monkeypatch):
 def test_cluster_file__what_is_wrong_is_named(tmp_path, text, said):
     (tmp_path / "site.toml").write_text(text)
     with pytest.raises(UserError) as error:
-        load_cluster(tmp_path / "site.toml", {})
+        load_cluster(tmp_path / "site.toml", [])
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -79,27 +96,27 @@ def test_sizes__fit_and_evaluation_are_of_one_process_with_its_share():
 
 def test_batch_that_cannot_be_shared_out__is_refused(small):
     config = small("pixel", "pretrain.accumulation_steps=5")  # batch 30; linear 60
-    check_batches(config, Cluster(nodes=2, tasks_per_node=3), apart=False)
+    check_batches(config, Cluster(nodes=2, tasks_per_node=3), separately=False)
     with pytest.raises(UserError, match="pretrain.batch_size=30 .* allowed: multiples of 20"):
-        check_batches(config, Cluster(nodes=2, tasks_per_node=2), apart=False)
+        check_batches(config, Cluster(nodes=2, tasks_per_node=2), separately=False)
     # so that a training of days does not end in an evaluation that cannot begin
     config = small("pixel", "evaluate.protocols=finetune", "finetune.batch_size=32")
-    check_batches(config, Cluster(nodes=2), apart=False)
-    check_batches(config, Cluster(nodes=10), apart=True)
+    check_batches(config, Cluster(nodes=2), separately=False)
+    check_batches(config, Cluster(nodes=10), separately=True)
     with pytest.raises(UserError, match="finetune.batch_size=32 .* allowed: multiples of 10"):
-        check_batches(config, Cluster(nodes=10), apart=False)
+        check_batches(config, Cluster(nodes=10), separately=False)
     config = small("pixel", "evaluate.protocols=scratch", "finetune.mixup=0.8")  # no pre-training
     with pytest.raises(UserError, match="finetune.batch_size=40 .* two by two .* multiples of 14"):
-        check_batches(config, Cluster(nodes=7), apart=False)
+        check_batches(config, Cluster(nodes=7), separately=False)
 
 
 def test_erasing__is_refused_on_several_processes(small):
     config = small("pixel", "evaluate.protocols=finetune", "finetune.erasing=0.25")
-    check_batches(config, Cluster(), apart=False)
+    check_batches(config, Cluster(), separately=False)
     with pytest.raises(
         UserError, match="finetune.erasing=0.25: .* allowed: 0, or a single process"
     ):
-        check_batches(config, Cluster(nodes=2), apart=False)
+        check_batches(config, Cluster(nodes=2), separately=False)
 
 
 def test_all_benchmarks__are_for_a_dry_run(capsys):
@@ -117,76 +134,72 @@ def test_cells_of_one_run__do_not_stop_each_other(small, monkeypatch):
             raise ValueError("the first")
         return "folder"
 
-    monkeypatch.setattr(RunJob, "_run", run)
+    monkeypatch.setattr(Job, "_cell", run)
     monkeypatch.setattr("mim_bench.cluster.job._in_job", lambda *_: nullcontext())
     configs = tuple(small("pixel", f"seed={seed}").model_dump(mode="json") for seed in (0, 1))
     with pytest.raises(ValueError, match="the first"):
-        RunJob(configs, "o", "r", "c")()
+        job(0, configs=configs)()
     assert ran == [0, 1]
-    assert RunJob(configs[1:], "o", "r", "c")() == "folder"
+    assert job(0, configs=configs[1:])() == "folder"
 
 
 # ---- arrays
 
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 30), min_size=1, max_size=12))
-def test_share_out__keeps_to_the_bound_and_leaves_nothing_of_it(at_once, sizes):
-    shares = share_out(at_once, sizes)
-    assert all(1 <= share <= size for share, size in zip(shares, sizes, strict=True))
-    assert sum(shares) == max(len(sizes), min(at_once, sum(sizes)))
+def test_split_limit__keeps_to_the_bound_and_uses_all_of_it(max_running, sizes):
+    limits = split_limit(max_running, sizes)
+    assert all(1 <= limit <= size for limit, size in zip(limits, sizes, strict=True))
+    assert sum(limits) == max(len(sizes), min(max_running, sum(sizes)))
 
 
-def part(number: int) -> Part:
-    entry = Entry(
-        kind="run", benchmark="b", preset="tiny", overrides=(), label="hog", seed=number, key="k",
-        job_id="", folder="f", tasks=1, snapshot="s", submitted="t",
-    )  # fmt: skip
-    return Part(RunJob((), "o", "r", "c"), entry)
+def job(number: int, **fields) -> Job:
+    values = {
+        "kind": "run", "benchmark": "b", "preset": "tiny", "overrides": (), "label": "hog",
+        "seed": number, "key": "k", "folder": "f", "tasks": 1, "snapshot": "s", "submitted": "t",
+    }  # fmt: skip
+    return Job.model_validate(values | fields)
 
 
-def made(sizes: list[int], at_once: int | None, *, max_size: int = 5, apart: bool = False):
-    groups = []
-    for size in sizes:
-        parts = tuple(map(part, range(size)))
-        after = (parts, Size()) if apart else ((), None)
-        groups.append(Group(parts, Size(), (), "runs", *after))
-    return arrays([], groups, max_size=max_size, at_once=at_once)
+def batches(sizes: list[int], max_running: int | None, *, separately: bool = False) -> list[Batch]:
+    groups = [[Batch("runs", tuple(map(job, range(size))), Size())] for size in sizes]
+    if separately:
+        groups = [[training, training] for (training,) in groups]
+    return arrays([], groups, max_size=5, max_running=max_running)
 
 
 def test_arrays__are_split_at_the_largest_size_and_keep_every_run():
-    found = made([7, 3], None)
-    assert [len(batch.parts) for batch in found] == [5, 2, 3]
-    assert [one.entry.seed for batch in found[:2] for one in batch.parts] == list(range(7))
-    assert [batch.at_once for batch in found] == [5, 2, 3] and not any(b.waits for b in found)
-    assert [batch.at_once for batch in made([7, 3], 6)] == [2, 2, 2]
+    found = batches([7, 3], None)
+    assert [len(batch.jobs) for batch in found] == [5, 2, 3]
+    assert [job.seed for batch in found[:2] for job in batch.jobs] == list(range(7))
+    assert [batch.max_running for batch in found] == [5, 2, 3]
+    assert not any(batch.dependencies for batch in found)
+    assert [batch.max_running for batch in batches([7, 3], 6)] == [2, 2, 2]
 
 
 def test_more_arrays_than_may_run__take_turns():
-    found = made([7, 3, 1], 2)
-    assert [batch.at_once for batch in found] == [1, 1, 1, 1]
-    turns = [[wait.batch for wait in batch.waits] for batch in found]
+    found = batches([7, 3, 1], 2)
+    assert [batch.max_running for batch in found] == [1, 1, 1, 1]
+    turns = [[other.batch for other in batch.dependencies] for batch in found]
     assert turns == [[], [], [0], [1]]
-    assert {wait.how for batch in found for wait in batch.waits} == {"afterany"}
+    assert {other.type for batch in found for other in batch.dependencies} == {"afterany"}
 
 
 def test_evaluations__wait_task_by_task_for_the_array_before_them():
-    found = made([6], None, apart=True)
-    waits = [[(wait.how, wait.batch) for wait in batch.waits] for batch in found]
+    found = batches([6], None, separately=True)
+    waits = [[(other.type, other.batch) for other in batch.dependencies] for batch in found]
     assert waits == [[], [("aftercorr", 0)], [], [("afterok", 2)]]
-    assert [len(batch.parts) for batch in found] == [5, 5, 1, 1]
+    assert [len(batch.jobs) for batch in found] == [5, 5, 1, 1]
 
 
-def test_fits__come_first_and_places_count_them():
-    fit = Batch("fit dvae", (part(0),), Size())
-    found = arrays(
-        [fit],
-        [Group((part(0),), Size(), (Wait("afterok", batch=0),)), Group((part(1),), Size(), ())],
-        max_size=5,
-        at_once=1,
-    )
+def test_fits__come_first_and_indices_count_them():
+    fit = Batch("fit dvae", (job(0),), Size())
+    waiting = Batch("runs", (job(0),), Size(), (Dependency("afterok", batch=0),))
+    other = Batch("runs", (job(1),), Size())
+    found = arrays([fit], [[waiting], [other]], max_size=5, max_running=1)
     assert found[0] is fit
-    assert [wait.batch for wait in found[1].waits] == [0]
-    assert [wait.batch for wait in found[2].waits] == [1]
+    assert [wait.batch for wait in found[1].dependencies] == [0]
+    assert [wait.batch for wait in found[2].dependencies] == [1]
 
 
 # ---- snapshot
@@ -199,20 +212,20 @@ def test_snapshot__holds_code_recipes_and_commit(tmp_path):
     code = provenance.code()
     assert found.folder.parent == tmp_path / "code"
     assert found.folder.name.startswith(f"{code.commit[:12]}-")
-    for place in (
+    for path in (
         "mim_bench/cluster/job.py",
         "targets/hog.toml",
         "benchmarks/targets.toml",
         "pyproject.toml",
     ):
-        copied = (found.folder / place).read_bytes()
-        assert copied == (recipe.PACKAGE.parent / place).read_bytes()
+        copied = (found.folder / path).read_bytes()
+        assert copied == (recipe.PACKAGE.parent / path).read_bytes()
     assert not list(found.folder.rglob("__pycache__")) and not list(tmp_path.glob("code/.*"))
     commit = (found.folder / "COMMIT").read_text().strip()
     assert commit == (f"{code.commit} dirty" if code.dirty else code.commit)
 
 
-def test_snapshot__same_code_is_kept_once_and_other_code_apart(tmp_path, monkeypatch):
+def test_snapshot__same_code_is_kept_once_and_other_code_separately(tmp_path, monkeypatch):
     package = tmp_path / "site" / "mim_bench"
     (package / "_shipped" / "targets").mkdir(parents=True)
     (package / "job.py").write_text("one = 1\n")
@@ -269,32 +282,32 @@ def test_finished__pre_training_and_fit_are_found_by_config(small, tmp_path):
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch) -> Asked:
+def sweep_request(tmp_path, monkeypatch) -> SweepRequest:
     monkeypatch.setenv("PATH", str(tmp_path / "no-slurm"))
     (tmp_path / "few.toml").write_text(FEW)
-    return Asked(
+    return SweepRequest(
         str(tmp_path / "few.toml"), "tiny", tmp_path / "runs", tmp_path / "results", tuple(CELL)
     )
 
 
-def test_submission__one_job_a_run_and_one_fit_for_all_its_runs(asked):
-    found = submission(asked, Cluster(array=3))
+def test_submission__one_job_a_run_and_one_fit_for_all_its_runs(sweep_request):
+    found = make_plan(sweep_request, Cluster(array=3))
     assert [batch.title for batch in found.batches] == ["fit dvae", "runs", "runs"]
-    assert [[one.name for one in batch.parts] for batch in found.batches[1:]] == [
+    assert [[one.title for one in batch.jobs] for batch in found.batches[1:]] == [
         [f"{target}, seed {seed}: knn" for seed in (0, 1)] for target in ("pixel", "dvae")
     ]
-    assert [batch.at_once for batch in found.batches[1:]] == [2, 1]
-    assert found.batches[2].waits == (Wait("afterok", batch=0),)
-    assert any("speed: left out" in line and "--protocols speed" in line for line in found.lines)
+    assert [batch.max_running for batch in found.batches[1:]] == [2, 1]
+    assert found.batches[2].dependencies == (Dependency("afterok", batch=0),)
+    assert any("speed: left out" in note and "--protocols speed" in note for note in found.notes)
 
 
-def test_script__says_all_that_was_asked_for(asked):
+def test_script__has_every_setting(sweep_request):
     cluster = Cluster(
         partition="gpu", account="vision", qos="long", constraint="a100", nodes=2, gpus_per_node=3,
         cpus_per_task=12, mem_gb=99.5, timeout_hours=1.5, signal_delay_s=200, array=3,
         setup=("module load cuda",), sbatch={"exclude": "n1", "exclusive": True, "wckey": "w"},
     )  # fmt: skip
-    found = submission(asked, cluster)
+    found = make_plan(sweep_request, cluster)
     fit, _, runs = map(found.script, found.batches)
     for line in (
         "--partition=gpu", "--account=vision", "--qos=long", "--constraint=a100", "--nodes=2",
@@ -310,16 +323,16 @@ def test_script__says_all_that_was_asked_for(asked):
     assert "--array" not in fit and "--dependency" not in fit
 
 
-def test_evaluations_apart__need_no_pre_training_that_is_there(asked):
+def test_separate_evaluations__need_no_pre_training_that_is_there(sweep_request):
     from dataclasses import replace
 
     from mim_bench.config.benchmark import cells
 
-    first = cells(asked.name, "tiny", CELL)[0].config
+    first = cells(sweep_request.name, "tiny", CELL)[0].config
     alone = first.evaluate.model_copy(update={"protocols": ()})
-    execute(first.model_copy(update={"evaluate": alone}), out=asked.out)
-    found = submission(replace(asked, evaluate_apart=True), Cluster(nodes=2))
-    assert [(batch.title, len(batch.parts), batch.size.nodes) for batch in found.batches] == [
+    execute(first.model_copy(update={"evaluate": alone}), out=sweep_request.out)
+    found = make_plan(replace(sweep_request, evaluate_separately=True), Cluster(nodes=2))
+    assert [(batch.title, len(batch.jobs), batch.size.nodes) for batch in found.batches] == [
         ("fit dvae", 1, 1),
         ("evaluations", 1, 1),
         ("pre-trainings", 2, 2),
@@ -327,12 +340,12 @@ def test_evaluations_apart__need_no_pre_training_that_is_there(asked):
         ("pre-trainings", 1, 2),
         ("evaluations", 1, 1),
     ]
-    assert found.batches[1].parts[0].name == "pixel, seed 0: knn"
-    assert not found.batches[1].waits
+    assert found.batches[1].jobs[0].title == "pixel, seed 0: knn"
+    assert not found.batches[1].dependencies
 
 
 def test_dry_run__shows_files_without_a_slurm_and_writes_nothing(
-    asked, tmp_path, capsys, monkeypatch
+    sweep_request, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
@@ -347,14 +360,31 @@ def test_dry_run__shows_files_without_a_slurm_and_writes_nothing(
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("flag", ["--evaluate-separately", "--evaluate-apart"])
+def test_flag_and_its_former_name__separate_evaluations(sweep_request, tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    plans = []
+    monkeypatch.setattr(
+        "mim_bench.cli.cluster.submit", lambda *given: plans.append(make_plan(*given))
+    )
+    options = ["--cluster", "slurm", "--nodes", "2", "cluster.nodes=5", "cluster.evaluate.nodes=3"]
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "few.toml", flag, *options, *CELL])
+    assert not stop.value.code
+    sizes = {batch.title: batch.size.nodes for batch in plans[0].batches}
+    assert sizes == {"fit dvae": 1, "pre-trainings": 5, "evaluations": 3}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--cluster", "slurm"], "cluster slurm: no `sbatch` on this machine"),
+        (["cluster.nodes=2"], "cluster.nodes=2 needs --cluster slurm"),
+        (["--evaluate-apart"], "--evaluate-separately needs --cluster slurm"),
         (["--cluster", "slrm"], "cluster=slrm: nearest: slurm"),
-        (["--nodes", "2"], "nodes=2 needs cluster=slurm"),
+        (["--nodes", "2"], "cluster.nodes=2 needs --cluster slurm"),
         (["--cluster", "slurm", "--gpus", "8"], "gpus=8 needs --dry-run; a job's size is --nodes"),
-        (["--retry-failed", "--cluster", "local"], "retry_failed=True needs cluster=slurm"),
+        (["--retry-failed", "--cluster", "local"], "--retry-failed needs --cluster slurm"),
         (["--cluster", "slurm", "--jobs", "2"], "jobs=2 is not for cluster=slurm"),
         (["--cluster", "debug", "--jobs", "2"], "jobs=2 is not for cluster=debug"),
         (
@@ -368,7 +398,7 @@ def test_dry_run__shows_files_without_a_slurm_and_writes_nothing(
     ],
 )
 def test_sweep__refuses_what_does_not_go_together(
-    asked, tmp_path, capsys, monkeypatch, arguments, said
+    sweep_request, tmp_path, capsys, monkeypatch, arguments, said
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -377,24 +407,24 @@ def test_sweep__refuses_what_does_not_go_together(
     assert stop.value.code == 2 and said in err
 
 
-def test_sweep__is_not_started_by_a_launcher_of_several_processes(asked, capsys, monkeypatch):
+def test_sweep__is_not_started_by_a_launcher_of_several_processes(
+    sweep_request, capsys, monkeypatch
+):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, said in (("0", "error: sweep is one process"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as stop:
-            main(["sweep", asked.name])
+            main(["sweep", sweep_request.name])
         err = capsys.readouterr().err
         assert stop.value.code == 2 and said in err and bool(err) == bool(said)
 
 
 def test_jobs__are_processes_of_this_machine_where_the_cluster_is_local():
     given = [(None, None), (None, 1), (None, 3), ("debug", None), ("local", None), ("local", 2)]
-    assert [chosen_jobs(*one, {"nodes": None, "retry_failed": False}) for one in given] == [
-        None, None, 3, None, 1, 2,
-    ]  # fmt: skip
+    assert [local_jobs(*choice) for choice in given] == [None, None, 3, None, 1, 2]
 
 
-def test_cancel__needs_a_slurm(asked, tmp_path, capsys):
+def test_cancel__needs_a_slurm(sweep_request, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["cancel", "few.toml", "--out", str(tmp_path)])
     assert stop.value.code == 2 and "no `sbatch`" in capsys.readouterr().err
@@ -404,15 +434,15 @@ def test_cancel__needs_a_slurm(asked, tmp_path, capsys):
 
 
 def test_ledger__gives_back_what_was_appended_and_names_a_damaged_line(tmp_path):
-    ledger, entries = Ledger(tmp_path), [part(1).entry, part(2).entry]
-    assert ledger.entries() == []
+    ledger, jobs = Ledger(tmp_path), [job(1), job(2)]
+    assert ledger.jobs() == []
     with ledger.lock():
-        ledger.append(entries[:1])
-        ledger.append(entries[1:])
-    assert ledger.entries() == entries
+        ledger.append([job(1, configs=({"seed": 1},), command="not in the ledger")])
+        ledger.append(jobs[1:])
+    assert ledger.jobs() == jobs
     ledger.path.write_text(ledger.path.read_text() + "{}\n")
     with pytest.raises(UserError, match=r"jobs.jsonl, line 3 is damaged"):
-        ledger.entries()
+        ledger.jobs()
 
 
 @pytest.fixture
@@ -420,7 +450,7 @@ def answers(tmp_path, monkeypatch):
     """Stand-ins for Slurm's commands: `answers(squeue=..., sacct=...)`; unset: the command fails."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(job_state.SlurmJob, "watcher", type(job_state.SlurmJob.watcher)())
+    monkeypatch.setattr(state.SlurmJob, "watcher", type(state.SlurmJob.watcher)())
 
     def give(squeue: str, sacct: str | None) -> None:
         texts = {"squeue": squeue, "sacct": sacct, "sbatch": "", "scancel": "", "srun": ""}
@@ -435,35 +465,34 @@ def answers(tmp_path, monkeypatch):
     return give
 
 
-def job(tmp_path: Path, job_id: str, tasks: int = 1, **outcomes: tuple[str, str]) -> Entry:
+def submitted(tmp_path: Path, job_id: str, tasks: int = 1, **outcomes: tuple[str, str]) -> Job:
     """`_0=("error", "trace")`: what its process 0 left."""
     for task, outcome in outcomes.items():
         cloudpickle_dump(outcome, tmp_path / f"{job_id}{task}_result.pkl")
-    more = {"job_id": job_id, "folder": str(tmp_path), "tasks": tasks}
-    return part(0).entry.model_copy(update=more)
+    return job(0, job_id=job_id, folder=str(tmp_path), tasks=tasks)
 
 
 OK, ERROR = ("success", "x"), ("error", "Traceback\n  first\nValueError: no\n")
 
 
-def states(*entries: Entry) -> dict[str, str]:
-    return {key: state.name for key, state in job_state.job_states(entries).items()}
+def states(*jobs: Job) -> dict[str, str]:
+    return {job_id: found.name for job_id, found in state.job_states(jobs).items()}
 
 
 def test_states__the_queue_beats_what_an_earlier_attempt_left(answers, tmp_path):
     answers("7_0|PENDING|BeginTime\n7_1|RUNNING|None\n8|COMPLETING|None", "JobID|State|NodeList")
     entries = [
-        job(tmp_path, "7_0", 2, _1=ERROR),
-        job(tmp_path, "7_1", _0=ERROR),
-        job(tmp_path, "7_2", _0=OK),
-        job(tmp_path, "8"),
+        submitted(tmp_path, "7_0", 2, _1=ERROR),
+        submitted(tmp_path, "7_1", _0=ERROR),
+        submitted(tmp_path, "7_2", _0=OK),
+        submitted(tmp_path, "8"),
     ]
     found = {"7_0": "queued", "7_1": "running", "7_2": "finished", "8": "running"}
     assert states(*entries) == found
-    assert job_state.job_states(entries)["7_0"].reason == "BeginTime"
+    assert state.job_states(entries)["7_0"].reason == "BeginTime"
 
 
-def test_states__sacct_tells_of_jobs_without_a_result(answers, tmp_path):
+def test_states__sacct_covers_jobs_without_a_result(answers, tmp_path):
     said = [
         "1|TIMEOUT|n",
         "2|CANCELLED by 0|n",
@@ -472,7 +501,7 @@ def test_states__sacct_tells_of_jobs_without_a_result(answers, tmp_path):
         "5|CANCELLED by 0|n",
     ]
     answers("", "\n".join(["JobID|State|NodeList", *said]))
-    entries = [job(tmp_path, one) for one in "1234"] + [job(tmp_path, "5", 2, _1=ERROR)]
+    entries = [submitted(tmp_path, one) for one in "1234"] + [submitted(tmp_path, "5", 2, _1=ERROR)]
     assert states(*entries) == {
         "1": "failed", "2": "cancelled", "3": "failed", "4": "vanished", "5": "cancelled",
     }  # fmt: skip
@@ -480,55 +509,64 @@ def test_states__sacct_tells_of_jobs_without_a_result(answers, tmp_path):
 
 def test_states__without_sacct_the_result_counts_else_the_job_has_vanished(answers, tmp_path):
     answers("", None)
-    entries = [job(tmp_path, "1", _0=OK), job(tmp_path, "2", _0=ERROR), job(tmp_path, "3")]
+    entries = [
+        submitted(tmp_path, "1", _0=OK),
+        submitted(tmp_path, "2", _0=ERROR),
+        submitted(tmp_path, "3"),
+    ]
     assert states(*entries) == {"1": "finished", "2": "failed", "3": "vanished"}
 
 
 def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
-    asked, answers, tmp_path
+    sweep_request, answers, tmp_path
 ):
     said = ["1|FAILED|n", "2|CANCELLED by 0|n", "3|CANCELLED by 0|n", "4|RUNNING|n", "5|RUNNING|n"]
     answers("4|RUNNING|None\n5|PENDING|Dependency", "\n".join(["JobID|State|NodeList", *said]))
     tasks = pending.plan(
-        asked.name, "tiny", results=asked.results, overrides=CELL, protocols=["knn"], copy=False
+        sweep_request.name,
+        "tiny",
+        results=sweep_request.results,
+        overrides=CELL,
+        protocols=["knn"],
+        copy=False,
     )
     pixel, dvae, other_pixel, other_dvae = tasks
 
     def entry(
         task: pending.PendingCell, job_id: str, needs: tuple[str, ...] = (), protocols=("knn",)
-    ) -> Entry:
+    ) -> Job:
         config = task.cell.config
         more = {
             "key": config.hash,
             "needs": needs,
             "records": tuple(record_hash(config, protocol) for protocol in protocols),
         }
-        return job(tmp_path, job_id).model_copy(update=more)
+        return submitted(tmp_path, job_id).model_copy(update=more)
 
     fit = {"kind": "fit", "key": sweep_key(dvae.cell.config)}
     entries = [
-        job(tmp_path, "1").model_copy(update=fit),
+        submitted(tmp_path, "1").model_copy(update=fit),
         entry(dvae, "2", needs=("1",)),
         entry(pixel, "3"),
         entry(other_pixel, "4", protocols=()),  # its pre-training alone
         entry(other_pixel, "5", needs=("4",)),
     ]
-    jobs = KnownJobs(entries, tasks)
-    found = {task.cell.label + str(task.cell.config.seed): jobs.of_cell(task) for task in tasks}
-    shown = {label: (one.name, one.entry and one.entry.job_id) for label, one in found.items()}
+    jobs = BenchmarkJobs(entries, tasks)
+    found = {task.cell.label + str(task.cell.config.seed): jobs.cell_state(task) for task in tasks}
+    shown = {label: (one.name, one.job and one.job.job_id) for label, one in found.items()}
     assert shown == {
         "pixel0": ("missing", "3"), "dvae0": ("failed", "1"), "pixel1": ("running", "4"),
         "dvae1": ("missing", None),
     }  # fmt: skip
     # what is tried again counts, whatever went before
-    again = KnownJobs([*entries, entry(dvae, "6"), entry(other_dvae, "5")], tasks)
-    assert [again.of_cell(task).name for task in (dvae, other_dvae)] == ["missing", "queued"]
+    again = BenchmarkJobs([*entries, entry(dvae, "6"), entry(other_dvae, "5")], tasks)
+    assert [again.cell_state(task).name for task in (dvae, other_dvae)] == ["missing", "queued"]
 
 
 def test_log__is_that_of_the_process_that_failed_first(tmp_path):
-    entry = job(tmp_path, "1", 3, _1=ERROR, _2=("error", "Connection closed by peer"))
+    entry = submitted(tmp_path, "1", 3, _1=ERROR, _2=("error", "Connection closed by peer"))
     os.utime(tmp_path / "1_1_result.pkl", (1, 1))
-    path, lines = job_state.log(entry)
+    path, lines = state.log(entry)
     assert path == tmp_path / "1_1_log.err"
     assert lines == ["Traceback", "  first", "ValueError: no"]
 
@@ -546,7 +584,7 @@ def test_queue__what_slurm_has_forgotten_is_not_in_it(answers, tmp_path, monkeyp
         slurm.queue(["1"])
 
 
-def test_progress_file__tells_stage_speed_and_time_left_once_a_second(tmp_path, monkeypatch):
+def test_progress_file__has_stage_speed_and_time_left_once_a_second(tmp_path, monkeypatch):
     clock = iter([100.0, 100.0, 100.5, 101.0, 102.0, 102.0, *([103.0] * 9)])
     monkeypatch.setattr("time.time", lambda: next(clock))
     path = progress_path(tmp_path, "7_1")
@@ -556,6 +594,6 @@ def test_progress_file__tells_stage_speed_and_time_left_once_a_second(tmp_path, 
         assert "done_steps" not in json.loads(path.read_text())
         report(15, 100, 50.0, 0.9)  # at 101
         report(30, 100, 50.0, 0.8)  # at 102
-    told = json.loads(path.read_text())
-    assert (told["done_steps"], told["num_steps"], told["images_per_s"]) == (30, 100, 50.0)
-    assert told["seconds_left"] == pytest.approx(1.5 / 20 * 70, abs=0.1)
+    report = json.loads(path.read_text())
+    assert (report["done_steps"], report["num_steps"], report["images_per_s"]) == (30, 100, 50.0)
+    assert report["seconds_left"] == pytest.approx(1.5 / 20 * 70, abs=0.1)

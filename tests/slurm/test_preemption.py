@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from submitit.core.utils import FailedJobError
 from submitit.helpers import TorchDistributedEnvironment
 
-from mim_bench.cluster.job import RunJob
+from mim_bench.cluster.job import Job
 from mim_bench.config.resolve import load_config
 from mim_bench.experiment.run import execute
 from mim_bench.train.log import read_log
@@ -65,12 +65,14 @@ class Runs:
             slurm_srun_args=["--kill-on-bad-exit=1"],
             slurm_additional_parameters=extra,
         )
-        job = RunJob(
+        job = Job(
+            kind="run", benchmark="b", preset="tiny", overrides=(), label=name, seed=0, key="k",
+            folder="f", tasks=nodes, snapshot="s", submitted="t",
             configs=(config.model_dump(mode="json"),),
             out=str(self.home / name / "runs"),
-            records=str(self.home / name / "records"),
+            records_folder=str(self.home / name / "records"),
             command="test",
-        )
+        )  # fmt: skip
         return executor.submit(job)
 
     def folder(self, name):

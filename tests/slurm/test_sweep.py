@@ -20,7 +20,8 @@ import pytest
 
 from mim_bench.cli import options
 from mim_bench.cli.main import main
-from mim_bench.cluster.ledger import Entry, Ledger
+from mim_bench.cluster.job import Job
+from mim_bench.cluster.ledger import Ledger
 from mim_bench.config import recipe
 from mim_bench.records import store
 
@@ -50,7 +51,7 @@ class Broken(PixelTarget):
             raise RuntimeError("broken on purpose")
         return super().forward(images)
 """
-APART = "[grid]\ntarget = ['pixel']\n"
+SEPARATE = "[grid]\ntarget = ['pixel']\n"
 MANY = "[grid]\ntarget = ['pixel']\n'mask.ratio' = [0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8]\n"
 CELL = [
     "data.limit_images=120", "model.embed_dim=24", "model.depth=2", "model.decoder_dim=16",
@@ -68,7 +69,7 @@ def home(slurm, tmp_path_factory) -> Iterator[Path]:
     (home / "rows.toml").write_text(HEAD + ROWS.replace("HOME", str(home)))
     (home / "many.toml").write_text(HEAD + MANY)
     (home / "more.toml").write_text(MORE + MANY)
-    (home / "apart.toml").write_text(HEAD.replace("[0]", "[0, 1, 2]") + APART)
+    (home / "separate.toml").write_text(HEAD.replace("[0]", "[0, 1, 2]") + SEPARATE)
     (home / "cluster.toml").write_text(SITE)
     (home / "outside").mkdir()
     (home / "outside" / "broken.py").write_text(BROKEN)
@@ -133,12 +134,12 @@ def swept(slurm, home, cli):
     (checkout / "mim_bench" / "job.py").write_text(
         "raise RuntimeError('the checkout has changed')\n"
     )
-    entries = Ledger(home / "runs").entries()
+    entries = Ledger(home / "runs").jobs()
     slurm.wait_for(lambda: not slurm.squeue("-j", ids(entries)), timeout_s=400)
     return planned, out, entries
 
 
-def ids(entries: list[Entry]) -> str:
+def ids(entries: list[Job]) -> str:
     return ",".join(sorted({entry.job_id.partition("_")[0] for entry in entries}))
 
 
@@ -167,7 +168,7 @@ def test_fit__is_one_job_that_its_runs_wait_for(swept, slurm):
     assert f"#SBATCH --dependency=afterok:{fit.job_id}\n" in script
 
 
-def test_gpus__are_asked_for_and_given(swept, slurm):
+def test_gpus__are_requested_and_given(swept, slurm):
     given = slurm.command("sacct", "-nXP", "-j", ids(swept[2]), "-o", "AllocTRES").splitlines()
     assert len(given) == 4 and all("gres/gpu=1" in line for line in given)
 
@@ -187,25 +188,25 @@ def test_dry_run__shows_the_files_that_are_submitted(swept, home):
     assert "task 0: plain, seed 0: knn" in texts[1]
 
 
-def test_status__tells_of_the_failed_cell_why_and_where(swept, here):
+def test_status__shows_why_and_where_a_cell_failed(swept, here):
     code, out, _ = here("status", "rows.toml")
     assert code == 0 and "3 cells: 2 done, 1 failed" in out
     assert "RuntimeError: broken on purpose" in out
     assert f"`sweep rows.toml {' '.join(CELL)} --preset tiny --cluster slurm --retry-failed`" in out
     code, out, _ = here("status", "rows.toml", "--json")
-    told = json.loads(out)
-    assert told["counts"] == {"done": 2, "running": 0, "queued": 0, "failed": 1, "missing": 0}
-    failed = next(row for row in told["cells"] if row["state"] == "failed")
+    status = json.loads(out)
+    assert status["counts"] == {"done": 2, "running": 0, "queued": 0, "failed": 1, "missing": 0}
+    failed = next(row for row in status["cells"] if row["state"] == "failed")
     assert failed["label"] == "broken" and failed["missing"] == ["knn"]
     assert "broken on purpose" in Path(failed["log"]).read_text()
 
 
-def test_asked_again__submits_nothing_and_tells_of_the_failed(swept, home, here):
-    before = Ledger(home / "runs").entries()
+def test_same_command_again__submits_nothing_and_counts_the_failed(swept, home, here):
+    before = Ledger(home / "runs").jobs()
     code, out, _ = here(*SWEEP, *CELL)
     assert code == 0 and "nothing to submit" in out
-    assert "2 cells done before" in out and "1 cell failed before and left; --retry-failed" in out
-    assert Ledger(home / "runs").entries() == before
+    assert "2 cells done before" in out and "1 cell failed before; --retry-failed" in out
+    assert Ledger(home / "runs").jobs() == before
 
 
 def test_retry_failed__tries_again_and_keeps_the_log(swept, slurm, home, here):
@@ -213,25 +214,25 @@ def test_retry_failed__tries_again_and_keeps_the_log(swept, slurm, home, here):
     (home / "outside" / "mended").touch()
     code, out, _ = here(*SWEEP, "--retry-failed", *CELL)
     assert code == 0 and "submitted 1 job in 1 sbatch file" in out
-    again = Ledger(home / "runs").entries()[-1]
+    again = Ledger(home / "runs").jobs()[-1]
     slurm.wait_for(lambda: not slurm.squeue("-j", ids([again])), timeout_s=400)
     assert ("broken", "knn") in records(home)
     log = Path(failed.folder) / f"{failed.job_id}_0_log.err"
     assert "broken on purpose" in log.read_text() and again.job_id != failed.job_id
 
 
-def test_evaluation_apart__follows_each_pre_training(swept, slurm, home, here):
+def test_separate_evaluation__follows_each_pre_training(swept, slurm, home, here):
     """The first seed is the sweep's `plain`, whose pre-training is there, and whose record is taken over."""
-    sweep = ("sweep", "apart.toml", "--cluster", "slurm", "--evaluate-apart", *CELL)
+    sweep = ("sweep", "separate.toml", "--cluster", "slurm", "--evaluate-separately", *CELL)
     code, out, err = here(*sweep)
     assert code == 0, err
     assert "1 cell done before" in out and "submitted 4 jobs in 2 sbatch files" in out
-    entries = Ledger(home / "runs").entries()[-4:]
+    entries = Ledger(home / "runs").jobs()[-4:]
     trainings, evaluations = entries[:2], entries[2:]
     assert [entry.protocols for entry in entries] == [(), (), ("knn",), ("knn",)]
     assert [entry.needs for entry in evaluations] == [(entry.job_id,) for entry in trainings]
     slurm.wait_for(lambda: not slurm.squeue("-j", ids(entries)), timeout_s=400)
-    found = store.benchmark_records(str(home / "apart.toml"), "tiny", home / "results", CELL)
+    found = store.benchmark_records(str(home / "separate.toml"), "tiny", home / "results", CELL)
     assert [one.record.seed for one in found] == [0, 1, 2]
     script = (Path(entries[0].folder) / f"{ids(evaluations)}_submission.sh").read_text()
     assert f"--dependency=aftercorr:{ids(trainings)}\n" in script
@@ -244,10 +245,10 @@ LONG = [*CELL, "pretrain.epochs=1000000"]
 @pytest.fixture(scope="module")
 def crowded(slurm, home, here):
     """Seven cells in arrays of at most five, two at a time, both of them in training -> the jobs."""
-    code, out, err = here("sweep", "many.toml", "--cluster", "slurm", "--array", "2", *LONG)
+    code, out, err = here("sweep", "many.toml", "--cluster", "slurm", "cluster.array=2", *LONG)
     assert code == 0, err
     assert "submitted 7 jobs in 2 sbatch files" in out
-    entries = Ledger(home / "runs").entries()[-7:]
+    entries = Ledger(home / "runs").jobs()[-7:]
     slurm.wait_for(lambda: len(list(Path(entries[0].folder).glob("*_progress.json"))) == 2, 400)
     slurm.wait_for(lambda: here("status", "many.toml")[1].count("images/s") == 2, 60)
     yield entries
@@ -263,7 +264,7 @@ def test_long_array__is_split_and_its_parts_keep_to_one_bound(crowded, slurm):
     assert sorted(states) == ["PENDING"] * 5 + ["RUNNING"] * 2
 
 
-def test_status__tells_how_far_the_running_ones_are(crowded, here):
+def test_status__shows_the_progress_of_running_jobs(crowded, here):
     _, out, _ = here("status", "many.toml")
     assert "7 cells: 2 running, 5 queued" in out and "JobArrayTaskLimit" in out
     _, out, _ = here("status", "many.toml", "--json")
@@ -279,7 +280,7 @@ def test_queued_cell__is_not_submitted_again_nor_in_the_way_of_another_benchmark
     assert code == 0 and "7 cells queued or running already" in out and "nothing to submit" in out
     code, out, _ = here("sweep", "more.toml", "--cluster", "slurm", *LONG)
     assert code == 0 and "7 cells queued or running already" in out and "submitted 7 jobs" in out
-    entries = Ledger(home / "runs").entries()[-7:]
+    entries = Ledger(home / "runs").jobs()[-7:]
     assert {entry.protocols for entry in entries} == {("linear",)}
     for mine, theirs in zip(entries, crowded, strict=True):
         script = (Path(mine.folder) / f"{mine.job_id}_submission.sh").read_text()
@@ -303,10 +304,10 @@ def test_cancel__leaves_nothing_running(crowded, slurm, home, here):
         ("--partition", "mian", "invalid partition specified: mian"),
     ],
 )
-def test_refused_job__is_told_in_one_line(slurm, home, here, flag, value, said):
-    before = Ledger(home / "runs").entries()
+def test_refused_job__is_reported_in_one_line(slurm, home, here, flag, value, said):
+    before = Ledger(home / "runs").jobs()
     code, _, err = here("sweep", "many.toml", "--cluster", "slurm", flag, value, *CELL)
     assert (
         code == 2 and err.count("\n") == 1 and "error: sbatch refuses runs: " in err and said in err
     )
-    assert Ledger(home / "runs").entries() == before
+    assert Ledger(home / "runs").jobs() == before

@@ -49,7 +49,7 @@ def two(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(two):
+def reports(two):
     return [json.loads((two / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -73,11 +73,11 @@ def losses(out, name, training="pretrain"):
     return [x["loss"] for x in read_log(folder(out, name) / f"{training}.jsonl") if "loss" in x]
 
 
-def test_two_ranks__see_each_sample_once_with_the_draws_of_one(one, told):
+def test_two_ranks__see_each_sample_once_with_the_draws_of_one(one, reports):
     alone = json.loads((one / "draws.json").read_text())
     assert len(alone) == 20
     for step, samples in alone.items():
-        a, b = (rank["draws"][step] for rank in told)
+        a, b = (rank["draws"][step] for rank in reports)
         assert len(a) == len(b) == 32 and not a.keys() & b.keys()
         assert a | b == samples
     for epoch in range(5):
@@ -112,18 +112,20 @@ def test_two_ranks__evaluate_every_image_once(one, two):
     assert (alone.device.count, together.device.count) == (1, 2)
 
 
-def test_rank_asked_to_leave__has_all_save_and_goes_on_bit_equal(two, told):
-    assert [rank["left"] for rank in told] == [["step-000000007"]] * 2
+def test_preempted_rank__makes_all_save_and_goes_on_bit_equal(two, reports):
+    assert [rank["saved"] for rank in reports] == [["step-000000007"]] * 2
     whole, again = (ranks.weights(folder(two, name)) for name in ("whole", "again"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert losses(two, "again") == losses(two, "whole")
 
 
-def test_sharded_checkpoint__is_the_whole_one_and_goes_on_with_any_number_of_ranks(one, two, told):
-    assert [rank["left split"] for rank in told] == [["step-000000007"]] * 2
-    held = sum(rank["share"][0] for rank in told)
-    total = told[0]["share"][1]
-    assert max(rank["share"][0] for rank in told) < 0.6 * total and held == total
+def test_sharded_checkpoint__is_the_full_one_and_goes_on_with_any_number_of_ranks(
+    one, two, reports
+):
+    assert [rank["saved split"] for rank in reports] == [["step-000000007"]] * 2
+    held = sum(rank["elements"][0] for rank in reports)
+    total = reports[0]["elements"][1]
+    assert max(rank["elements"][0] for rank in reports) < 0.6 * total and held == total
     ranks.run(two, "split_to_one", *ranks.ONLY)  # here is one rank only
     alone = losses(one, "whole")
     for name in ("split", "split_to_one"):
@@ -132,16 +134,16 @@ def test_sharded_checkpoint__is_the_whole_one_and_goes_on_with_any_number_of_ran
     assert ranks.weights(folder(two, "sharded")).keys() == names
 
 
-def test_gradients__are_averaged_in_the_last_part_only(told):
-    first = [rank["gradients"][0] for rank in told]
-    last = [rank["gradients"][1] for rank in told]
+def test_gradients__are_averaged_after_the_last_micro_batch_only(reports):
+    first = [rank["gradients"][0] for rank in reports]
+    last = [rank["gradients"][1] for rank in reports]
     assert first[0] != pytest.approx(first[1], rel=0.1)
     assert last[0] == pytest.approx(last[1]) == pytest.approx(sum(first))
 
 
-def test_error_of_rank_0__is_raised_on_every_rank_and_told_once(told):
-    assert told[0]["error"] == [["UserError", "disk full", False], ["KeyError", "'x'", False]]
-    assert told[1]["error"] == [
+def test_error_of_rank_0__is_raised_on_every_rank_and_reported_once(reports):
+    assert reports[0]["error"] == [["UserError", "disk full", False], ["KeyError", "'x'", False]]
+    assert reports[1]["error"] == [
         ["UserError", "disk full", True],
         ["RuntimeError", "KeyError('x')", True],
     ]
@@ -156,7 +158,7 @@ def test_dying_rank__ends_the_job_with_its_message(tmp_path):
     assert "internal error" not in done.stderr
 
 
-def test_what_rank_0_does_alone__may_take_longer_than_the_timeout(tmp_path):
+def test_work_of_rank_0_alone__may_take_longer_than_the_timeout(tmp_path):
     done = launch(tmp_path, "wait")
     assert done.returncode == 0, done.stderr[-3000:]
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["fitted"] * 2
@@ -165,7 +167,7 @@ def test_what_rank_0_does_alone__may_take_longer_than_the_timeout(tmp_path):
 # ---- without other ranks
 
 
-def test_second_signal_to_leave__does_not_disturb_the_first(monkeypatch):
+def test_second_preemption_signal__does_not_disturb_the_first(monkeypatch):
     """submitit's handler writes a file, and has Slurm queue the job again, which takes seconds."""
     calls = []
 
@@ -181,8 +183,8 @@ def test_second_signal_to_leave__does_not_disturb_the_first(monkeypatch):
             assert calls == [signal.SIGUSR2]
             with preemption.training():
                 os.kill(os.getpid(), signal.SIGUSR2)
-                assert len(calls) == 1 and preemption.is_asked()
-                preemption.leave()
+                assert len(calls) == 1 and preemption.is_preempted()
+                preemption.stop()
             assert len(calls) == 2
     finally:
         signal.signal(signal.SIGUSR2, before)
@@ -210,52 +212,52 @@ def test_target_that_follows_the_model__is_refused_with_split_weights(small, tmp
 
 
 @pytest.mark.parametrize(("num", "num_ranks"), [(64, 2), (64, 4), (12, 2), (6, 2), (6, 6), (8, 1)])
-def test_shares__partition_the_batch_and_keep_mixup_partners(monkeypatch, num, num_ranks):
+def test_local_batches__partition_the_batch_and_keep_mixup_partners(monkeypatch, num, num_ranks):
     batch = torch.arange(num)
     monkeypatch.setattr(distributed, "size", lambda: num_ranks)
-    shares = []
+    parts = []
     for rank in range(num_ranks):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(distributed.share(batch))
-    assert sorted(torch.cat(shares).tolist()) == batch.tolist()
-    assert {len(share) for share in shares} == {num // num_ranks}
+        parts.append(distributed.local_batch(batch))
+    assert sorted(torch.cat(parts).tolist()) == batch.tolist()
+    assert {len(part) for part in parts} == {num // num_ranks}
     if num // num_ranks % 2 == 0:
         assert all(
-            torch.equal(share + share.flip(0), torch.full_like(share, num - 1)) for share in shares
+            torch.equal(part + part.flip(0), torch.full_like(part, num - 1)) for part in parts
         )
-    assert shares[0][0] == 0
+    assert parts[0][0] == 0
 
 
-def test_batch_that_ranks_cannot_share__is_an_error(monkeypatch):
+def test_batch_that_cannot_be_split_over_ranks__is_an_error(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 3)
     with pytest.raises(
-        UserError, match="= 64 cannot be shared by 3 processes; allowed: multiples of 3"
+        UserError, match="= 64 cannot be split over 3 processes; allowed: multiples of 3"
     ):
-        distributed.share(torch.arange(64))
+        distributed.local_batch(torch.arange(64))
 
 
 @pytest.mark.parametrize("num_batches", [1, 2, 5, 6])
-def test_split_batches__count_each_batch_once_in_equal_steps(monkeypatch, num_batches):
+def test_index_batches__count_each_batch_once_in_equal_steps(monkeypatch, num_batches):
     batches = [torch.tensor([i]) for i in range(num_batches)]
     monkeypatch.setattr(distributed, "size", lambda: 3)
     counted, lengths = [], set()
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        own, num = distributed.split_batches(batches)
+        own, num = distributed.local_batches(batches)
         counted += [int(batch) for batch in own[:num]]
         lengths.add(len(own))
     assert sorted(counted) == list(range(num_batches)) and len(lengths) == 1
 
 
-def test_drop_path__is_the_share_of_what_one_process_draws(monkeypatch):
+def test_drop_path__draws_as_one_process_would(monkeypatch):
     layer = torch.nn.Sequential(DropPath(0.5))
     x = torch.ones(8, 3, 2)
     torch.manual_seed(0)
     alone = layer(x)
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    distributed.share_drop_path(layer)
+    distributed.sync_drop_path(layer)
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         torch.manual_seed(0)
-        assert torch.equal(layer(x[:4]), distributed.share(alone))
+        assert torch.equal(layer(x[:4]), distributed.local_batch(alone))
     assert torch.equal(layer.eval()(x[:4]), x[:4])

@@ -1,0 +1,310 @@
+"""What a sweep submits to Slurm: which cells are left, one job a run, in arrays, with their dependencies.
+
+Jobs that wait for the same are tasks of one array. A target that must be fitted is a job of its own, for which
+all its runs wait; a job whose run another job is busy with waits for that one. Nothing is written here but
+records that other benchmarks have of the same runs; `mim_bench.cluster.submit` submits the plan, and --dry-run
+shows it.
+"""
+
+import itertools
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from submitit.slurm.slurm import _make_sbatch_string
+
+from mim_bench.cluster import slurm
+from mim_bench.cluster.job import Job
+from mim_bench.cluster.ledger import Ledger
+from mim_bench.cluster.settings import Cluster, Size, check_batches, sbatch_parameters
+from mim_bench.cluster.snapshot import Snapshot, snapshot
+from mim_bench.cluster.state import BenchmarkJobs
+from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.run import RunConfig
+from mim_bench.config.trainings import needs_pretraining
+from mim_bench.experiment import cost
+from mim_bench.experiment.request import SweepRequest
+from mim_bench.records import pending, store
+from mim_bench.records.finished import fitted, pretrained
+from mim_bench.records.pending import PendingCell
+from mim_bench.records.run_folder import record_hash, sweep_key
+from mim_bench.targets.build import make_target
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """A job, or an array, that a batch waits for."""
+
+    type: Literal["afterok", "afterany", "aftercorr"]
+    """After success, after any end, or each task after the success of the other array's same task."""
+    job_id: str = ""
+    """Id of a job that is queued already."""
+    batch: int = -1
+    """Or index of a batch of the same plan."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The content of one sbatch file: an array, or a single job."""
+
+    title: str
+    jobs: tuple[Job, ...]
+    size: Size
+    dependencies: tuple[Dependency, ...] = ()
+    max_running: int = 1
+    """Tasks that run at a time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches to submit, in their order, and what is left out."""
+
+    request: SweepRequest
+    cluster: Cluster
+    batches: list[Batch]
+    notes: list[str]
+    """What is left out, and why."""
+    folder: Path
+    """Folder of the jobs' scripts, logs and results; not yet there."""
+    code: Snapshot
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Jobs of all batches."""
+        return [job for batch in self.batches for job in batch.jobs]
+
+    def parameters(self, batch: Batch, job_ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """A batch's parameters for submitit.
+
+        Args:
+            job_ids: ids of the batches before it; without them a dependency names the batch.
+        """
+
+        def text(dependency: Dependency) -> str:
+            job_id, number = dependency.job_id, dependency.batch
+            if not job_id and job_ids is not None:
+                job_id = job_ids[number]
+            return f"{dependency.type}:{job_id or f'<file {number + 1} ({self.batches[number].title})>'}"
+
+        return sbatch_parameters(
+            self.cluster,
+            batch.size,
+            name=f"mim_bench-{Path(self.request.name).stem}",
+            setup=self.code.setup(),
+            dependency=",".join(map(text, batch.dependencies)) or None,
+            max_running=batch.max_running,
+        )
+
+    def script(self, batch: Batch) -> str:
+        """The sbatch file of a batch."""
+        python = shlex.quote(sys.executable)
+        command = f"{python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
+        parameters = self.parameters(batch)
+        if len(batch.jobs) > 1:
+            parameters["map_count"] = len(batch.jobs)
+        return _make_sbatch_string(command, self.folder, **parameters)
+
+
+def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> Plan:
+    """Plans the jobs of everything that is missing and not yet queued.
+
+    Args:
+        copy: take over records that other benchmarks have of the same runs; if not, no file is written.
+    """
+    tasks = pending.plan(
+        request.name, request.preset, results=request.results, overrides=request.overrides,
+        protocols=request.protocols, copy=copy,
+    )  # fmt: skip
+    jobs = BenchmarkJobs(Ledger(request.out).jobs(), tasks)
+    runs, notes = _to_submit(tasks, jobs, request)
+    for task in itertools.chain.from_iterable(runs):
+        check_batches(task.config, cluster, separately=request.evaluate_separately)
+    planner = _Planner(request, cluster, jobs)
+    groups: dict[tuple[tuple[Dependency, ...], bool], list[list[PendingCell]]] = {}
+    finished = pretrained(request.out, [run[0].cell.config for run in runs])
+    for run in runs:
+        config = run[0].cell.config
+        dependencies = tuple(Dependency("afterany", job.job_id) for job in jobs.live(config.hash))
+        trains = config.hash not in finished and any(needs_pretraining(task.config) for task in run)
+        if trains:
+            dependencies = planner.fit(config) + dependencies
+        separately = trains and request.evaluate_separately
+        groups.setdefault((dependencies, separately), []).append(run)
+    batches = arrays(
+        planner.fits,
+        [planner.batches(group, *key) for key, group in groups.items()],
+        max_size=slurm.max_array_size(),
+        max_running=cluster.array,
+    )
+    return Plan(request, cluster, batches, notes, planner.folder, planner.code)
+
+
+def _to_submit(
+    tasks: Sequence[PendingCell], jobs: BenchmarkJobs, request: SweepRequest
+) -> tuple[list[list[PendingCell]], list[str]]:
+    """The cells to be submitted, those of the same run together, and notes on the others."""
+    runs: dict[str, list[PendingCell]] = {}
+    done, live, failed = 0, 0, 0
+    exclusive: set[str] = set()
+    for task in tasks:
+        done += not task.missing
+        exclusive |= {protocol for protocol in task.missing if PROTOCOLS[protocol].exclusive}
+        part = task.only(exclusive=False)
+        states = {protocol: jobs.record_state(part, protocol).name for protocol in part.missing}
+        live += bool({"queued", "running"} & set(states.values()))
+        failed += "failed" in states.values()
+        wanted = {"missing", "failed"} if request.retry_failed else {"missing"}
+        part = part.having(tuple(name for name, state in states.items() if state in wanted))
+        if part.missing:
+            runs.setdefault(part.cell.config.hash, []).append(part)
+    counts = {"done before": done, "queued or running already": live}
+    if not request.retry_failed:
+        counts["failed before; --retry-failed submits them again"] = failed
+    notes = [f"{num} cell{'s' * (num != 1)} {state}" for state, num in counts.items() if num]
+    for protocol in sorted(exclusive):
+        notes.append(
+            f"{protocol}: left out, it needs an idle machine; on one, "
+            f"`sweep {request.name} --preset {request.preset} --protocols {protocol}`"
+        )
+    return list(runs.values()), notes
+
+
+class _Planner:
+    """Builds the jobs of one plan."""
+
+    def __init__(self, request: SweepRequest, cluster: Cluster, jobs: BenchmarkJobs) -> None:
+        self.request, self.cluster, self.jobs = request, cluster, jobs
+        self.folder = Ledger(request.out).new_folder(Path(request.name).stem)
+        self.code = snapshot(request.out)
+        self.fits: list[Batch] = []
+        self._dependencies: dict[str, tuple[Dependency, ...]] = {}  # on a fit, by its key
+        self._submitted = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def fit(self, config: RunConfig) -> tuple[Dependency, ...]:
+        """Dependency of a run on its target's fit, which becomes a job unless it is there or queued."""
+        key = sweep_key(config)
+        if key not in self._dependencies:
+            dependency: tuple[Dependency, ...] = ()
+            if live := self.jobs.live(key):
+                dependency = (Dependency("afterok", live[-1].job_id),)
+            elif (
+                make_target(cost.sized(config)).needs_fit
+                and not fitted(self.request.out, config)
+                and not self.jobs.is_finished(key)
+            ):
+                size, label = self.cluster.one, f"fit {config.target.name}"
+                job = self._job(size, [config], kind="fit", label=label, seed=None, key=key)
+                dependency = (Dependency("afterok", batch=len(self.fits)),)
+                self.fits.append(Batch(label, (job,), size))
+            self._dependencies[key] = dependency
+        return self._dependencies[key]
+
+    def batches(
+        self,
+        runs: Sequence[Sequence[PendingCell]],
+        dependencies: tuple[Dependency, ...],
+        separately: bool,
+    ) -> list[Batch]:
+        """Runs with the same dependencies as one array, or as pre-trainings and their evaluations."""
+        size, title = self.cluster, "runs"
+        if self.request.evaluate_separately:
+            size, title = self.cluster.evaluation, "evaluations"
+        batch = Batch(title, tuple(self._run(run, size) for run in runs), size, dependencies)
+        if not separately:
+            return [batch]
+        jobs = tuple(self._run([run[0].having(())], self.cluster) for run in runs)
+        return [Batch("pre-trainings", jobs, self.cluster, dependencies), batch]
+
+    def _run(self, tasks: Sequence[PendingCell], size: Size) -> Job:
+        config = tasks[0].cell.config
+        missing = [(task.cell.config, name) for task in tasks for name in task.missing]
+        return self._job(
+            size,
+            [task.config for task in tasks],
+            kind="run",
+            label="; ".join(task.cell.label for task in tasks),
+            seed=config.seed,
+            key=config.hash,
+            protocols=tuple(dict.fromkeys(name for _, name in missing)),
+            records=tuple(itertools.starmap(record_hash, missing)),
+        )
+
+    def _job(self, size: Size, configs: Iterable[RunConfig], **fields: Any) -> Job:
+        request = self.request
+        home = store.home(request.name, request.preset, request.results.resolve())
+        return Job(
+            **fields,
+            benchmark=Path(request.name).stem,
+            preset=request.preset,
+            overrides=request.overrides,
+            folder=str(self.folder),
+            tasks=size.ranks,
+            snapshot=str(self.code.folder),
+            submitted=self._submitted,
+            configs=tuple(config.model_dump(mode="json") for config in configs),
+            out=str(request.out.resolve()),
+            records_folder=str(home / "records"),
+            command=request.command or " ".join(["python -m mim_bench", *sys.argv[1:]]),
+            num_threads=size.cpus_per_task,
+        )
+
+
+def arrays(
+    fits: Sequence[Batch],
+    groups: Iterable[Sequence[Batch]],
+    *,
+    max_size: int,
+    max_running: int | None,
+) -> list[Batch]:
+    """Fits, then the groups as arrays, in the order of submission.
+
+    Args:
+        groups: each one batch of runs, or pre-trainings and their evaluations, task by task.
+        max_size: tasks of an array at most; longer ones are split.
+        max_running: runs that run at a time, over all arrays; unset: no bound.
+    """
+    split: list[Batch] = []
+    for first, *evaluations in groups:
+        for start in range(0, len(first.jobs), max_size):
+            piece = slice(start, start + max_size)
+            split.append(replace(first, jobs=first.jobs[piece]))
+            for batch in evaluations:
+                # a single job has no "same task"
+                how = "aftercorr" if len(split[-1].jobs) > 1 else "afterok"
+                after = (Dependency(how, batch=len(fits) + len(split) - 1),)
+                split.append(replace(batch, jobs=batch.jobs[piece], dependencies=after))
+    sizes = [len(batch.jobs) for batch in split]
+    if max_running is None:
+        limits = sizes
+    else:
+        limits = split_limit(max_running, sizes)
+        # more arrays than may run at a time: each starts after the end of an earlier one
+        for number in range(max_running, len(split)):
+            turn = Dependency("afterany", batch=len(fits) + number - max_running)
+            batch = split[number]
+            split[number] = replace(batch, dependencies=(*batch.dependencies, turn))
+    bounded = [
+        replace(batch, max_running=limit) for batch, limit in zip(split, limits, strict=True)
+    ]
+    return [*fits, *bounded]
+
+
+def split_limit(max_running: int, sizes: Sequence[int]) -> list[int]:
+    """Splits a bound on running tasks over arrays of these sizes.
+
+    Every array gets one, and the rest goes in turn to those that have more tasks. Where there are more
+    arrays than the bound, each gets one, and the later ones must wait for earlier ones.
+    """
+    limits = [1] * len(sizes)
+    rest = max_running - len(sizes)
+    for number in itertools.cycle(range(len(sizes))):
+        if rest <= 0 or limits == list(sizes):
+            return limits
+        if limits[number] < sizes[number]:
+            limits[number] += 1
+            rest -= 1
+    return limits

@@ -1,0 +1,174 @@
+"""States of jobs and of a benchmark's cells on a cluster.
+
+The queue comes first: a job that was queued again is alive, whatever result an earlier attempt of one of its
+processes left behind. Of the others, the result that submitit wrote counts, then what sacct says; where sacct
+does not work and no result lies there, the job has vanished.
+
+A cell is done when the results hold its records. Of the others the ledger says which job writes which record;
+the newest job counts, or one that is alive. A job that was cancelled or has vanished leaves its records
+missing; if it was cancelled because one that it needs has failed, they have failed.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from submitit import SlurmJob
+from submitit.core.utils import pickle_load
+
+from mim_bench.cluster import slurm
+from mim_bench.cluster.job import Job, progress_path
+from mim_bench.records.pending import PendingCell
+from mim_bench.records.run_folder import record_hash, sweep_key
+
+JobStateName = Literal["queued", "running", "finished", "failed", "cancelled", "vanished"]
+CellStateName = Literal["done", "missing", "queued", "running", "failed"]
+_FAILED = ("FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_NUM_LINES = 3
+
+
+@dataclass(frozen=True)
+class JobState:
+    """State of a job."""
+
+    name: JobStateName
+    reason: str = ""
+    """Why it waits, as squeue says, or its end as sacct says."""
+
+    @property
+    def is_live(self) -> bool:
+        """True while it waits or runs."""
+        return self.name in ("queued", "running")
+
+
+@dataclass(frozen=True)
+class CellState:
+    """State of a cell, or of one of its records."""
+
+    name: CellStateName
+    job: Job | None = None
+    """The job that determines it."""
+    reason: str = ""
+    """Why it waits."""
+
+
+class BenchmarkJobs:
+    """The jobs that a benchmark's missing cells have had, and their states now."""
+
+    def __init__(self, jobs: Sequence[Job], tasks: Sequence[PendingCell]) -> None:
+        missing = [task.cell.config for task in tasks if task.missing]
+        keys = {config.hash for config in missing} | {sweep_key(config) for config in missing}
+        self.jobs = [job for job in jobs if job.key in keys]
+        self.states = job_states(self.jobs)
+        self._by_id = {job.job_id: job for job in self.jobs}
+
+    def live(self, key: str) -> list[Job]:
+        """Jobs of a run, or of a fit, that wait or run."""
+        return [job for job in self.jobs if job.key == key and self._is_live(job)]
+
+    def is_finished(self, key: str) -> bool:
+        """True if the newest job of a fit has finished and its file is there."""
+        newest = next((job for job in reversed(self.jobs) if job.key == key), None)
+        if newest is None or self.states[newest.job_id].name != "finished":
+            return False
+        return Path(result(newest)).is_file()
+
+    def record_state(self, task: PendingCell, protocol: str) -> CellState:
+        """State of one missing record."""
+        key = record_hash(task.cell.config, protocol)
+        jobs = [job for job in self.jobs if key in job.records]
+        if not jobs:
+            return CellState("missing")
+        job = next(filter(self._is_live, reversed(jobs)), jobs[-1])
+        state = self.states[job.job_id]
+        needed = [self._by_id[job_id] for job_id in job.needs if job_id in self._by_id]
+        if state.is_live:
+            # an evaluation waits while its pre-training runs: that one says more
+            for candidate in (job, *(other for other in needed if other.kind == "run")):
+                if self.states[candidate.job_id].name == "running":
+                    return CellState("running", candidate)
+            return CellState("queued", job, state.reason)
+        for candidate in (job, *needed):
+            if self.states[candidate.job_id].name == "failed":
+                return CellState("failed", candidate)
+        return CellState("missing", job)
+
+    def cell_state(self, task: PendingCell) -> CellState:
+        """State of a cell: running, queued, failed or missing, the first that one of its records has."""
+        if not task.missing:
+            return CellState("done")
+        states = [self.record_state(task, protocol) for protocol in task.missing]
+        order: list[CellStateName] = ["running", "queued", "failed", "missing"]
+        return min(states, key=lambda state: order.index(state.name))
+
+    def _is_live(self, job: Job) -> bool:
+        return self.states[job.job_id].is_live
+
+
+def job_states(jobs: Sequence[Job]) -> dict[str, JobState]:
+    """Job id -> state; one call of squeue and at most one of sacct."""
+    queue = slurm.queue({job.job_id for job in jobs}) if slurm.is_here() else {}
+    others = {
+        job.job_id: SlurmJob[Any](job.folder, job.job_id, tasks=range(job.tasks))
+        for job in jobs
+        if job.job_id not in queue
+    }  # submitit's watcher has to know all of them before it asks sacct
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of a sacct that does not work
+    if others and slurm.is_here():
+        next(iter(others.values())).get_info(mode="force")
+    states: dict[str, JobState] = {}
+    for job in jobs:
+        if (queued := queue.get(job.job_id)) is None:
+            info = others[job.job_id].get_info(mode="cache")
+            states[job.job_id] = _ended(job, info.get("State", ""))
+        elif queued.is_waiting:
+            states[job.job_id] = JobState("queued", queued.reason)
+        else:
+            states[job.job_id] = JobState("running")
+    return states
+
+
+def _ended(job: Job, sacct_state: str) -> JobState:
+    if sacct_state.startswith("CANCELLED"):
+        return JobState("cancelled", sacct_state)
+    outcomes = [outcome for _, outcome, _ in _results(job)]
+    if "error" in outcomes or sacct_state.startswith(_FAILED):
+        return JobState("failed", sacct_state)
+    return JobState("finished" if "success" in outcomes else "vanished", sacct_state)
+
+
+def _results(job: Job) -> list[tuple[int, str, Any]]:
+    """(process, `success` or `error`, value or traceback) of those that left one, the first one first."""
+    results = []
+    for task in range(job.tasks):
+        path = SlurmJob(job.folder, job.job_id, tasks=(task,)).paths.result_pickle
+        if path.is_file():
+            results.append((path.stat().st_mtime, task, *pickle_load(path)))
+    return [result[1:] for result in sorted(results, key=lambda result: result[:2])]
+
+
+def result(job: Job) -> str:
+    """The path that the job returned; empty if it has no result."""
+    return next((value for _, outcome, value in _results(job) if outcome == "success"), "")
+
+
+def log(job: Job) -> tuple[Path, list[str]]:
+    """A failed job's log and its last lines; of several processes that of the first to fail."""
+    task, trace = next(
+        ((task, value) for task, outcome, value in _results(job) if outcome == "error"), (0, "")
+    )
+    path = SlurmJob(job.folder, job.job_id, tasks=(task,)).paths.stderr
+    text = trace or (path.read_text(errors="replace") if path.is_file() else "")
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return path, lines[-_NUM_LINES:]
+
+
+def progress(job: Job) -> dict[str, Any]:
+    """Progress of a running job as it last reported; empty if it has reported nothing yet."""
+    try:
+        return json.loads(progress_path(Path(job.folder), job.job_id).read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
