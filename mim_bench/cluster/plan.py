@@ -235,20 +235,14 @@ class _Planner:
         request = self.request
         home = store.home(request.name, request.preset, request.results.resolve())
         return Job(
-            **fields,
-            benchmark=Path(request.name).stem,
-            preset=request.preset,
-            overrides=request.overrides,
-            folder=str(self.folder),
-            tasks=size.ranks,
-            snapshot=str(self.code.folder),
-            submitted=self._submitted,
+            **fields, benchmark=Path(request.name).stem, preset=request.preset,
+            overrides=request.overrides, folder=str(self.folder), tasks=size.ranks,
+            snapshot=str(self.code.folder), submitted=self._submitted,
             configs=tuple(config.model_dump(mode="json") for config in configs),
-            out=str(request.out.resolve()),
-            records_folder=str(home / "records"),
+            out=str(request.out.resolve()), records_folder=str(home / "records"),
             command=request.command or " ".join(["python -m mim_bench", *sys.argv[1:]]),
             num_threads=size.cpus_per_task,
-        )
+        )  # fmt: skip
 
 
 def arrays(

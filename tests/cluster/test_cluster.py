@@ -367,7 +367,8 @@ def test_flag_and_its_former_name__separate_evaluations(sweep_request, tmp_path,
     monkeypatch.chdir(tmp_path)
     plans = []
     monkeypatch.setattr(
-        "mim_bench.cli.cluster.submit", lambda *given: plans.append(make_plan(*given))
+        "mim_bench.cluster.submit.submit",
+        lambda *given: plans.append(make_plan(*given)) or plans[0],
     )
     options = ["--cluster", "slurm", "--nodes", "2", "cluster.nodes=5", "cluster.evaluate.nodes=3"]
     with pytest.raises(SystemExit) as stop:
