@@ -84,19 +84,14 @@ class Plan:
         Args:
             job_ids: ids of the batches before it; without them a dependency names the batch.
         """
-
-        def text(dependency: Dependency) -> str:
-            job_id, number = dependency.job_id, dependency.batch
-            if not job_id and job_ids is not None:
-                job_id = job_ids[number]
-            return f"{dependency.type}:{job_id or f'<file {number + 1} ({self.batches[number].title})>'}"
-
+        ids = job_ids or [f"<file {n} ({other.title})>" for n, other in enumerate(self.batches, 1)]
+        waits = [f"{other.type}:{other.job_id or ids[other.batch]}" for other in batch.dependencies]
         return sbatch_parameters(
             self.cluster,
             batch.size,
             name=f"mim_bench-{Path(self.request.name).stem}",
             setup=self.code.setup(),
-            dependency=",".join(map(text, batch.dependencies)) or None,
+            dependency=",".join(waits) or None,
             max_running=batch.max_running,
         )
 
