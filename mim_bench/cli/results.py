@@ -1,7 +1,7 @@
 """The verbs on benchmarks and their results: sweep, table, figure, report, compare, validate."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -89,11 +89,13 @@ def sweep(
     site_settings = site.site_settings(cluster, cluster_file, for_site, only_slurm)
     processes = site.local_jobs(cluster, jobs)
     if dry_run:
-        _print_forecast(
-            request,
-            **only_dry_run,
+        from mim_bench.experiment.dry_run import dry_run as forecast
+
+        shown = forecast(
+            request, device_tflops=device_tflops, gpus=gpus, queue_limit=queue_limit,
             gpus_per_job=site_settings.gpus if site_settings and gpus else 1,
-        )
+        )  # fmt: skip
+        out_console.print(shown, highlight=False)
     if site_settings:
         site.submit(request, site_settings, dry_run=dry_run)
     elif not dry_run:
@@ -115,16 +117,6 @@ def _check(benchmark: str, dry_run: bool, only_dry_run: dict[str, float | None])
             raise UserError(
                 f"{flag}={value} needs --dry-run; a job's size is --nodes and --gpus-per-node"
             )
-
-
-def _print_forecast(request: "SweepRequest", **devices: Any) -> None:
-    from mim_bench.experiment.dry_run import dry_run
-
-    shown = dry_run(
-        request.name, request.preset, results=request.results, overrides=request.overrides,
-        protocols=request.protocols, out=request.out, **devices,
-    )  # fmt: skip
-    out_console.print(shown, highlight=False)
 
 
 def _sweep_here(request: "SweepRequest", jobs: int | None) -> None:
