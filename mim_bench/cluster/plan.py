@@ -192,7 +192,7 @@ class _Planner:
                 and not fitted(self.request.out, config)
                 and not self.jobs.is_finished(key)
             ):
-                size, label = self.cluster.one, f"fit {config.target.name}"
+                size, label = self.cluster.single_process, f"fit {config.target.name}"
                 job = self._job(size, [config], kind="fit", label=label, seed=None, key=key)
                 dependency = (Dependency("afterok", batch=len(self.fits)),)
                 self.fits.append(Batch(label, (job,), size))
@@ -216,15 +216,12 @@ class _Planner:
         config = tasks[0].cell.config
         missing = [(task.cell.config, name) for task in tasks for name in task.missing]
         return self._job(
-            size,
-            [task.config for task in tasks],
-            kind="run",
-            label="; ".join(task.cell.label for task in tasks),
-            seed=config.seed,
-            key=config.hash,
+            size, [task.config for task in tasks],
+            kind="run", label="; ".join(task.cell.label for task in tasks),
+            seed=config.seed, key=config.hash,
             protocols=tuple(dict.fromkeys(name for _, name in missing)),
             records=tuple(itertools.starmap(record_hash, missing)),
-        )
+        )  # fmt: skip
 
     def _job(self, size: Size, configs: Iterable[RunConfig], **fields: Any) -> Job:
         request = self.request

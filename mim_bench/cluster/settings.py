@@ -115,7 +115,7 @@ class Cluster(Size):
         return self
 
     @property
-    def one(self) -> Size:
+    def single_process(self) -> Size:
         """Size of a job of one process, such as a fit, with its fraction of a machine's memory."""
         mem_gb = None if self.mem_gb is None else math.ceil(self.mem_gb / self.ranks_per_node)
         return Size(
@@ -129,7 +129,7 @@ class Cluster(Size):
     def evaluation(self) -> Size:
         """Size of a separate evaluation job."""
         own = self.evaluate.model_dump(exclude_unset=True)
-        return Size.model_validate(self.one.model_dump() | own)
+        return Size.model_validate(self.single_process.model_dump() | own)
 
 
 def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, Path | None]:

@@ -112,13 +112,13 @@ def status(
     return Status(Path(name).stem, preset, tuple(overrides), tuple(cells), tuple(fits))
 
 
-def _row(found: State, label: str, seed: int | None, missing: tuple[str, ...] = ()) -> JobRow:
-    job, row = found.job, JobRow(label, seed, found.name, missing, reason=found.reason)
+def _row(current: State, label: str, seed: int | None, missing: tuple[str, ...] = ()) -> JobRow:
+    job, row = current.job, JobRow(label, seed, current.name, missing, reason=current.reason)
     if job is None:
         return row
-    if found.name == "running":
+    if current.name == "running":
         return replace(row, job_id=job.job_id, progress=state.progress(job))
-    if found.name == "failed":
+    if current.name == "failed":
         log, lines = state.log(job)
         return replace(row, job_id=job.job_id, log=str(log), last_lines=tuple(lines))
     return replace(row, job_id=job.job_id)

@@ -85,15 +85,15 @@ def test_cluster_file__what_is_wrong_is_named(tmp_path, text, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_sizes__fit_and_evaluation_are_of_one_process_with_its_share():
+def test_sizes__fit_and_evaluation_have_one_process_and_its_memory():
     cluster = Cluster(nodes=2, gpus_per_node=8, cpus_per_task=12, mem_gb=500)
     assert (cluster.ranks, cluster.gpus) == (16, 16)
-    assert cluster.one == Size(gpus_per_node=1, cpus_per_task=12, mem_gb=63)
-    assert cluster.evaluation == cluster.one
+    assert cluster.single_process == Size(gpus_per_node=1, cpus_per_task=12, mem_gb=63)
+    assert cluster.evaluation == cluster.single_process
     wider = cluster.model_copy(update={"evaluate": Size(gpus_per_node=4)})
     assert (wider.evaluation.ranks, wider.evaluation.cpus_per_task) == (4, 12)
     assert Cluster(nodes=2, tasks_per_node=3).ranks == 6
-    assert Cluster().one == Size()
+    assert Cluster().single_process == Size()
 
 
 def test_batch_that_cannot_be_shared_out__is_refused(small):
