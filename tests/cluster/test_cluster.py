@@ -448,6 +448,20 @@ def test_ledger__gives_back_what_was_appended_and_names_a_damaged_line(tmp_path)
         ledger.jobs()
 
 
+def test_ledger__reads_lines_of_earlier_versions(tmp_path):
+    line = (
+        '{"kind":"run","benchmark":"few","preset":"tiny","overrides":["seed=1"],"label":"hog","seed":1,'
+        '"key":"k","protocols":["knn"],"records":["r"],"needs":["3"],"job_id":"4_0","folder":"f","tasks":2,'
+        '"snapshot":"s","submitted":"2026-01-01T00:00:00+00:00"}'
+    )
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    ledger.path.write_text(line + "\n")
+    (old,) = ledger.jobs()
+    assert (old.job_id, old.needs, old.title) == ("4_0", ("3",), "hog, seed 1: knn")
+    assert old.model_dump_json() == line
+
+
 @pytest.fixture
 def answers(tmp_path, monkeypatch):
     """Stand-ins for Slurm's commands: `answers(squeue=..., sacct=...)`; unset: the command fails."""
