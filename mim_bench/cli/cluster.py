@@ -15,6 +15,7 @@ from mim_bench.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from mim_bench.cluster.job import Job
+    from mim_bench.cluster.plan import Plan
     from mim_bench.cluster.settings import Cluster
     from mim_bench.experiment.request import SweepRequest
 
@@ -36,22 +37,19 @@ ClusterName = Annotated[
         help="slurm: a job a run, through submitit; local: processes of this machine; debug: this process."
     ),
 ]
+
+
+def _site(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_PANEL)
+
+
 ClusterFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Site settings; by default ./cluster.toml if it is there.", rich_help_panel=_PANEL
-    ),
+    Path | None, _site("Site settings; by default ./cluster.toml if it is there.")
 ]
-RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Submit failed cells again.", rich_help_panel=_PANEL)
-]
+RetryFailed = Annotated[bool, _site("Submit failed cells again.", "--retry-failed")]
 EvaluateSeparately = Annotated[
     bool,
-    typer.Option(
-        "--evaluate-separately",
-        help="Evaluations are jobs of their own, after the pre-trainings.",
-        rich_help_panel=_PANEL,
-    ),
+    _site("Evaluations are jobs of their own, after the pre-trainings.", "--evaluate-separately"),
 ]
 EvaluateApart = Annotated[bool, typer.Option("--evaluate-apart", hidden=True)]
 """The former name of --evaluate-separately."""
@@ -82,17 +80,16 @@ def with_cluster_flags(verb: Callable[..., None]) -> Callable[..., None]:
         options["overrides"] = given + (options["overrides"] or [])
         verb(**options)
 
-    own = inspect.signature(verb)
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[kind | None, typer.Option(help=text, rich_help_panel=_PANEL)],
+    def parameter(name: str) -> inspect.Parameter:
+        value_type, text = _FLAGS[name]
+        annotation = Annotated[value_type | None, _site(text)]
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
-        for name, (kind, text) in _FLAGS.items()
-    ]
-    wrapper.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # pyright: ignore
+
+    own = inspect.signature(verb)
+    parameters = [*own.parameters.values(), *map(parameter, _FLAGS)]
+    wrapper.__signature__ = own.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return wrapper
 
 
@@ -133,14 +130,34 @@ def local_jobs(cluster: str | None, jobs: int | None) -> int | None:
     return None if jobs == 1 else jobs
 
 
-def show(request: "SweepRequest", cluster: "Cluster") -> None:
-    """Prints every sbatch file that a sweep would submit, each with the cells of its tasks."""
-    from mim_bench.cluster import slurm
-    from mim_bench.cluster.plan import make_plan
+def submit(request: "SweepRequest", cluster: "Cluster", *, dry_run: bool) -> None:
+    """Submits a sweep to Slurm and prints what was submitted and what was not.
 
-    plan = make_plan(request, cluster, copy=False)
+    Args:
+        dry_run: submit nothing, print every sbatch file, each with the cells of its tasks.
+    """
+    from mim_bench.cluster.plan import make_plan
+    from mim_bench.cluster.submit import submit as submit_plan
+
+    plan = make_plan(request, cluster, copy=False) if dry_run else submit_plan(request, cluster)
     for note in plan.notes:
         _print(note)
+    files = len(plan.batches)
+    total = f"{_count(plan.jobs)} in {files} sbatch file{'s' * (files != 1)}"
+    if dry_run:
+        _print_files(plan)
+        _print(f"\n{total}; nothing was submitted")
+    elif not files:
+        _print("nothing to submit")
+    else:
+        _print(f"submitted {total}")
+        _print(f"logs: {plan.folder}; code: {plan.code.folder}")
+        _print(f"`status {request.name}` shows their state, `cancel {request.name}` ends them")
+
+
+def _print_files(plan: "Plan") -> None:
+    from mim_bench.cluster import slurm
+
     if not slurm.is_here():
         _print("no Slurm here: its default for MaxArraySize is assumed")
     for number, batch in enumerate(plan.batches, start=1):
@@ -148,26 +165,6 @@ def show(request: "SweepRequest", cluster: "Cluster") -> None:
         for index, job in enumerate(batch.jobs):
             _print(f"     {f'task {index}: ' if len(batch.jobs) > 1 else ''}{job.title}")
         _print(plan.script(batch))
-    files = len(plan.batches)
-    _print(
-        f"\n{_count(plan.jobs)} in {files} sbatch file{'s' * (files != 1)}; nothing was submitted"
-    )
-
-
-def submit(request: "SweepRequest", cluster: "Cluster") -> None:
-    """Submits a sweep to Slurm and prints what was submitted and what was not."""
-    from mim_bench.cluster.submit import submit as submit_jobs
-
-    plan = submit_jobs(request, cluster)
-    for note in plan.notes:
-        _print(note)
-    if not plan.batches:
-        _print("nothing to submit")
-        return
-    files = len(plan.batches)
-    _print(f"submitted {_count(plan.jobs)} in {files} sbatch file{'s' * (files != 1)}")
-    _print(f"logs: {plan.folder}; code: {plan.code.folder}")
-    _print(f"`status {request.name}` shows their state, `cancel {request.name}` ends them")
 
 
 def _count(jobs: "Sequence[Job]") -> str:

@@ -1,7 +1,7 @@
 """The verbs on benchmarks and their results: sweep, table, figure, report, compare, validate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -23,7 +23,24 @@ from mim_bench.cli.options import (
 )
 from mim_bench.errors import UserError
 
+if TYPE_CHECKING:
+    from mim_bench.experiment.request import SweepRequest
+
 app = typer.Typer()
+
+
+Jobs = Annotated[int | None, typer.Option(min=1, help="Cells at a time, each on its own cores.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs.")
+]
+DeviceTflops = Annotated[
+    float | None,
+    typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
+]
+Gpus = Annotated[int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")]
+QueueLimit = Annotated[
+    int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
+]
 
 
 @app.command(
@@ -38,24 +55,12 @@ def sweep(
     device: Device = None,
     limit_images: Limit = None,
     protocols: Protocols = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Cells at a time, each on its share of the cores.")
-    ] = None,
+    jobs: Jobs = None,
     cluster: site.ClusterName = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs."),
-    ] = False,
-    device_tflops: Annotated[
-        float | None,
-        typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")
-    ] = None,
-    queue_limit: Annotated[
-        int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
-    ] = None,
+    dry_run: DryRun = False,
+    device_tflops: DeviceTflops = None,
+    gpus: Gpus = None,
+    queue_limit: QueueLimit = None,
     cluster_file: site.ClusterFile = None,
     retry_failed: site.RetryFailed = False,
     evaluate_separately: site.EvaluateSeparately = False,
@@ -64,8 +69,41 @@ def sweep(
     results: Results = Path("results"),
 ) -> None:
     """Run every missing cell of a benchmark, here or on a cluster. The same command again continues."""
-    from mim_bench.experiment.sweep import sweep as run_sweep
-    from mim_bench.train import distributed, progress
+    from mim_bench.experiment.request import SweepRequest
+
+    separately = evaluate_separately or evaluate_apart
+    for_site = [text for text in overrides or () if text.startswith("cluster.")]
+    for_runs = [text for text in overrides or () if text not in for_site]
+    request = SweepRequest(
+        benchmark, preset, out, results,
+        overrides=tuple(settings(for_runs, None, data, device, limit_images)),
+        protocols=tuple(protocols.split(",")) if protocols else None,
+        retry_failed=retry_failed,
+        evaluate_separately=separately,
+    )  # fmt: skip
+    only_slurm = {
+        "cluster-file": cluster_file, "retry-failed": retry_failed, "evaluate-separately": separately,
+    }  # fmt: skip
+    only_dry_run = {"gpus": gpus, "queue_limit": queue_limit, "device_tflops": device_tflops}
+    _check(benchmark, dry_run, only_dry_run)
+    site_settings = site.site_settings(cluster, cluster_file, for_site, only_slurm)
+    processes = site.local_jobs(cluster, jobs)
+    if dry_run:
+        from mim_bench.experiment.dry_run import dry_run as forecast
+
+        shown = forecast(
+            request, device_tflops=device_tflops, gpus=gpus, queue_limit=queue_limit,
+            gpus_per_job=site_settings.gpus if site_settings and gpus else 1,
+        )  # fmt: skip
+        out_console.print(shown, highlight=False)
+    if site_settings:
+        site.submit(request, site_settings, dry_run=dry_run)
+    elif not dry_run:
+        _sweep_here(request, processes)
+
+
+def _check(benchmark: str, dry_run: bool, only_dry_run: dict[str, float | None]) -> None:
+    from mim_bench.train import distributed
 
     if distributed.num_launched() > 1:
         raise UserError(
@@ -74,59 +112,23 @@ def sweep(
         )
     if benchmark == "all" and not dry_run:
         raise UserError("benchmark 'all' is for --dry-run; sweep one after another")
-    separately = evaluate_separately or evaluate_apart
-    for_site = [text for text in overrides or () if text.startswith("cluster.")]
-    only_slurm = {
-        "cluster-file": cluster_file, "retry-failed": retry_failed, "evaluate-separately": separately,
-    }  # fmt: skip
-    site_settings = site.site_settings(cluster, cluster_file, for_site, only_slurm)
-    processes = site.local_jobs(cluster, jobs)
-    for_runs = [text for text in overrides or () if text not in for_site]
-    given = settings(for_runs, None, data, device, limit_images)
-    chosen = protocols.split(",") if protocols else None
-    planned = {"gpus": gpus, "queue_limit": queue_limit, "device_tflops": device_tflops}
-    for flag, value in planned.items():
+    for flag, value in only_dry_run.items():
         if value is not None and not dry_run:
             raise UserError(
                 f"{flag}={value} needs --dry-run; a job's size is --nodes and --gpus-per-node"
             )
-    if dry_run:
-        from mim_bench.experiment.dry_run import dry_run as forecast
 
-        shown = forecast(
-            benchmark,
-            preset,
-            results=results,
-            overrides=given,
-            protocols=chosen,
-            out=out,
-            device_tflops=device_tflops,
-            gpus=gpus,
-            gpus_per_job=site_settings.gpus if site_settings and gpus else 1,
-            queue_limit=queue_limit,
-        )
-        out_console.print(shown, highlight=False)
-    if site_settings:
-        from mim_bench.experiment.request import SweepRequest
 
-        request = SweepRequest(
-            benchmark, preset, out, results, tuple(given), tuple(chosen) if chosen else None,
-            retry_failed, separately,
-        )  # fmt: skip
-        (site.show if dry_run else site.submit)(request, site_settings)
-    if dry_run or site_settings:
-        return
-    failed = run_sweep(
-        benchmark,
-        preset,
-        out=out,
-        results=results,
-        overrides=given,
-        protocols=chosen,
-        jobs=processes,
+def _sweep_here(request: "SweepRequest", jobs: int | None) -> None:
+    from mim_bench.experiment.sweep import sweep
+    from mim_bench.train import progress
+
+    failed = sweep(
+        request.name, request.preset, out=request.out, results=request.results,
+        overrides=request.overrides, protocols=request.protocols, jobs=jobs,
         stages=progress.Terminal(err_console),
         told=lambda line: out_console.print(line, highlight=False),
-    )
+    )  # fmt: skip
     if failed:
         raise UserError(f"{len(failed)} cells failed; the same command tries them again")
 

@@ -1,7 +1,7 @@
 """The jobs that were submitted to a cluster: `<out>/cluster/jobs.jsonl`, one line a job, only ever appended to.
 
 It says which job writes which records, so that nothing is queued twice, and where the job's log lies. The
-state of a job is not in it: that is asked of Slurm (see `mim_bench.cluster.state`).
+state of a job is not in it: Slurm knows it (see `mim_bench.cluster.state`).
 """
 
 from collections.abc import Iterable

@@ -83,19 +83,14 @@ class Plan:
         Args:
             job_ids: ids of the batches before it; without them a dependency names the batch.
         """
-
-        def text(dependency: Dependency) -> str:
-            job_id, number = dependency.job_id, dependency.batch
-            if not job_id and job_ids is not None:
-                job_id = job_ids[number]
-            return f"{dependency.type}:{job_id or f'<file {number + 1} ({self.batches[number].title})>'}"
-
+        ids = job_ids or [f"<file {n} ({other.title})>" for n, other in enumerate(self.batches, 1)]
+        waits = [f"{other.type}:{other.job_id or ids[other.batch]}" for other in batch.dependencies]
         return sbatch_parameters(
             self.cluster,
             batch.size,
             name=f"mim_bench-{Path(self.request.name).stem}",
             setup=self.code.setup(),
-            dependency=",".join(map(text, batch.dependencies)) or None,
+            dependency=",".join(waits) or None,
             max_running=batch.max_running,
         )
 
@@ -196,7 +191,7 @@ class _Planner:
                 and not fitted(self.request.out, config)
                 and not self.jobs.is_finished(key)
             ):
-                size, label = self.cluster.one, f"fit {config.target.name}"
+                size, label = self.cluster.single_process, f"fit {config.target.name}"
                 job = self._job(size, [config], kind="fit", label=label, seed=None, key=key)
                 dependency = (Dependency("afterok", batch=len(self.fits)),)
                 self.fits.append(Batch(label, (job,), size))
@@ -223,34 +218,25 @@ class _Planner:
         config = tasks[0].cell.config
         missing = [(task.cell.config, name) for task in tasks for name in task.missing]
         return self._job(
-            size,
-            [task.config for task in tasks],
-            kind="run",
-            label="; ".join(task.cell.label for task in tasks),
-            seed=config.seed,
-            key=config.hash,
+            size, [task.config for task in tasks],
+            kind="run", label="; ".join(task.cell.label for task in tasks),
+            seed=config.seed, key=config.hash,
             protocols=tuple(dict.fromkeys(name for _, name in missing)),
             records=tuple(itertools.starmap(record_hash, missing)),
-        )
+        )  # fmt: skip
 
     def _job(self, size: Size, configs: Iterable[RunConfig], **fields: Any) -> Job:
         request = self.request
         home = store.home(request.name, request.preset, request.results.resolve())
         return Job(
-            **fields,
-            benchmark=Path(request.name).stem,
-            preset=request.preset,
-            overrides=request.overrides,
-            folder=str(self.folder),
-            tasks=size.ranks,
-            snapshot=str(self.code.folder),
-            submitted=self._submitted,
+            **fields, benchmark=Path(request.name).stem, preset=request.preset,
+            overrides=request.overrides, folder=str(self.folder), tasks=size.ranks,
+            snapshot=str(self.code.folder), submitted=self._submitted,
             configs=tuple(config.model_dump(mode="json") for config in configs),
-            out=str(request.out.resolve()),
-            records_folder=str(home / "records"),
+            out=str(request.out.resolve()), records_folder=str(home / "records"),
             command=request.command or " ".join(["python -m mim_bench", *sys.argv[1:]]),
             num_threads=size.cpus_per_task,
-        )
+        )  # fmt: skip
 
 
 def arrays(

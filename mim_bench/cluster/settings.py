@@ -115,7 +115,7 @@ class Cluster(Size):
         return self
 
     @property
-    def one(self) -> Size:
+    def single_process(self) -> Size:
         """Size of a job of one process, such as a fit, with its fraction of a machine's memory."""
         mem_gb = None if self.mem_gb is None else math.ceil(self.mem_gb / self.ranks_per_node)
         return Size(
@@ -129,7 +129,7 @@ class Cluster(Size):
     def evaluation(self) -> Size:
         """Size of a separate evaluation job."""
         own = self.evaluate.model_dump(exclude_unset=True)
-        return Size.model_validate(self.one.model_dump() | own)
+        return Size.model_validate(self.single_process.model_dump() | own)
 
 
 def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, Path | None]:
@@ -150,7 +150,7 @@ def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, 
         _check_names(values, str(path), "")
     given = dict(split_override(text.removeprefix(PREFIX)) for text in overrides)
     _check_names(given, "command line", PREFIX)
-    values |= {key: parse_value(text, _leaves().get(key, Any)) for key, text in given.items()}
+    values |= {key: parse_value(text, fields(Cluster).get(key, Any)) for key, text in given.items()}
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -164,15 +164,10 @@ def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, 
         raise UserError(f"cluster: {explain(error)}") from None
 
 
-def _leaves() -> dict[str, Any]:
-    """Dotted names of the cluster's fields -> their annotation."""
-    return fields(Cluster)
-
-
 def _check_names(values: Mapping[str, Any], origin: str, prefix: str) -> None:
     for key in values:
-        if key not in _leaves() and not key.startswith("sbatch."):
-            near = suggest(prefix + key, [prefix + name for name in _leaves()])
+        if key not in fields(Cluster) and not key.startswith("sbatch."):
+            near = suggest(prefix + key, [prefix + name for name in fields(Cluster)])
             raise UserError(f"{origin}: unknown field '{prefix}{key}'; {near}")
 
 
@@ -208,17 +203,13 @@ def sbatch_parameters(
         srun.append(f"--cpus-per-task={size.cpus_per_task}")
     return {
         "job_name": name,
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "constraint": cluster.constraint,
+        **cluster.model_dump(
+            include={"partition", "account", "qos", "constraint", "signal_delay_s"}
+        ),
         "time": max(1, round(60 * size.timeout_hours)),
-        "nodes": size.nodes,
+        **size.model_dump(include={"nodes", "gpus_per_node", "cpus_per_task"}),
         "ntasks_per_node": size.ranks_per_node,
-        "gpus_per_node": size.gpus_per_node,
-        "cpus_per_task": size.cpus_per_task,
         "mem": None if size.mem_gb is None else f"{round(1024 * size.mem_gb)}M",
-        "signal_delay_s": cluster.signal_delay_s,
         "setup": [*cluster.setup, *setup],
         "dependency": dependency,
         "array_parallelism": max_running,

@@ -3,26 +3,11 @@
 import shutil
 import subprocess
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from mim_bench.errors import UserError
 
 _DEFAULT_MAX_ARRAY_SIZE = 1001
-
-
-@dataclass(frozen=True)
-class Queued:
-    """A job that waits or runs."""
-
-    state: str
-    """As squeue has it, such as `PENDING`."""
-    reason: str
-    """Why it waits; `None` if it runs."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """False once it has begun, also while it ends."""
-        return self.state in ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "PREEMPTED")
+_WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "PREEMPTED")
 
 
 def is_here() -> bool:
@@ -39,8 +24,8 @@ def require() -> None:
         )
 
 
-def queue(job_ids: Collection[str]) -> dict[str, Queued]:
-    """Those of the jobs that wait or run, by one call of squeue."""
+def queue(job_ids: Collection[str]) -> dict[str, str]:
+    """Id of each job that waits or runs -> why it waits, empty once it has begun; one call of squeue."""
     if not job_ids:
         return {}
     arrays = sorted({job_id.partition("_")[0] for job_id in job_ids})
@@ -52,8 +37,9 @@ def queue(job_ids: Collection[str]) -> dict[str, Queued]:
     queued = {}
     for line in done.stdout.splitlines():
         job_id, state, reason = line.split("|", 2)
-        queued[job_id] = Queued(state, reason)
-    return {job_id: queued[job_id] for job_id in job_ids if job_id in queued}
+        if job_id in job_ids:
+            queued[job_id] = reason or state if state in _WAITING else ""
+    return queued
 
 
 def cancel(job_ids: Sequence[str]) -> None:

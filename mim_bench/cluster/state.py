@@ -24,17 +24,20 @@ from mim_bench.cluster.job import Job, progress_path
 from mim_bench.records.pending import PendingCell
 from mim_bench.records.run_folder import record_hash, sweep_key
 
-JobStateName = Literal["queued", "running", "finished", "failed", "cancelled", "vanished"]
-CellStateName = Literal["done", "missing", "queued", "running", "failed"]
+StateName = Literal[
+    "done", "missing", "queued", "running", "failed", "finished", "cancelled", "vanished"
+]
 _FAILED = ("FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 _NUM_LINES = 3
 
 
 @dataclass(frozen=True)
-class JobState:
-    """State of a job."""
+class State:
+    """State of a job (queued to vanished), of a missing record, or of a cell (done to failed)."""
 
-    name: JobStateName
+    name: StateName
+    job: Job | None = None
+    """The job itself, or the one that determines the state."""
     reason: str = ""
     """Why it waits, as squeue says, or its end as sacct says."""
 
@@ -42,17 +45,6 @@ class JobState:
     def is_live(self) -> bool:
         """True while it waits or runs."""
         return self.name in ("queued", "running")
-
-
-@dataclass(frozen=True)
-class CellState:
-    """State of a cell, or of one of its records."""
-
-    name: CellStateName
-    job: Job | None = None
-    """The job that determines it."""
-    reason: str = ""
-    """Why it waits."""
 
 
 class BenchmarkJobs:
@@ -63,11 +55,10 @@ class BenchmarkJobs:
         keys = {config.hash for config in missing} | {sweep_key(config) for config in missing}
         self.jobs = [job for job in jobs if job.key in keys]
         self.states = job_states(self.jobs)
-        self._by_id = {job.job_id: job for job in self.jobs}
 
     def live(self, key: str) -> list[Job]:
         """Jobs of a run, or of a fit, that wait or run."""
-        return [job for job in self.jobs if job.key == key and self._is_live(job)]
+        return [job for job in self.jobs if job.key == key and self.states[job.job_id].is_live]
 
     def is_finished(self, key: str) -> bool:
         """True if the newest job of a fit has finished and its file is there."""
@@ -76,39 +67,32 @@ class BenchmarkJobs:
             return False
         return Path(result(newest)).is_file()
 
-    def record_state(self, task: PendingCell, protocol: str) -> CellState:
+    def record_state(self, task: PendingCell, protocol: str) -> State:
         """State of one missing record."""
         key = record_hash(task.cell.config, protocol)
-        jobs = [job for job in self.jobs if key in job.records]
+        jobs = [job for job in reversed(self.jobs) if key in job.records]
         if not jobs:
-            return CellState("missing")
-        job = next(filter(self._is_live, reversed(jobs)), jobs[-1])
+            return State("missing")
+        job = next((job for job in jobs if self.states[job.job_id].is_live), jobs[0])
         state = self.states[job.job_id]
-        needed = [self._by_id[job_id] for job_id in job.needs if job_id in self._by_id]
+        needed = [self.states[job_id] for job_id in job.needs if job_id in self.states]
         if state.is_live:
             # an evaluation waits while its pre-training runs: that one says more
-            for candidate in (job, *(other for other in needed if other.kind == "run")):
-                if self.states[candidate.job_id].name == "running":
-                    return CellState("running", candidate)
-            return CellState("queued", job, state.reason)
-        for candidate in (job, *needed):
-            if self.states[candidate.job_id].name == "failed":
-                return CellState("failed", candidate)
-        return CellState("missing", job)
+            runs = [other for other in needed if other.job and other.job.kind == "run"]
+            return next((other for other in (state, *runs) if other.name == "running"), state)
+        failed = next((other.job for other in (state, *needed) if other.name == "failed"), None)
+        return State("failed", failed) if failed else State("missing", job)
 
-    def cell_state(self, task: PendingCell) -> CellState:
+    def cell_state(self, task: PendingCell) -> State:
         """State of a cell: running, queued, failed or missing, the first that one of its records has."""
         if not task.missing:
-            return CellState("done")
+            return State("done")
         states = [self.record_state(task, protocol) for protocol in task.missing]
-        order: list[CellStateName] = ["running", "queued", "failed", "missing"]
+        order: list[StateName] = ["running", "queued", "failed", "missing"]
         return min(states, key=lambda state: order.index(state.name))
 
-    def _is_live(self, job: Job) -> bool:
-        return self.states[job.job_id].is_live
 
-
-def job_states(jobs: Sequence[Job]) -> dict[str, JobState]:
+def job_states(jobs: Sequence[Job]) -> dict[str, State]:
     """Job id -> state; one call of squeue and at most one of sacct."""
     queue = slurm.queue({job.job_id for job in jobs}) if slurm.is_here() else {}
     others = {
@@ -119,25 +103,24 @@ def job_states(jobs: Sequence[Job]) -> dict[str, JobState]:
     logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of a sacct that does not work
     if others and slurm.is_here():
         next(iter(others.values())).get_info(mode="force")
-    states: dict[str, JobState] = {}
+    states: dict[str, State] = {}
     for job in jobs:
-        if (queued := queue.get(job.job_id)) is None:
-            info = others[job.job_id].get_info(mode="cache")
-            states[job.job_id] = _ended(job, info.get("State", ""))
-        elif queued.is_waiting:
-            states[job.job_id] = JobState("queued", queued.reason)
+        if job.job_id in others:
+            sacct_state = others[job.job_id].get_info(mode="cache").get("State", "")
+            states[job.job_id] = State(_ended(job, sacct_state), job, sacct_state)
         else:
-            states[job.job_id] = JobState("running")
+            reason = queue[job.job_id]
+            states[job.job_id] = State("queued" if reason else "running", job, reason)
     return states
 
 
-def _ended(job: Job, sacct_state: str) -> JobState:
+def _ended(job: Job, sacct_state: str) -> StateName:
     if sacct_state.startswith("CANCELLED"):
-        return JobState("cancelled", sacct_state)
+        return "cancelled"
     outcomes = [outcome for _, outcome, _ in _results(job)]
     if "error" in outcomes or sacct_state.startswith(_FAILED):
-        return JobState("failed", sacct_state)
-    return JobState("finished" if "success" in outcomes else "vanished", sacct_state)
+        return "failed"
+    return "finished" if "success" in outcomes else "vanished"
 
 
 def _results(job: Job) -> list[tuple[int, str, Any]]:

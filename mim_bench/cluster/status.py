@@ -6,7 +6,7 @@ python -m mim_bench cancel targets
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from mim_bench.cluster import slurm, state
 from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
-from mim_bench.cluster.state import BenchmarkJobs, CellState
+from mim_bench.cluster.state import BenchmarkJobs, State
 from mim_bench.records import pending
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
@@ -103,24 +103,25 @@ def status(
         _row(jobs.cell_state(task), task.cell.label, task.cell.config.seed, task.missing)
         for task in tasks
     ]
-    newest_fits = {job.key: job for job in jobs.jobs if job.kind == "fit"}.values()
-    fits = []
-    for fit in newest_fits:
-        fit_state = jobs.states[fit.job_id]
-        if fit_state.name in ("queued", "running", "failed"):
-            fits.append(_row(CellState(fit_state.name, fit, fit_state.reason), fit.label, None))
+    newest_fits = {job.key: jobs.states[job.job_id] for job in jobs.jobs if job.kind == "fit"}
+    fits = [
+        _row(fit, fit.job.label, None)
+        for fit in newest_fits.values()
+        if fit.job and (fit.is_live or fit.name == "failed")
+    ]
     return Status(Path(name).stem, preset, tuple(overrides), tuple(cells), tuple(fits))
 
 
-def _row(cell: CellState, label: str, seed: int | None, missing: tuple[str, ...] = ()) -> JobRow:
-    if cell.job is None:
-        return JobRow(label, seed, cell.name, missing)
-    path, lines = state.log(cell.job) if cell.name == "failed" else (None, [])
-    return JobRow(
-        label, seed, cell.name, missing, cell.job.job_id, cell.reason,
-        state.progress(cell.job) if cell.name == "running" else None,
-        str(path) if path else None, tuple(lines),
-    )  # fmt: skip
+def _row(current: State, label: str, seed: int | None, missing: tuple[str, ...] = ()) -> JobRow:
+    job, row = current.job, JobRow(label, seed, current.name, missing, reason=current.reason)
+    if job is None:
+        return row
+    if current.name == "running":
+        return replace(row, job_id=job.job_id, progress=state.progress(job))
+    if current.name == "failed":
+        log, lines = state.log(job)
+        return replace(row, job_id=job.job_id, log=str(log), last_lines=tuple(lines))
+    return replace(row, job_id=job.job_id)
 
 
 def _progress_line(report: dict[str, Any]) -> str:
@@ -162,14 +163,7 @@ def table(status: Status) -> RenderableType:
 
 
 def cancel(name: str, preset: str | None = None, *, out: Path) -> list[Job]:
-    """Ends a benchmark's jobs that wait or run, and the fits that no other benchmark waits for.
-
-    Args:
-        preset: only that one's; by default all.
-
-    Returns:
-        The jobs that were cancelled.
-    """
+    """Ends a benchmark's jobs, of one preset or of all, and fits that no other benchmark waits for; returns them."""
     slurm.require()
     ledger = Ledger(out)
     with ledger.lock():  # nothing is submitted meanwhile

@@ -9,7 +9,6 @@ pre-training steps on this device: an estimate, as reading, crops and optimiser 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,38 +17,37 @@ from rich.text import Text
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.errors import UserError
 from mim_bench.experiment import cost
-from mim_bench.experiment.forecast import ALL, Asked, Forecast, Work, forecast
+from mim_bench.experiment.forecast import ALL, Forecast, Work, forecast
+from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.schedule import Job, simulate
 
 
 def dry_run(
-    name: str,
-    preset: str,
+    request: SweepRequest,
     *,
     device_tflops: float | None = None,
     gpus: int | None = None,
     gpus_per_job: int = 1,
     queue_limit: int | None = None,
-    **asked: Unpack[Asked],
 ) -> RenderableType:
     """What a sweep would do, as a table and lines to print.
 
     Args:
-        name: a benchmark, or `all`: every one that has runs, what they share counted once.
+        request: its name is a benchmark, or `all`: every one that has runs, common runs counted once.
         device_tflops: TFLOP/s that one device sustains in training; by default measured on this one.
         gpus: devices to spread the jobs over.
         gpus_per_job: devices that each pre-training and each evaluation takes, its time divided by
             them; a fit takes one.
         queue_limit: jobs queued and running together at most, as a cluster may have it.
-        asked: as `forecast` takes it.
 
     Raises:
         UserError: an unknown name, a number that is not allowed, or a damaged record.
     """
     _check(device_tflops, gpus, gpus_per_job, queue_limit)
+    name, preset = request.name, request.preset
     if name != ALL and load_benchmark(name).division == "published":
         return Text(f"Benchmark '{name}' has published rows only: there is nothing to run.")
-    found = forecast(name, preset, **asked)
+    found = forecast(request)
     title = f"{Path(name).stem}, {Path(preset).stem}"
     shown = _by_benchmark if name == ALL else _by_row
     if found.longest is None:

@@ -7,13 +7,13 @@ in the first that asks for them, as a sweep makes them once and copies the recor
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NotRequired, TypedDict, Unpack
 
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import needs_pretraining
 from mim_bench.experiment import cost
+from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.schedule import Job
 from mim_bench.records.finished import pretrained
 from mim_bench.records.pending import PendingCell, plan
@@ -23,18 +23,6 @@ ALL = "all"
 """Stands for every benchmark that has runs."""
 _FIRST = "targets"
 """Of all benchmarks: the main table, so that the others show what they add to it."""
-
-
-class Asked(TypedDict):
-    """Which of a benchmark's runs are asked about, and where the finished ones lie."""
-
-    results: Path
-    """Folder of records: what is there is not missing."""
-    overrides: NotRequired[Sequence[str]]
-    protocols: NotRequired[Sequence[str] | None]
-    """Of the benchmark's, only these; by default all."""
-    out: NotRequired[Path | None]
-    """Folder of run folders: a pre-training that is finished there is not counted again."""
 
 
 @dataclass(frozen=True)
@@ -124,23 +112,21 @@ class Forecast:
         return self.kept_bytes + sum(self.growing_bytes[:jobs])
 
 
-def forecast(name: str, preset: str, **asked: Unpack[Asked]) -> Forecast:
+def forecast(request: SweepRequest) -> Forecast:
     """What is missing of a benchmark's runs, or of every benchmark's (`all`).
 
-    Raises:
-        UserError: no runs belong to the benchmark, or one of its records is damaged.
+    A pre-training that is finished in `request.out` is not counted again.
     """
     tasks = {
-        one: plan(
-            one, preset, results=asked["results"], overrides=asked.get("overrides", ()),
-            protocols=asked.get("protocols"), copy=False,
+        name: plan(
+            name, request.preset, results=request.results, overrides=request.overrides,
+            protocols=request.protocols, copy=False,
         )
-        for one in _benchmarks(name)
+        for name in _benchmarks(request.name)
     }  # fmt: skip
     every = [task for of_one in tasks.values() for task in of_one]
-    out = asked.get("out")
     todo = [task.cell.config for task in every if task.missing]
-    ledger = _Ledger(pretrained(out, todo) if out else set())
+    ledger = _Ledger(pretrained(request.out, todo))
     parts = tuple(_part(one, tasks[one], ledger, is_alone=len(tasks) == 1) for one in tasks)
     fits = dict(ledger.fits.values())
     jobs = [(-1, 0, Job(fit, cost.hours(value or 0.0, 1))) for fit, value in fits.items()]

@@ -55,8 +55,8 @@ def joined(timeout_minutes: float = 30) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     _long_group = dist.new_group(backend="gloo", timeout=_LONG_TIMEOUT)  # pyright: ignore[reportAssignmentType]
-    yield  # after an error the others may be waiting: leaving by the exit of the process cannot hang
-    any_rank(False)  # rank 0 serves the others' connections: it must not leave first
+    yield  # after an error the others may be waiting: the exit of the process cannot hang
+    any_rank(False)  # rank 0 serves the others' connections: it must not exit first
     _long_group = None
     dist.destroy_process_group()
 

@@ -83,15 +83,15 @@ def test_cluster_file__what_is_wrong_is_named(tmp_path, text, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_sizes__fit_and_evaluation_are_of_one_process_with_its_share():
+def test_sizes__fit_and_evaluation_have_one_process_and_its_memory():
     cluster = Cluster(nodes=2, gpus_per_node=8, cpus_per_task=12, mem_gb=500)
     assert (cluster.ranks, cluster.gpus) == (16, 16)
-    assert cluster.one == Size(gpus_per_node=1, cpus_per_task=12, mem_gb=63)
-    assert cluster.evaluation == cluster.one
+    assert cluster.single_process == Size(gpus_per_node=1, cpus_per_task=12, mem_gb=63)
+    assert cluster.evaluation == cluster.single_process
     wider = cluster.model_copy(update={"evaluate": Size(gpus_per_node=4)})
     assert (wider.evaluation.ranks, wider.evaluation.cpus_per_task) == (4, 12)
     assert Cluster(nodes=2, tasks_per_node=3).ranks == 6
-    assert Cluster().one == Size()
+    assert Cluster().single_process == Size()
 
 
 def test_batch_that_cannot_be_shared_out__is_refused(small):
@@ -365,7 +365,8 @@ def test_flag_and_its_former_name__separate_evaluations(sweep_request, tmp_path,
     monkeypatch.chdir(tmp_path)
     plans = []
     monkeypatch.setattr(
-        "mim_bench.cli.cluster.submit", lambda *given: plans.append(make_plan(*given))
+        "mim_bench.cluster.submit.submit",
+        lambda *given: plans.append(make_plan(*given)) or plans[0],
     )
     options = ["--cluster", "slurm", "--nodes", "2", "cluster.nodes=5", "cluster.evaluate.nodes=3"]
     with pytest.raises(SystemExit) as stop:
@@ -443,6 +444,20 @@ def test_ledger__gives_back_what_was_appended_and_names_a_damaged_line(tmp_path)
     ledger.path.write_text(ledger.path.read_text() + "{}\n")
     with pytest.raises(UserError, match=r"jobs.jsonl, line 3 is damaged"):
         ledger.jobs()
+
+
+def test_ledger__reads_lines_of_earlier_versions(tmp_path):
+    line = (
+        '{"kind":"run","benchmark":"few","preset":"tiny","overrides":["seed=1"],"label":"hog","seed":1,'
+        '"key":"k","protocols":["knn"],"records":["r"],"needs":["3"],"job_id":"4_0","folder":"f","tasks":2,'
+        '"snapshot":"s","submitted":"2026-01-01T00:00:00+00:00"}'
+    )
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    ledger.path.write_text(line + "\n")
+    (old,) = ledger.jobs()
+    assert (old.job_id, old.needs, old.title) == ("4_0", ("3",), "hog, seed 1: knn")
+    assert old.model_dump_json() == line
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from mim_bench.errors import UserError
 from mim_bench.experiment import cost
 from mim_bench.experiment.dry_run import dry_run
 from mim_bench.experiment.forecast import forecast
+from mim_bench.experiment.request import SweepRequest
 from mim_bench.records.pending import plan
 from mim_bench.records.run_folder import record_hash
 
@@ -31,9 +32,16 @@ def two(tmp_path):
     return str(path)
 
 
+def request(name, preset, *, results, **options):
+    out = options.pop("out", results / "no-runs")
+    return SweepRequest(name, preset, out, results, **options)
+
+
 def printed(*arguments, **options):
+    devices = {"device_tflops", "gpus", "gpus_per_job", "queue_limit"} & options.keys()
+    devices = {name: options.pop(name) for name in devices}
     text = io.StringIO()
-    Console(width=160, file=text).print(dry_run(*arguments, **options))
+    Console(width=160, file=text).print(dry_run(request(*arguments, **options), **devices))
     return text.getvalue()
 
 
@@ -42,7 +50,7 @@ def pretrain_flops(row):
 
 
 def test_missing_runs__cost_what_their_estimates_say(two, tmp_path):
-    found = forecast(two, "tiny", results=tmp_path / "results")
+    found = forecast(request(two, "tiny", results=tmp_path / "results"))
     cells = benchmark.cells(two, "tiny")
     single = [cost.estimate(cell.config) for cell in cells]
     assert [(row.label, row.seeds, row.done) for row in found.rows] == [
@@ -65,7 +73,7 @@ def test_missing_runs__cost_what_their_estimates_say(two, tmp_path):
 
 
 def test_jobs__wait_for_fit_and_pretraining(two, tmp_path):
-    found = forecast(two, "tiny", results=tmp_path / "results")
+    found = forecast(request(two, "tiny", results=tmp_path / "results"))
     jobs = {job.name: job for job in found.jobs}
     assert list(jobs) == [
         "fit dvae",
@@ -86,7 +94,7 @@ def test_records__are_not_asked_for_again_and_not_copied(two, tmp_path):
     for path in (results / "other").rglob("*__linear.*"):
         path.unlink()
     before = sorted(results.rglob("*"))
-    pixel, dvae = forecast(two, "tiny", results=results).rows
+    pixel, dvae = forecast(request(two, "tiny", results=results)).rows
     assert (dvae.done, dvae.missing) == ("knn, linear (seed 0)", "linear (seed 1)")
     assert pixel.missing == "linear (seed 1)" and "scratch" in pixel.done
     once = next(c.config for c in benchmark.cells(two, "tiny") if c.label == "dvae")
@@ -111,7 +119,7 @@ def test_finished_pretraining__is_not_counted_again(two, tmp_path):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(config.model_dump_json())
         (folder / made).write_text("{}")
-    found = forecast(two, "tiny", results=tmp_path / "results", out=tmp_path / "runs")
+    found = forecast(request(two, "tiny", results=tmp_path / "results", out=tmp_path / "runs"))
     assert (found.num_pretrainings, found.num_missing) == (4, 3)
     assert pretrain_flops(found.rows[1]) == cost.estimate(second).pretrain_flops
     assert {job.name: job for job in found.jobs}["evaluate dvae, seed 0"].needs == ()
@@ -120,7 +128,7 @@ def test_finished_pretraining__is_not_counted_again(two, tmp_path):
 def test_shared_pretraining__is_made_once(tmp_path):
     path = tmp_path / "lengths.toml"
     path.write_text(TWO.replace("target = ['pixel', 'dvae']", '"linear.epochs" = ["x1", "x2"]'))
-    found = forecast(str(path), "tiny", results=tmp_path)
+    found = forecast(request(str(path), "tiny", results=tmp_path))
     assert (found.num_pretrainings, found.num_missing) == (2, 2)
     assert pretrain_flops(found.rows[0]) > 0 == pretrain_flops(found.rows[1])
     names = [job.name for job in found.jobs]
@@ -131,7 +139,7 @@ def test_shared_pretraining__is_made_once(tmp_path):
 
 def test_printed__tells_hours_storage_and_the_longest_chain(two, tmp_path):
     settings = {"results": tmp_path, "device_tflops": 0.01}
-    total = forecast(two, "tiny", results=tmp_path).total_flops / 0.01e12 / 3600
+    total = forecast(request(two, "tiny", results=tmp_path)).total_flops / 0.01e12 / 3600
     text = " ".join(printed(two, "tiny", **settings, gpus=1).split())
     for part in ("two, tiny", "fit dvae", "0.01 TFLOP/s a GPU, as given", "4 distinct, 4 to be made",
                  "GB kept in", "fit_epochs passes at 3 x", "On 1 GPU: 9 jobs",
@@ -144,7 +152,7 @@ def test_printed__tells_hours_storage_and_the_longest_chain(two, tmp_path):
 
 def test_hours_of_a_cell__are_told_from_the_least_to_the_most(two, tmp_path):
     text = printed(two, "tiny", results=tmp_path, device_tflops=0.01)
-    found = forecast(two, "tiny", results=tmp_path)
+    found = forecast(request(two, "tiny", results=tmp_path))
     for row in found.rows:
         hours = [cost.hours(work.total_flops, 0.01e12) for work in row.work]
         assert len(hours) == 2 and f"{hours[0]:.3g}" == f"{hours[1]:.3g}"
@@ -161,7 +169,7 @@ def test_hours_of_a_cell__are_told_from_the_least_to_the_most(two, tmp_path):
     )  # fmt: skip
     probe, whole = (
         cost.hours(work.total_flops, 0.01e12)
-        for work in forecast(two, "tiny", results=tmp_path).rows[0].work
+        for work in forecast(request(two, "tiny", results=tmp_path)).rows[0].work
     )
     assert line.split("│")[-3].strip() == f"{probe:.3g} to {whole:.3g}"
 
@@ -182,7 +190,7 @@ def test_several_gpus_a_job__divide_its_time_and_not_its_gpu_hours(two, tmp_path
     assert "On 4 GPUs, 4 a job and so many times as fast (a fit: 1): 9 jobs" in text
     assert "running 1 at a time" in text
     assert hours == alone
-    fit = cost.hours(forecast(two, "tiny", results=tmp_path).fits["fit dvae"], 1e9)
+    fit = cost.hours(forecast(request(two, "tiny", results=tmp_path)).fits["fit dvae"], 1e9)
     assert quick == pytest.approx((makespan - fit) / 4 + fit, rel=0.01)  # three digits are printed
     assert quick < makespan / 2
 
@@ -208,7 +216,7 @@ def test_published_rows_alone__are_told_in_a_sentence(tmp_path):
 )
 def test_every_benchmark__has_a_forecast_without_data(name, preset, tmp_path):
     if benchmark.load_benchmark(name).division != "published":
-        found = forecast(name, preset, results=tmp_path)
+        found = forecast(request(name, preset, results=tmp_path))
         assert found.total_flops > 0 and all(row.missing for row in found.rows)
         assert found.num_missing == found.num_pretrainings
 
@@ -219,7 +227,7 @@ def everything(tmp_path_factory):
     names = [n for n in recipe.names("benchmarks")
              if benchmark.load_benchmark(n).division != "published"]  # fmt: skip
     cells = {name: benchmark.cells(name, "tiny") for name in names}
-    return cells, forecast("all", "tiny", results=tmp_path_factory.mktemp("results"))
+    return cells, forecast(request("all", "tiny", results=tmp_path_factory.mktemp("results")))
 
 
 def test_all__makes_every_run_and_record_once(everything):
@@ -313,13 +321,13 @@ def test_all__is_no_benchmark_to_run(tmp_path):
 
 def test_wrong_numbers__are_refused(two, tmp_path):
     with pytest.raises(UserError, match="device_tflops=0: allowed: above 0"):
-        dry_run(two, "tiny", results=tmp_path, device_tflops=0)
+        dry_run(request(two, "tiny", results=tmp_path), device_tflops=0)
     with pytest.raises(UserError, match="queue_limit=3 needs gpus"):
-        dry_run(two, "tiny", results=tmp_path, queue_limit=3)
+        dry_run(request(two, "tiny", results=tmp_path), queue_limit=3)
     with pytest.raises(UserError, match="gpus_per_job=8 needs gpus"):
-        dry_run(two, "tiny", results=tmp_path, gpus_per_job=8)
+        dry_run(request(two, "tiny", results=tmp_path), gpus_per_job=8)
     for number in (0, 8):
         with pytest.raises(UserError, match=f"gpus_per_job={number}: allowed: 1 to gpus=4"):
-            dry_run(two, "tiny", results=tmp_path, gpus=4, gpus_per_job=number)
+            dry_run(request(two, "tiny", results=tmp_path), gpus=4, gpus_per_job=number)
     with pytest.raises(UserError, match="gpus=0: allowed"):
-        dry_run(two, "tiny", results=tmp_path, device_tflops=1, gpus=0)
+        dry_run(request(two, "tiny", results=tmp_path), device_tflops=1, gpus=0)
