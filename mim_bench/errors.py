@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """The user's mistake, told in one line; the command line exits with code 2."""
+    """The user's mistake, reported in one line; the command line exits with code 2."""
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

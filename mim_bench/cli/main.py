@@ -89,7 +89,7 @@ def run(
             out=out,
             force=force,
             stages=progress.Terminal(err_console),
-            told=lambda line: err_console.print(line, style="dim", highlight=False),
+            notify=lambda line: err_console.print(line, style="dim", highlight=False),
         )
         if not distributed.is_main():
             return

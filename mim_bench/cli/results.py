@@ -127,7 +127,7 @@ def _sweep_here(request: "SweepRequest", jobs: int | None) -> None:
         request.name, request.preset, out=request.out, results=request.results,
         overrides=request.overrides, protocols=request.protocols, jobs=jobs,
         stages=progress.Terminal(err_console),
-        told=lambda line: out_console.print(line, highlight=False),
+        notify=lambda line: out_console.print(line, highlight=False),
     )  # fmt: skip
     if failed:
         raise UserError(f"{len(failed)} cells failed; the same command tries them again")

@@ -1,4 +1,4 @@
-"""A benchmark: the cells of one comparison table or figure, told in one TOML file.
+"""A benchmark: the cells of one comparison table or figure, written in one TOML file.
 
 The grid is the science, the preset is the scale. A grid's value may be relative to the preset's own:
 `"x0.5"` of `pretrain.epochs` is half its length. What a preset must change is said in `[at.<preset>]`.
@@ -232,6 +232,6 @@ def _cell(
     scaled_fields = {config_field(field, base) for field in relative}
     kept = [text for field, text in overridden.items() if field not in scaled_fields]
     config = resolve(target, preset, kept, grid).config
-    told = {"variant": variant.name} if variant else {}
-    told |= {field: grid.get(field, value) for field, value in place.items()}
-    return Cell(config, told, relative, variant)
+    point = {"variant": variant.name} if variant else {}
+    point |= {field: grid.get(field, value) for field, value in place.items()}
+    return Cell(config, point, relative, variant)

@@ -10,7 +10,7 @@ from mim_bench.errors import UserError
 
 
 def needs_pretraining(config: RunConfig) -> bool:
-    """False if only protocols are asked for that no pre-trained weight enters, such as `scratch`."""
+    """False if no pre-trained weight enters any of the protocols, such as `scratch`."""
     names = config.evaluate.protocols
     return not names or any(PROTOCOLS[name].needs_encoder for name in names)
 
@@ -37,7 +37,7 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
 
 
 def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
-    """That every training's batch can be shared out to so many processes: told before the first one begins.
+    """That every training's batch can be split over so many processes: checked before the first one begins.
 
     Raises:
         UserError: one cannot.

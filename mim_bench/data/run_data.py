@@ -48,7 +48,7 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
     """Opens the source, cuts the splits and keeps them in memory where they fit.
 
     Raises:
-        UserError: unknown or unreadable source, a bad image, or labels missing for what is asked.
+        UserError: unknown or unreadable source, a bad image, or labels missing that a protocol needs.
     """
     settings, runtime = config.data, config.runtime
     source = open_source(settings.source, skip_bad_images=settings.skip_bad_images)
@@ -97,7 +97,7 @@ def _check_labels(config: RunConfig, train: ImageSet) -> None:
 
 
 def _num_workers(config: RunConfig, split: Split) -> int:
-    """Reading processes: none for images in memory unless asked for, else one a core up to 16."""
+    """Reading processes: none for images in memory unless `runtime.num_workers` is set, else one a core up to 16."""
     if config.runtime.num_workers is not None:
         return config.runtime.num_workers
     if split.in_memory:

@@ -1,4 +1,4 @@
-"""What a protocol is given, and what it answers."""
+"""The input and the result of a protocol."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ from mim_bench.train import distributed, loop
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What a protocol found."""
+    """The result of a protocol."""
 
     correct: dict[str, np.ndarray]
     """Readout -> (N,) bool: which evaluated images were right."""
     notes: tuple[str, ...] = ()
-    """Choices that the record must tell."""
+    """Choices that the record must state."""
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Readout -> accuracy after each epoch on labelled training images that were not trained on."""
     figures: dict[str, float] = field(default_factory=dict)

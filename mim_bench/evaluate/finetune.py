@@ -1,8 +1,8 @@
-"""Fine-tuning as MAE does it, and its twin from random weights.
+"""Fine-tuning as MAE does it, and its baseline from random weights.
 
 MAE, appendix A.1, Table 9: AdamW with layer decay, mean of patch tokens with a fresh norm, drop path,
-RandAugment, mixup, CutMix, label smoothing, all through timm. The twin `scratch` has the same
-architecture, recipe and length, and differs in the initial weights only: it answers what pre-training
+RandAugment, mixup, CutMix, label smoothing, all through timm. The baseline `scratch` has the same
+architecture, recipe and length, and differs in the initial weights only: it measures what pre-training
 adds (MAE's own scratch rows use a longer recipe of their own).
 
 Deliberate differences: random erasing is off by default, as in the paper and unlike the repository. With
@@ -226,8 +226,8 @@ def _correct(context: EvalContext, model: Encoder, split: Split, index: Tensor) 
             return model(normalized).argmax(dim=1)
 
     place = index.to(device)
-    answers = context.features.over(predict, split, index)[place]
-    return (answers == context.labels(split)[place]).cpu().numpy()
+    predictions = context.features.over(predict, split, index)[place]
+    return (predictions == context.labels(split)[place]).cpu().numpy()
 
 
 def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:

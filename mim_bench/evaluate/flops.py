@@ -97,7 +97,7 @@ def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> Model
 
 
 class _Predict(nn.Module):
-    """`MaskedAutoencoder.predict` as a module's forward, so that FLOPs are told by submodule."""
+    """`MaskedAutoencoder.predict` as a module's forward, so that FLOPs are counted by submodule."""
 
     def __init__(self, model: MaskedAutoencoder) -> None:
         super().__init__()

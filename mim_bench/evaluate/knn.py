@@ -37,11 +37,11 @@ def classify(
     """Training features (N, D) and labels (N,), test features (M, D) -> predicted classes (M,)."""
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     k = min(k, len(train))
-    answers = []
+    predictions = []
     for part in test.split(_CHUNK):
         similarity, neighbour = (part @ train.T).topk(k, dim=1)
         weight = torch.exp((similarity - similarity[:, :1]) / temperature)  # scaled: no overflow
         votes = torch.zeros(len(part), num_classes, device=train.device)
         votes.scatter_add_(1, labels[neighbour], weight)
-        answers.append(votes.argmax(dim=1))
-    return torch.cat(answers)
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions)

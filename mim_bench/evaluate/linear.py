@@ -106,10 +106,10 @@ def run(context: EvalContext) -> ProtocolResult:
 
     probes.eval()
     with torch.no_grad():
-        answers = probes(context.features.clean(context.test)).argmax(dim=2)
+        predictions = probes(context.features.clean(context.test)).argmax(dim=2)
     truth = context.labels(context.test)
     correct = {
-        readout: (answers[place] == truth).cpu().numpy()
+        readout: (predictions[place] == truth).cpu().numpy()
         for place, readout in enumerate(features.READOUTS)
     }
     notes = () if schedule.augment else ("linear: features of the clean images, cached",)

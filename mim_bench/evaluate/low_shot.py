@@ -26,15 +26,15 @@ def run(context: EvalContext) -> ProtocolResult:
     correct = {}
     for place, name in enumerate(features.READOUTS):
         mean, std = train[:, place].mean(0), train[:, place].std(0).clamp_min(1e-6)
-        known, asked = ((x[:, place] - mean) / std for x in (train, test))
+        known, query = ((x[:, place] - mean) / std for x in (train, test))
         for fraction in settings.fractions:
             for number in range(settings.num_draws):
                 chosen = balanced(labels.cpu(), fraction, number).to(labels.device)
                 weight, bias = logistic_regression(
                     known[chosen], labels[chosen], data.num_classes, settings.c
                 )
-                answers = (asked.double() @ weight.T + bias).argmax(dim=1)
-                correct[readout(name, fraction, number)] = (answers == truth).cpu().numpy()
+                predictions = (query.double() @ weight.T + bias).argmax(dim=1)
+                correct[readout(name, fraction, number)] = (predictions == truth).cpu().numpy()
     return ProtocolResult(correct, ("low_shot: features of the clean images",))
 
 

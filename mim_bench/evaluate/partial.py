@@ -17,7 +17,7 @@ from mim_bench.model.vit import Encoder
 
 def run(context: EvalContext) -> ProtocolResult:
     """Accuracy for every entry of `partial.blocks` below the encoder's depth."""
-    answer = ProtocolResult({})
+    result = ProtocolResult({})
     for num_blocks in context.config.partial.blocks:
         if num_blocks >= context.config.model.depth:
             continue
@@ -26,10 +26,10 @@ def run(context: EvalContext) -> ProtocolResult:
         part = finetune.train_classifier(
             context, model, f"partial/{num_blocks:g}", trained_part(model, num_blocks)
         )
-        answer.correct[name] = part.correct["model"]
+        result.correct[name] = part.correct["model"]
         if "model" in part.curves:
-            answer.curves[name] = part.curves["model"]
-    return answer
+            result.curves[name] = part.curves["model"]
+    return result
 
 
 def readout(num_blocks: float) -> str:

@@ -51,13 +51,13 @@ def evaluate(
     started, clock = datetime.now(UTC), time.perf_counter()
     key = record_hash(config, name)
     with stages.stage(name) as report:
-        answer = run(EvalContext(trained, folder, key, report))
+        result = run(EvalContext(trained, folder, key, report))
     control: tuple[Metric, ...] = ()
     if spec.has_control:
         with stages.stage(f"{name}, random weights") as report:
             beside = EvalContext(random, folder / "control", f"{key} control", report)
             control = _metrics(run(beside), config)
-    metrics = _metrics(answer, config)
+    metrics = _metrics(result, config)
     declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
     record = Record(
         run_id=config.run_id,
@@ -71,8 +71,8 @@ def evaluate(
         declared_readout=declared,
         metrics=metrics,
         control=control,
-        notes=answer.notes,
-        curves=answer.curves,
+        notes=result.notes,
+        curves=result.curves,
         config=config.model_dump(mode="json"),
         data=trained.data.facts,
         pretrain=facts if spec.needs_encoder else None,
@@ -87,14 +87,14 @@ def evaluate(
     )
 
     def keep() -> None:
-        write(record_path(folder, name), record, answer.correct)
+        write(record_path(folder, name), record, result.correct)
         for done in (folder / name, folder / "control"):
             shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
 
     distributed.on_main(keep)
 
 
-def _metrics(answer: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:
-    accuracies = [top1(readout, correct) for readout, correct in answer.correct.items()]
-    figures = [figure(name, value, config.speed.steps) for name, value in answer.figures.items()]
+def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:
+    accuracies = [top1(readout, correct) for readout, correct in result.correct.items()]
+    figures = [figure(name, value, config.speed.steps) for name, value in result.figures.items()]
     return (*accuracies, *figures)

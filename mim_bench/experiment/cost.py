@@ -88,7 +88,7 @@ def estimate(config: RunConfig) -> Cost:
         protocol_flops=_protocol_flops(config, data),
         storage_bytes=most,
         kept_bytes=kept,
-        # config, manifest; weights, their figures, curve and picture; records; answers; curves
+        # config, manifest; weights, their figures, curve and picture; records; correctness; curves
         num_files=2
         + 5 * pretrains
         + len(names)

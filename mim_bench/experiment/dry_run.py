@@ -1,4 +1,4 @@
-"""What a sweep has still to do and what that costs, told to people before anything is run.
+"""What a sweep has still to do and what that costs, printed before anything is run.
 
     python -m mim_bench sweep targets --preset imagenet --dry-run --device-tflops 180 --gpus 8
     python -m mim_bench sweep all --preset imagenet --dry-run --device-tflops 180 --gpus 64

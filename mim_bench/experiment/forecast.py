@@ -172,14 +172,14 @@ class _Ledger:
     """With seed and stage, their order."""
 
     def add(self, task: PendingCell, title: str) -> Work | None:
-        """What is to do of a cell that no one before it has asked for, if anything."""
-        asked, key = task.config, task.config.hash
-        hashes = {record_hash(asked, protocol): protocol for protocol in task.missing}
+        """Work of a cell that no earlier cell has, if any."""
+        wanted, key = task.config, task.config.hash
+        hashes = {record_hash(wanted, protocol): protocol for protocol in task.missing}
         new = [protocol for own, protocol in hashes.items() if own not in self.records]
         if not new:
             return None
         self.records |= set(hashes)
-        config = _with_protocols(asked, new)
+        config = _with_protocols(wanted, new)
         known = self.runs.get(key, config).evaluate.protocols
         self.runs[key] = _with_protocols(config, dict.fromkeys([*known, *new]))
         found = cost.estimate(config)

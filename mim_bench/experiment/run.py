@@ -6,7 +6,7 @@ Calling it again continues where it stopped; a finished run only reads its recor
     manifest.json      where and with what        encoder.safetensors  timm's names
     pretrain.json      what pre-training took     model.safetensors    encoder, decoder and head
     records/           one JSON and one npz a protocol
-    picture.png        what was asked, what was answered
+    picture.png        target and prediction on a few images
 """
 
 import json
@@ -64,19 +64,19 @@ def execute(
     out: str | Path = "runs",
     force: bool = False,
     stages: Stages | None = None,
-    told: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
     command: str | None = None,
 ) -> Result:
-    """Fits the target, pre-trains, evaluates and draws; records come in the order asked for.
+    """Fits the target, pre-trains, evaluates and draws; records come in the order of `evaluate.protocols`.
 
     Every rank of a run calls it (see `mim_bench.train.distributed`); rank 0 alone writes and is watched.
 
     Args:
         out: folder that holds run folders, or an existing run folder.
         force: start from nothing, even if the run is finished.
-        stages: shown what happens; by default nobody.
-        told: given a line or two for people, such as `blr -> lr`; by default nobody.
-        command: what the record names as its origin; by default this process's command line.
+        stages: progress is reported to it; by default to nobody.
+        notify: called with a line for people, such as `blr -> lr`; by default nothing.
+        command: command line that the record names as its origin; by default this process's command line.
 
     Raises:
         UserError: anything that the user can put right.
@@ -91,7 +91,7 @@ def execute(
     check_shares(trainings(config), distributed.size())
     with ExitStack() as held:
         distributed.on_main(lambda: held.enter_context(lock(Path(out), config)))
-        return _execute(config, data, device, Path(out), force, stages, told, command)
+        return _execute(config, data, device, Path(out), force, stages, notify, command)
 
 
 def _execute(
@@ -101,7 +101,7 @@ def _execute(
     out: Path,
     force: bool,
     stages: Stages,
-    told: Callable[[str], None],
+    notify: Callable[[str], None],
     command: str | None,
 ) -> Result:
     folder = distributed.on_main(lambda: claim(out, config, force=force))
@@ -111,7 +111,7 @@ def _execute(
 
     if distributed.is_main():
         for line in lr_lines(config):
-            told(line)
+            notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
@@ -151,7 +151,7 @@ def _draw(
 
 
 def is_finished(folder: Path, config: RunConfig) -> bool:
-    """True if every record asked for is there and, where it was to be pre-trained, the picture."""
+    """True if every record of `evaluate.protocols` is there and, where it was to be pre-trained, the picture."""
     names = config.evaluate.protocols
     if not all(_is_current(record_path(folder, name), config, name) for name in names):
         return False
@@ -195,7 +195,7 @@ def _write_manifest(
 def _check_continued(
     manifest: dict[str, Any], data: Data, device: torch.device, folder: Path
 ) -> None:
-    """A run goes on with the same images; other code or another device is told."""
+    """A run goes on with the same images; other code or another device is reported."""
     if manifest["data"]["fingerprint"] != data.facts.fingerprint:
         raise UserError(
             f"{folder} began on other images: '{data.facts.source}' has changed since; "

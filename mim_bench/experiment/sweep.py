@@ -41,7 +41,7 @@ def sweep(
     protocols: Sequence[str] | None = None,
     jobs: int | None = None,
     stages: Stages | None = None,
-    told: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
     command: str | None = None,
 ) -> list[Cell]:
     """Runs every missing cell on this machine; returns those that failed.
@@ -67,14 +67,14 @@ def sweep(
             failed.append(task.cell)
             log = out / "failed" / f"{task.config.run_id}.log"
             write_text(log, traceback.format_exc())
-            told(f"{task.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
+            notify(f"{task.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
             return
         store.keep(folder, made, records)
-        told(f"{task.label}: done: {folder}")
+        notify(f"{task.label}: done: {folder}")
 
     for task in tasks:
         if not task.missing:
-            told(f"{task.label}: was done")
+            notify(f"{task.label}: was done")
     together = [part for task in tasks if (part := task.only(exclusive=False)).missing]
     alone = [part for task in tasks if (part := task.only(exclusive=True)).missing]
     if jobs is not None:

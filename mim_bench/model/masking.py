@@ -1,6 +1,6 @@
 """Masks: which patches of an image are hidden, as noise whose smallest values stay visible.
 
-Every sampling is told as noise (B, L) and a number of visible patches, MAE's convention; so each image
+Every sampling is expressed as noise (B, L) and a number of visible patches, MAE's convention; so each image
 of a batch hides equally many patches, and the model needs no second code path. True = hidden.
 
 - `random`: MAE (He et al. 2022): uniform noise.

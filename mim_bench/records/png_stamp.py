@@ -1,6 +1,6 @@
-"""What a picture was drawn from, written into its PNG, so that one that is out of date can be told.
+"""What a picture was drawn from, written into its PNG, so that one that is out of date can be detected.
 
-A stamp is a digest of records, or of runs where the picture shows what their weights answer.
+A stamp is a digest of records, or of runs where the picture shows predictions of their weights.
 """
 
 from collections.abc import Iterable

@@ -5,7 +5,7 @@ random is a function of (seed, epoch, sample index) or of (seed, step), so a che
 optimiser and step alone, and a resumed run is bit-equal to one that was never stopped.
 
 With several ranks each takes its share of every batch, gradients are averaged (torch's DDP, or FSDP where
-the weights are split), and rank 0 writes. A scheduler's signal to leave is answered after the step.
+the weights are split), and rank 0 writes. After a scheduler's signal the training is preempted at the end of the step.
 """
 
 import time
@@ -114,7 +114,7 @@ class Training:
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
-    """bfloat16 on cuda unless float32 is asked for; float32 elsewhere unless bfloat16 is."""
+    """bfloat16 on cuda unless `runtime.precision` is float32; float32 elsewhere unless it is bfloat16."""
     if precision(device, runtime) == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

@@ -67,7 +67,7 @@ def test_outside_protocol__goes_from_run_to_table_figure_and_status(centroid, tm
     overrides = ["pretrain.epochs=1", "pretrain.warmup_epochs=0", "evaluate.batch_size=60",
                  *(text for text in SMALL if not text.startswith("pretrain."))]  # fmt: skip
     failed = sweep(str(path), "tiny", out=runs, results=results, overrides=overrides,
-                   told=lambda line: None, command="test")  # fmt: skip
+                   notify=lambda line: None, command="test")  # fmt: skip
     assert failed == []
     records = [one.record for one in store.benchmark_records(str(path), "tiny", results, overrides)]
     assert len(records) == 8 and {record.protocol_version for record in records} == {3}

@@ -32,7 +32,7 @@ def swept(tmp_path_factory):
     def run(name="two", **options):
         return sweep.sweep(
             str(home / f"{name}.toml"), "tiny", out=home / "runs", results=home / "results",
-            overrides=CELL, told=told.append, command="test", **options,
+            overrides=CELL, notify=told.append, command="test", **options,
         )  # fmt: skip
 
     assert run() == []
@@ -119,7 +119,7 @@ def test_jobs__run_cells_side_by_side_on_their_share_of_the_cores(tmp_path):
     (tmp_path / "two.toml").write_text(TWO.replace("[0, 1]", "[0]"))
     failed = sweep.sweep(
         str(tmp_path / "two.toml"), "tiny", out=tmp_path / "runs", results=tmp_path / "results",
-        overrides=CELL, jobs=2, told=told.append, command="test",
+        overrides=CELL, jobs=2, notify=told.append, command="test",
     )  # fmt: skip
     assert failed == [] and len(told) == 2
     name = str(tmp_path / "two.toml")
