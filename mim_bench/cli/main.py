@@ -144,7 +144,7 @@ def list_(
         Literal["targets", "presets", "protocols", "data", "benchmarks"], typer.Argument()
     ],
 ) -> None:
-    """What there is: targets, presets, protocols, data sources, benchmarks."""
+    """List what there is: targets, presets, protocols, data sources, benchmarks."""
     from mim_bench.config import recipe
 
     if what == "targets":

@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: consoles, options, and how options become overrides."""
+"""Shared by the verbs of the command line: consoles, options, and how options become overrides."""
 
 import sys
 from pathlib import Path

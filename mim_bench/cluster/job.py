@@ -91,7 +91,7 @@ class Job(Frozen):
             )
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again: the same."""
+        """The job that submitit queues again: the same."""
         return DelayedSubmission(self)
 
     def _run(self, configs: Sequence["RunConfig"], stages: "Stages") -> str:

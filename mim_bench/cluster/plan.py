@@ -1,4 +1,4 @@
-"""What a sweep submits to Slurm: which cells are left, one job a run, in arrays, with their dependencies.
+"""The jobs that a sweep submits to Slurm: which cells are left, one job a run, in arrays, with their dependencies.
 
 Jobs that wait for the same are tasks of one array. A target that must be fitted is a job of its own, for which
 all its runs wait; a job whose run another job is busy with waits for that one. Nothing is written here but
@@ -67,7 +67,7 @@ class Plan:
     cluster: Cluster
     batches: list[Batch]
     notes: list[str]
-    """What is left out, and why."""
+    """Protocols that are left out, and why."""
     folder: Path
     """Folder of the jobs' scripts, logs and results; not yet there."""
     code: Snapshot

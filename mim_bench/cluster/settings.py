@@ -31,7 +31,7 @@ from mim_bench.schema import Frozen
 
 FILE = "cluster.toml"
 PREFIX = "cluster."
-"""Of overrides on the command line that are settings of the cluster."""
+"""Prefix of overrides on the command line that are settings of the cluster."""
 _OURS = {
     "account", "array", "chdir", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node",
     "job-name", "kill-on-invalid-dep", "mem", "nodes", "ntasks-per-node", "open-mode", "output",

@@ -31,7 +31,7 @@ class Variant(Frozen):
     """Fields that change together, as one row of a table."""
 
     name: str
-    """Of the row."""
+    """Label of the row."""
     set: dict[str, Any] = {}
     """Field -> value, relative ones too."""
     published: dict[str, str | float] = {}
@@ -68,7 +68,7 @@ class Published(Frozen):
 
 
 class Scale(Frozen):
-    """What one preset changes in a benchmark."""
+    """Changes that one preset makes to a benchmark."""
 
     seeds: tuple[int, ...] | None = None
     grid: dict[str, tuple[Any, ...]] = {}
@@ -76,7 +76,7 @@ class Scale(Frozen):
 
 
 class Benchmark(Frozen):
-    """What a file in `benchmarks/` says."""
+    """The content of a file in `benchmarks/`."""
 
     title: str
     """Heading of its table, figure and place in the report."""
@@ -85,7 +85,7 @@ class Benchmark(Frozen):
     rebuilds: str
     """Tables and figures of the literature."""
     claim: str
-    """What the measured version may claim."""
+    """Claim that the measured version may make."""
     division: Literal["closed", "published"] = "closed"
     """`closed`: two rows differ in nothing but what the grid names, which is checked; `published`: no
     runs, published rows only."""

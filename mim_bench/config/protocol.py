@@ -38,7 +38,7 @@ class ProtocolSpec(Frozen):
     has_readouts: bool = False
     """True if its numbers belong to readouts, one of which is the declared one."""
     heading: str = ""
-    """Of its column; by default its name."""
+    """Heading of its column; by default its name."""
     column: str = ""
     """Protocol in whose column its numbers stand; by default its own."""
     is_compared: bool = True

@@ -53,7 +53,7 @@ def read(kind: str, name: str) -> dict[str, Any]:
 
 
 class Recipe(Frozen):
-    """What a file in `targets/` may say. It cannot touch optimiser, data or schedule."""
+    """The content of a file in `targets/`. It cannot touch optimiser, data or schedule."""
 
     class_path: str
     """`module:Class`, written `class` in the file."""

@@ -162,7 +162,7 @@ class RuntimeConfig(Frozen):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto`: cuda, else mps, else cpu."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward and backward pass; `auto`: bfloat16 autocast on cuda, float32 elsewhere."""
+    """Precision of the forward and backward pass; `auto`: bfloat16 autocast on cuda, float32 elsewhere."""
     tf32: bool = False
     """Let cuda round float32 matrix products to TF32."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -192,7 +192,7 @@ class RunConfig(Frozen):
     preset: str = "none"
     """Name of the preset it started from; a label, the values count."""
     seed: int = Field(default=0, ge=0)
-    """Of the initial weights, data order, crops, masks, probes."""
+    """Seed of the initial weights, data order, crops, masks, probes."""
     target: TargetConfig
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -209,7 +209,7 @@ class RunConfig(Frozen):
     runtime: RuntimeConfig = RuntimeConfig()
 
     def identity(self) -> dict[str, Any]:
-        """What can move a pre-trained weight."""
+        """The fields that can move a pre-trained weight."""
         return self.model_dump(mode="json", include=set(IDENTITY))
 
     @property

@@ -21,7 +21,7 @@ class TargetParams(Frozen):
     """Parameters of one target."""
 
     version: ClassVar[int] = 1
-    """Of the target's class; raised by every change that can move a score."""
+    """Version of the target's class; raised by every change that can move a score."""
 
 
 class PixelParams(TargetParams):
@@ -63,7 +63,7 @@ class DvaeParams(TargetParams):
     """Local file of the published DALL-E encoder (pickled module, state dict or safetensors); its size
     is read from the file, and every other parameter is then without effect (BEiT uses this)."""
     weights_sha256: str | None = None
-    """Of the content of `weights`, filled in when unset, so that a run's hash covers it."""
+    """sha256 of the content of `weights`, filled in when unset, so that a run's hash covers it."""
     vocab_size: int = Field(default=256, ge=2)
     """Visual words (8192 in DALL-E)."""
     width: int = Field(default=24, ge=4)

@@ -73,7 +73,7 @@ class Crop(Frozen):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Of mode `none`, as in `EvalCrop`."""
+    """Side of the box in mode `none`, as in `EvalCrop`."""
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:

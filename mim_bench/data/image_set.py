@@ -35,7 +35,7 @@ class ImageSet(ABC):
     num_skipped: int = 0
     """Unreadable images that were left out."""
     num_channels: int | None = None
-    """What `read` converts to; None: as in the file. Set by `settle_channels`."""
+    """Channels that `read` converts to; None: as in the file. Set by `settle_channels`."""
 
     @abstractmethod
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ _NUM_DECODED = 64
 
 
 class Reader(Protocol):
-    """What images are read from."""
+    """A source of images by index."""
 
     def read(self, i: int) -> Image8:
         """Image `i`, (H, W, C) uint8."""
@@ -80,7 +80,7 @@ def cut_batch(reader: Reader, work: Work) -> Tensor:
 
 
 class _Cutter(Dataset[_Cut]):
-    """What runs in a worker."""
+    """The part of a batch that runs in a worker."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader

@@ -158,7 +158,7 @@ def _line(error: Exception) -> str:
 
 
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """Of the label column, from the schema's `huggingface` metadata."""
+    """Class names of the label column, from the schema's `huggingface` metadata."""
     text = (schema.metadata or {}).get(b"huggingface")
     column = _column(schema, LABEL_COLUMNS)
     if text is None or column is None:

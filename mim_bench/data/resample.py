@@ -32,7 +32,7 @@ _DENSE_DEVICES = ("cuda",)
 _DENSE_SIDE = 512
 """Up to this source side the table of weights stays below 1 GB."""
 _CHUNK_BYTES = 256 << 20
-"""Of float64 intermediates at a time."""
+"""Bytes of float64 intermediates at a time."""
 
 
 def _filter(x: np.ndarray, interpolation: Interpolation) -> np.ndarray:

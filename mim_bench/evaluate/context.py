@@ -57,7 +57,7 @@ class Features:
             return features.readouts(self.encoder, normalized)
 
     def over(self, function: Callable[[Tensor], Tensor], split: Split, index: Tensor) -> Tensor:
-        """What a function of 8-bit images (B, C, H, W) gives for the clean ones at `index`, (N, ...).
+        """Result of a function of 8-bit images (B, C, H, W) on the clean images at `index`, (N, ...).
 
         A row for each image of the split, 0 where it is not asked for. Without gradient. The ranks share the
         images out, and each gets the whole answer.

@@ -32,21 +32,21 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True)
 class ModelCount:
-    """Of a model that is trained."""
+    """FLOPs of one image and bytes of a model that is trained."""
 
     forward: int
     """FLOPs of an image."""
     step: int
     """FLOPs of an image, forward and backward."""
     saved_bytes: int
-    """Of a checkpoint: weights and AdamW's two moments."""
+    """Bytes of a checkpoint: weights and AdamW's two moments."""
     kept_bytes: int
-    """Of the weights that remain."""
+    """Bytes of the weights that remain."""
 
 
 @dataclass(frozen=True)
 class TargetCount:
-    """Of a target."""
+    """FLOPs of one image and bytes of a target."""
 
     forward: int
     """FLOPs of an image."""
@@ -72,7 +72,7 @@ def step(config: RunConfig) -> int:
 
 
 def masked(config: RunConfig) -> ModelCount:
-    """Of the masked autoencoder; the config must be sized."""
+    """FLOPs and bytes of the masked autoencoder; the config must be sized."""
     shape = geometry(config)
     num_visible = masking.MaskSampler(config.mask, shape.grid).num_visible
     return _masked(config.model.model_dump_json(), shape, num_visible, target(config).dim)
@@ -110,7 +110,7 @@ class _Predict(nn.Module):
 
 
 def target(config: RunConfig) -> TargetCount:
-    """Of the target; the config must be sized."""
+    """FLOPs and bytes of the target; the config must be sized."""
     params = json.dumps(config.target.params, sort_keys=True)
     return _target(config.target.class_path, params, geometry(config))
 
@@ -157,7 +157,7 @@ def classifier(
     num_classes: int,
     freeze: Callable[[Encoder], object] | None = None,
 ) -> ModelCount:
-    """Of a classifier of which all is trained, or what `freeze` leaves to be."""
+    """FLOPs and bytes of a classifier, trained whole or where `freeze` leaves it trainable."""
     small = config if freeze else config.model_copy(update={"depth": 1})
     with _META:
         encoder = build_encoder(small, shape, seed=0, num_classes=num_classes)

@@ -48,7 +48,7 @@ class Speed:
     peak_gb: float | None
     """cuda: allocated; Linux CPU: resident, the process's own included; else unknown."""
     flops: int
-    """Of a step: matrix products, convolutions and attention, backward included."""
+    """FLOPs of a step: matrix products, convolutions and attention, backward included."""
     peak_share: float
     """FLOP/s over the matrix peak measured here."""
 

@@ -1,4 +1,4 @@
-"""What a run costs, known before it starts and without its data at hand.
+"""The cost of a run, known before it starts and without its data at hand.
 
 FLOPs of one image come from `mim_bench.evaluate.flops`. The fit of a target is shared by all runs of a table and
 estimated apart (`fit_flops`).
@@ -35,12 +35,12 @@ from mim_bench.train import environment
 
 _WARM_UP_STEPS, _TIMED_STEPS = 3, 7
 _STEP_FLOPS = {"cpu": 1e11, "cuda": 5e13, "mps": 1e12}
-"""Of a timed step at most: a cluster's batch would keep a laptop busy for hours."""
+"""FLOPs of a timed step at most: a cluster's batch would keep a laptop busy for hours."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes and leaves."""
+    """FLOPs and storage of one run."""
 
     pretrain_flops: float
     """Forward and backward of the model and forward of the target, over all images seen."""
@@ -55,7 +55,7 @@ class Cost:
 
     @property
     def total_flops(self) -> float:
-        """Of pre-training and all protocols."""
+        """FLOPs of pre-training and all protocols."""
         return self.pretrain_flops + sum(self.protocol_flops.values())
 
 
@@ -231,7 +231,7 @@ def _classifier(
 
 
 def _trained_flops(config: RunConfig, data: Data, part: ModelCount) -> int:
-    """Of a classifier's training, of its accuracy after each epoch, of its test."""
+    """FLOPs of a classifier's training, its accuracy after each epoch, and its test."""
     schedule, num_train = config.finetune, data.train.num_images
     held_out = round(num_train * schedule.holdout_fraction)
     measured = schedule.epochs * held_out + data.evaluate.num_images

@@ -1,4 +1,4 @@
-"""What a sweep has still to do and what that costs, printed before anything is run.
+"""Remaining work of a sweep and its cost, printed before anything is run.
 
     python -m mim_bench sweep targets --preset imagenet --dry-run --device-tflops 180 --gpus 8
     python -m mim_bench sweep all --preset imagenet --dry-run --device-tflops 180 --gpus 64
@@ -30,7 +30,7 @@ def dry_run(
     gpus_per_job: int = 1,
     queue_limit: int | None = None,
 ) -> RenderableType:
-    """What a sweep would do, as a table and lines to print.
+    """Remaining work of a sweep, as a table and lines to print.
 
     Args:
         request: its name is a benchmark, or `all`: every one that has runs, common runs counted once.

@@ -1,4 +1,4 @@
-"""What a sweep has still to do, in numbers: FLOPs, jobs and disk, of one benchmark or of all at once.
+"""Remaining work of a sweep in numbers: FLOPs, jobs and disk, of one benchmark or of all at once.
 
 No images are needed and nothing is written. Runs and records that several benchmarks share are counted once,
 in the first that asks for them, as a sweep makes them once and copies the records.
@@ -22,12 +22,12 @@ from mim_bench.records.run_folder import record_hash, sweep_key
 ALL = "all"
 """Stands for every benchmark that has runs."""
 _FIRST = "targets"
-"""Of all benchmarks: the main table, so that the others show what they add to it."""
+"""The benchmark that is counted first: the main table, so that the others show what they add to it."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is still to do of a cell."""
+    """Remaining work of a cell."""
 
     pretrain_flops: float
     """0 where the pre-training is there, or counted in another cell."""
@@ -48,7 +48,7 @@ class Row:
     """Protocols, each with its seeds where it is not all of them."""
     missing: str
     work: tuple[Work, ...]
-    """Of each cell that has something to do."""
+    """Work of each cell that has some left."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a sweep has still to do."""
+    """Remaining work of a sweep."""
 
     parts: tuple[Part, ...]
     """One a benchmark."""
@@ -85,7 +85,7 @@ class Forecast:
     kept_bytes: int
     """Weights that the missing runs leave."""
     growing_bytes: tuple[int, ...]
-    """What each missing run takes while it is under way beyond what it leaves, largest first."""
+    """Storage of each missing run while it is under way, beyond what it leaves, largest first."""
     num_files: int
     """Files that the missing runs leave in their folders."""
     longest: RunConfig | None
@@ -93,7 +93,7 @@ class Forecast:
 
     @property
     def rows(self) -> list[Row]:
-        """Of every benchmark."""
+        """Totals of every benchmark."""
         return [row for part in self.parts for row in part.rows]
 
     @property
@@ -103,7 +103,7 @@ class Forecast:
 
     @property
     def total_flops(self) -> float:
-        """Of all that is missing, as far as it is known."""
+        """Totals of everything that is missing, as far as it is known."""
         runs = sum(one.total_flops for part in self.parts for one in part.work)
         return runs + sum(flops or 0.0 for flops in self.fits.values())
 
@@ -113,7 +113,7 @@ class Forecast:
 
 
 def forecast(request: SweepRequest) -> Forecast:
-    """What is missing of a benchmark's runs, or of every benchmark's (`all`).
+    """Missing runs of a benchmark, or of every benchmark (`all`).
 
     A pre-training that is finished in `request.out` is not counted again.
     """
@@ -157,7 +157,7 @@ def _benchmarks(name: str) -> list[str]:
 
 @dataclass
 class _Ledger:
-    """What has been counted so far, so that nothing is counted twice."""
+    """Runs and records counted so far, so that nothing is counted twice."""
 
     there: set[str]
     """Hashes of runs whose pre-training is finished."""

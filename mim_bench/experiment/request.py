@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a user wants of `sweep`."""
+    """A user's request to `sweep`."""
 
     name: str
     preset: str

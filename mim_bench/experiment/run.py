@@ -45,7 +45,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave."""
+    """Folder and records of a run."""
 
     folder: Path
     records: list[Record]

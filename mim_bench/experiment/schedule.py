@@ -29,12 +29,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the jobs."""
+    """Start times and total of the scheduled jobs."""
 
     start_hours: dict[str, float]
     """By name, in the order of the list, from the beginning."""
     gpu_hours: float
-    """Of all jobs, hours times GPUs."""
+    """Hours times GPUs, summed over all jobs."""
     makespan_hours: float
     """From the beginning until the last job is done."""
     chain: tuple[Job, ...]

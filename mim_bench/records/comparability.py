@@ -1,4 +1,4 @@
-"""What must hold before rows are put into one table; otherwise the table is refused and says why."""
+"""Conditions that must hold before rows are put into one table; otherwise the table is refused and says why."""
 
 from collections.abc import Sequence
 

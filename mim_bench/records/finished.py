@@ -1,4 +1,4 @@
-"""What is finished in a folder of run folders, found by config before any image is read.
+"""Finished pre-trainings and fits in a folder of run folders, found by config before any image is read.
 
 What a config leaves to the data (size, channels, statistics) is whatever the run found there.
 """

@@ -76,7 +76,7 @@ def plan(
 
 
 def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
-    """Of a cell's protocols those without a record now, after records of the same run have been taken over.
+    """Protocols of a cell that have no record now, after records of the same run have been taken over.
 
     Args:
         records: the benchmark's, `results/<benchmark>/<preset>/records`.

@@ -1,4 +1,4 @@
-"""What a picture was drawn from, written into its PNG, so that one that is out of date can be detected.
+"""A digest of what a picture was drawn from, written into its PNG, so that an outdated one can be detected.
 
 A stamp is a digest of records, or of runs where the picture shows predictions of their weights.
 """
@@ -15,19 +15,19 @@ _KEY = "mim_bench records"
 
 
 def of_records(records: Iterable[Record]) -> str:
-    """Of the whole content of records, in any order: curves and times are drawn too, not metrics alone."""
+    """Stamp of the whole content of records, in any order: curves and times are drawn too, not metrics alone."""
     # only what the files say: a field that the schema gains makes no picture old
     content = (record.model_dump(mode="json", exclude_unset=True) for record in records)
     return digest(sorted(digest(one) for one in content))
 
 
 def of_runs(hashes: Iterable[str]) -> str:
-    """Of the runs with these hashes, in any order."""
+    """Stamp of the runs with these hashes, in any order."""
     return digest(sorted(set(hashes)))
 
 
 def metadata(stamp: str) -> dict[str, str | None]:
-    """Of a PNG that matplotlib writes; without its version, so that a redraw gives the same bytes."""
+    """Metadata of a PNG that matplotlib writes; without its version, so that a redraw gives the same bytes."""
     return {"Software": None, _KEY: stamp}
 
 

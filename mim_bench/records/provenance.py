@@ -16,7 +16,7 @@ class Code(Frozen):
     """The source that made a number."""
 
     commit: str
-    """Of the checkout that the package runs from; `wheel-<version>` for an installed wheel."""
+    """Commit of the checkout that the package runs from; `wheel-<version>` for an installed wheel."""
     dirty: bool
     """True if the checkout's code or recipes differed from the commit."""
 

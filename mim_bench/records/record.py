@@ -36,7 +36,7 @@ class Metric(Frozen):
     `step` for a pre-training step."""
     value: float = Field(ge=0)
     stderr: float = Field(ge=0)
-    """Of an accuracy, over test images: sqrt(p (1 - p) / n); else 0."""
+    """Standard error of an accuracy over test images: sqrt(p (1 - p) / n); else 0."""
     n: int = Field(ge=1)
     """Test images, or steps."""
     higher_is_better: bool = True
@@ -55,7 +55,7 @@ class DataFacts(Frozen):
     fingerprint: str
     """sha256 over the content of all splits."""
     split: Literal["test", "tune"]
-    """What was evaluated on; `tune` is a slice of the training split."""
+    """Split that was evaluated on; `tune` is a slice of the training split."""
     num_train_images: int
     num_evaluated_images: int
     num_skipped_images: int
@@ -65,7 +65,7 @@ class DataFacts(Frozen):
 
 
 class PretrainFacts(Frozen):
-    """What pre-training took."""
+    """Time, images and losses of a pre-training."""
 
     images_seen: int
     seconds: float
@@ -86,7 +86,7 @@ class PretrainFacts(Frozen):
 
 
 class Record(Frozen):
-    """What one protocol says of one run."""
+    """The numbers of one protocol on one run, with their proof."""
 
     schema_version: Literal["mim_bench.record.1"] = SCHEMA
     run_id: str
@@ -100,7 +100,7 @@ class Record(Frozen):
     protocol: str
     protocol_version: int
     declared_readout: str
-    """What a table prints by default, as in `metrics`: of several readouts the declared one; the others
+    """Readout that a table prints by default, as in `metrics`; the others
     are there to show how far the choice matters. `mim_bench.records.measure` names every number."""
     metrics: tuple[Metric, ...] = Field(min_length=1)
     control: tuple[Metric, ...]

@@ -25,7 +25,7 @@ from mim_bench.records.record import Record, read, read_correct
 from mim_bench.records.run_folder import record_path
 
 _FROM_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
-"""What a config may leave to the data; the data's fingerprint stands for it."""
+"""Fields that a config may leave to the data; the data's fingerprint stands for it."""
 _WHERE = ("data.source", "data.skip_bad_images")
 """Where the images lie says nothing of which they are."""
 
@@ -138,7 +138,7 @@ def find(
 
 
 def _key(config: RunConfig, kept: frozenset[str] | None = None) -> str:
-    """What a record and its cell share; with `kept` of the target block these fields only, so that a
+    """Key of everything that a record and its cell have in common; with `kept` of the target block these fields only, so that a
     record of an older version of a target still finds its row."""
     identity = flatten(config.identity())
     for field in (*_FROM_DATA, *_WHERE):

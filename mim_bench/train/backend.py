@@ -1,4 +1,4 @@
-"""What makes a model fast on a device without changing what it computes: one named place for it.
+"""Makes a model fast on a device without changing what it computes.
 
 - cuda: torch.compile (also elsewhere with `runtime.compile=on`).
 - CPU, float32: linear layers through oneDNN. torch hands them to MKL, which on AMD processors uses half

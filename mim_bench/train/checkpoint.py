@@ -27,7 +27,7 @@ _KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file says."""
+    """The content of a checkpoint file."""
 
     tensors: dict[str, Tensor]
     step: int

@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_facts(device: torch.device) -> Device:
-    """What the record says of the hardware."""
+    """The hardware, as a record states it."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

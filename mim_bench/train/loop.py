@@ -33,7 +33,7 @@ Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
 
 
 class Task(Protocol):
-    """What is trained: it owns the modules and the loss, and knows nothing of steps or files."""
+    """One training objective: it owns the modules and the loss, and knows nothing of steps or files."""
 
     @property
     def modules_to_save(self) -> dict[str, nn.Module]:
@@ -59,7 +59,7 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training took."""
+    """Steps, images and time of a training."""
 
     num_steps: int
     images_seen: int
