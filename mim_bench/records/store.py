@@ -138,8 +138,8 @@ def find(
 
 
 def _key(config: RunConfig, kept: frozenset[str] | None = None) -> str:
-    """Key of everything that a record and its cell have in common; with `kept` of the target block these fields only, so that a
-    record of an older version of a target still finds its row."""
+    """Key of everything that a record and its cell have in common; with `kept` these fields of the target block only,
+    so that a record of an older version of a target still finds its row."""
     identity = flatten(config.identity())
     for field in (*_FROM_DATA, *_WHERE):
         identity.pop(field, None)
