@@ -157,11 +157,7 @@ def config_field(name: str, config: RunConfig) -> str:
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """A benchmark by name or path.
-
-    Raises:
-        UserError: unknown name, or a file that is not valid.
-    """
+    """A benchmark by name or path."""
     try:
         return Benchmark.model_validate(recipe.read("benchmarks", name))
     except ValidationError as error:

@@ -32,11 +32,7 @@ def names(kind: str) -> list[str]:
 
 
 def read(kind: str, name: str) -> dict[str, Any]:
-    """The content of a file by name, or by a path ending in `.toml`.
-
-    Raises:
-        UserError: no such name or file, or no valid TOML.
-    """
+    """The content of a file by name, or by a path ending in `.toml`."""
     singular = kind.removesuffix("s")
     if name.endswith(".toml"):
         path = Path(name)
@@ -66,11 +62,7 @@ class Recipe(Frozen):
 
 
 def load_recipe(name: str) -> Recipe:
-    """A target's recipe by name or path.
-
-    Raises:
-        UserError: unknown name, or a key that a recipe may not have.
-    """
+    """A target's recipe by name or path."""
     content = read("targets", name)
     if "class" in content:
         content["class_path"] = content.pop("class")

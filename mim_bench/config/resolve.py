@@ -30,11 +30,7 @@ class Resolved:
 
 
 def target_schema(class_path: str) -> tuple[type[Frozen], int]:
-    """Parameters and version of a target's class; a built-in one is not imported for it.
-
-    Raises:
-        UserError: no such class, or no Target.
-    """
+    """Parameters and version of a target's class; a built-in one is not imported for it."""
     if class_path in BUILT_IN:
         params = BUILT_IN[class_path]
         return params, params.version
@@ -85,11 +81,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def split_override(text: str) -> tuple[str, str]:
-    """`section.field=value` -> (`section.field`, `value`).
-
-    Raises:
-        UserError: not of that form.
-    """
+    """`section.field=value` -> (`section.field`, `value`)."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"override '{text}' is not of the form section.field=value")
@@ -165,9 +157,6 @@ def resolve(
         preset: name of a preset, or path of one ending in `.toml`.
         overrides: `section.field=value`; `hog.num_bins=12` means the target's own field.
         grid: a benchmark's cell, dotted field -> value.
-
-    Raises:
-        UserError: an unknown name or field, or a value that is not allowed.
     """
     found = recipes.load_recipe(target)
     name = Path(target).stem
@@ -212,11 +201,7 @@ def resolve(
 
 
 def validated(content: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from plain values; what is wrong becomes one line.
-
-    Raises:
-        UserError: a value that is not allowed.
-    """
+    """A RunConfig from plain values; what is wrong becomes one line."""
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:

@@ -98,11 +98,7 @@ SOURCES: dict[str, SourceSpec] = {spec.name: spec for spec in _BUILT_IN}
 
 
 def source_spec(name: str) -> SourceSpec:
-    """The spec of `name` or `name:PATH`.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """The spec of `name` or `name:PATH`."""
     kind = name.partition(":")[0]
     if kind not in SOURCES:
         raise UserError(f"no data source {kind!r}; {suggest(kind, SOURCES)}")

@@ -37,11 +37,7 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
 
 
 def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
-    """That every training's batch can be split over so many processes: checked before the first one begins.
-
-    Raises:
-        UserError: one cannot.
-    """
+    """That every training's batch can be split over so many processes: checked before the first one begins."""
     for name, section in todo.items():
         if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
             raise UserError(

@@ -28,11 +28,7 @@ class ColorJitter:
         self.strength, self.seed, self.epoch = strength, seed, epoch
 
     def __call__(self, image: Image8, index: int) -> Image8:
-        """(h, w, C) uint8 -> the same shape; grey images keep their saturation.
-
-        Raises:
-            UserError: images of other than 1 or 3 channels.
-        """
+        """(h, w, C) uint8 -> the same shape; grey images keep their saturation."""
         num_channels = image.shape[2]
         if num_channels not in (1, 3):
             raise UserError(

@@ -31,11 +31,7 @@ class Data:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels.
-
-        Raises:
-            UserError: the data has no labels.
-        """
+        """Classes of the labels."""
         if self.train.labels is None:
             raise UserError(f"data source '{self.facts.source}' has no labels")
         highest = int(self.train.labels.max())
@@ -45,11 +41,7 @@ class Data:
 
 
 def open_data(config: RunConfig, device: torch.device) -> Data:
-    """Opens the source, cuts the splits and keeps them in memory where they fit.
-
-    Raises:
-        UserError: unknown or unreadable source, a bad image, or labels missing that a protocol needs.
-    """
+    """Opens the source, cuts the splits and keeps them in memory where they fit."""
     settings, runtime = config.data, config.runtime
     source = open_source(settings.source, skip_bad_images=settings.skip_bad_images)
     train, evaluated = source.train, source.test
@@ -106,11 +98,7 @@ def _num_workers(config: RunConfig, split: Split) -> int:
 
 
 def complete(config: RunConfig, data: Data) -> RunConfig:
-    """Writes into the config what it left to the data, so that a record holds the values in force.
-
-    Raises:
-        UserError: sizes that do not fit the patches, or a batch larger than the data.
-    """
+    """Writes into the config what it left to the data, so that a record holds the values in force."""
     settings = config.data
     size = settings.image_size or data.train.image_size
     if size is None:

@@ -23,11 +23,7 @@ from mim_bench.train.progress import Stages
 
 
 def protocol_function(name: str) -> Callable[[EvalContext], ProtocolResult]:
-    """The function that runs a protocol, imported now.
-
-    Raises:
-        UserError: it cannot be imported (a protocol from outside the package).
-    """
+    """The function that runs a protocol, imported now."""
     spec = PROTOCOLS[name]
     module, _, function = spec.function.partition(":")
     try:

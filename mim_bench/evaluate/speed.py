@@ -56,11 +56,7 @@ class Speed:
 def measure(
     targets: Sequence[str] | None, preset: str, overrides: Sequence[str] = (), steps: int = 20
 ) -> Table:
-    """Times every target's step and returns the table for people.
-
-    Raises:
-        UserError: unknown names, or a preset whose data is not at hand and whose sizes are not given.
-    """
+    """Times every target's step and returns the table for people."""
     speeds, peak, config = time_targets(targets, preset, overrides, steps)
     device = environment.choose_device(config.runtime.device)
     facts = environment.device_facts(device)

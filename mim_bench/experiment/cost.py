@@ -69,9 +69,6 @@ def sized(config: RunConfig) -> RunConfig:
 
     Means and deviations are then stand-ins (but ImageNet's are its own): no cost depends on them, but the
     hash does.
-
-    Raises:
-        UserError: no image size given where the images differ, or data that cannot be opened.
     """
     return complete(config, _data(config))
 

@@ -39,9 +39,6 @@ def dry_run(
         gpus_per_job: devices that each pre-training and each evaluation takes, its time divided by
             them; a fit takes one.
         queue_limit: jobs queued and running together at most, as a cluster may have it.
-
-    Raises:
-        UserError: an unknown name, a number that is not allowed, or a damaged record.
     """
     _check(device_tflops, gpus, gpus_per_job, queue_limit)
     name, preset = request.name, request.preset

@@ -166,11 +166,7 @@ def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
 def _write_manifest(
     folder: Path, config: RunConfig, data: Data, device: torch.device, command: str
 ) -> None:
-    """Written before the first step: what is needed to say later where a number came from.
-
-    Raises:
-        UserError: the folder's run began on other images.
-    """
+    """Written before the first step: what is needed to say later where a number came from."""
     path = folder / "manifest.json"
     if path.is_file():
         _check_continued(json.loads(path.read_text()), data, device, folder)

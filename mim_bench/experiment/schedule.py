@@ -49,9 +49,6 @@ def simulate(jobs: Sequence[Job], gpus: int, queue_limit: int | None = None) -> 
     """Start of every job on `gpus` GPUs, with at most `queue_limit` jobs queued and running together.
 
     A later, smaller job never starts before an earlier one that waits for GPUs alone (no backfill).
-
-    Raises:
-        UserError: a number below 1, or a job that needs more GPUs than there are.
     """
     _check(jobs, gpus, queue_limit)
     start: dict[str, float] = {}

@@ -13,12 +13,7 @@ _NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")
 
 
 def check(found: Sequence[Found]) -> list[str]:
-    """Refuses what proves nothing; returns the fields in which the rows' configs differ.
-
-    Raises:
-        UserError: a record without a commit, several kinds of device, several data sets, other images or
-            masks for one target than for another, or rows that differ in what the grid does not name.
-    """
+    """Refuses what proves nothing; returns the fields in which the rows' configs differ."""
     records = [one.record for one in found]
     for record in records:
         if record.code.commit in ("", "none"):
@@ -52,11 +47,7 @@ def _same_images(found: Sequence[Found]) -> None:
 
 
 def differing_fields(found: Sequence[Found]) -> list[str]:
-    """Fields in which the rows' configs differ; all of them are what the grid names, or the target's.
-
-    Raises:
-        UserError: another field differs.
-    """
+    """Fields in which the rows' configs differ; all of them are what the grid names, or the target's."""
     used = {part for one in found for part in PROTOCOLS[one.record.protocol].sections}
     sections = [*IDENTITY, *sorted(used)]
     configs = []

@@ -57,9 +57,6 @@ def plan(
     Args:
         protocols: of the benchmark's, only these; by default all.
         copy: if not, such records count as there, but no file is written.
-
-    Raises:
-        UserError: no runs belong to the benchmark, or one of its records is damaged.
     """
     for unknown in set(protocols or ()) - set(PROTOCOLS):
         raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")

@@ -155,11 +155,7 @@ def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> Record:
-    """A record from its file.
-
-    Raises:
-        UserError: unreadable, of another schema, or not what the schema says.
-    """
+    """A record from its file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -175,11 +171,7 @@ def read(path: Path) -> Record:
 
 
 def read_correct(path: Path) -> dict[str, np.ndarray]:
-    """Per-image correctness beside a record: readout -> (N,) bool, in the order of the test split.
-
-    Raises:
-        UserError: the file is missing or does not fit the record.
-    """
+    """Per-image correctness beside a record: readout -> (N,) bool, in the order of the test split."""
     record = read(path)
     accuracies = [metric for metric in record.metrics if metric.name == "top1"]
     if not accuracies:

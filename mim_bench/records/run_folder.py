@@ -22,11 +22,7 @@ def place(out: Path, config: RunConfig) -> Path:
 
 @contextmanager
 def lock(out: Path, config: RunConfig) -> Iterator[None]:
-    """Keeps a second process out of the same run; freed by the system if this one is killed.
-
-    Raises:
-        UserError: another process has it.
-    """
+    """Keeps a second process out of the same run; freed by the system if this one is killed."""
     folder = place(out, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,11 +33,7 @@ def lock(out: Path, config: RunConfig) -> Iterator[None]:
 
 
 def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
-    """The run's folder, made if need be.
-
-    Raises:
-        UserError: it holds a run of a different config.
-    """
+    """The run's folder, made if need be."""
     folder = place(out, config)
     if force and folder.is_dir():
         shutil.rmtree(folder)
@@ -60,11 +52,7 @@ def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The config of a run folder.
-
-    Raises:
-        UserError: no run folder, or one of another version.
-    """
+    """The config of a run folder."""
     path = folder / "config.json"
     try:
         return validated(json.loads(path.read_text()))

@@ -62,11 +62,7 @@ def copy(source: Path, record: Record, to: Path) -> None:
 
 
 def read_folder(folder: Path) -> list[tuple[Path, Record]]:
-    """Every record of a folder, by file name.
-
-    Raises:
-        UserError: a file that is no record, named otherwise than its content, or without its images.
-    """
+    """Every record of a folder, by file name."""
     return [(path, _checked(path, _changed(path))) for path in sorted(folder.glob("*.json"))]
 
 
@@ -163,11 +159,7 @@ def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, .
 def benchmark_records(
     name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
 ) -> list[Found]:
-    """The benchmark's records of a preset, in the order of its cells.
-
-    Raises:
-        UserError: there are none, or one is damaged or belongs elsewhere.
-    """
+    """The benchmark's records of a preset, in the order of its cells."""
     folder = home(name, preset, results) / "records"
     found, foreign = find(cells(name, preset, overrides), read_folder(folder))
     if foreign:

@@ -43,11 +43,7 @@ class Checkpoint:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file under a temporary name, then replaces.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written; nothing half-written is left.
-    """
+    """Writes a safetensors file under a temporary name, then replaces."""
     # safetensors refuses tensors that share memory or have holes
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -61,11 +57,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        UserError: missing, truncated or no safetensors file.
-    """
+    """Tensors and metadata of a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -116,11 +108,7 @@ def load_newest(folder: Path, training: str) -> Checkpoint | None:
 
 
 def load(path: Path, training: str) -> Checkpoint | None:
-    """A checkpoint by its path; None if it belongs to another training.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """A checkpoint by its path; None if it belongs to another training."""
     tensors, header = load_tensors(path)
     if header.get("schema") != SCHEMA or header.get("training") != training:
         return None
@@ -182,11 +170,7 @@ def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Loads weights of which every name and shape must match.
-
-    Raises:
-        UserError: with the counts of matched, missing and unexpected tensors.
-    """
+    """Loads weights of which every name and shape must match."""
     own = module.state_dict()
     matched = [key for key in own if key in tensors and own[key].shape == tensors[key].shape]
     missing = [key for key in own if key not in matched]

@@ -12,11 +12,7 @@ from mim_bench.train import distributed
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` -> cuda, else mps, else cpu; of several GPUs that of this process.
-
-    Raises:
-        UserError: a device that this machine does not have.
-    """
+    """`auto` -> cuda, else mps, else cpu; of several GPUs that of this process."""
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),

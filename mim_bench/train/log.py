@@ -25,11 +25,7 @@ class TrainingLog:
         self.board = _tensorboard(path.parent) if board else None
 
     def write(self, *, step: int, **values: float) -> None:
-        """Adds a line.
-
-        Raises:
-            UserError: the disk is full or the file cannot be written.
-        """
+        """Adds a line."""
         line = {"step": step, "epoch": step / self.steps_per_epoch, **values}
         self.last_loss = values.get("loss", self.last_loss)
         try:
