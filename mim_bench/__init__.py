@@ -7,17 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mim_bench.config.resolve import build_target, load_config
+    from mim_bench.config.resolve import load_config
     from mim_bench.evaluate.load_encoder import load_encoder
     from mim_bench.experiment.run import run
     from mim_bench.model.mae import MaskedAutoencoder
     from mim_bench.records.store import results
+    from mim_bench.targets.build import build_target
 
 __all__ = ["MaskedAutoencoder", "build_target", "load_config", "load_encoder", "results", "run"]
 
 _HOME = {
     "MaskedAutoencoder": "mim_bench.model.mae",
-    "build_target": "mim_bench.config.resolve",
+    "build_target": "mim_bench.targets.build",
     "load_config": "mim_bench.config.resolve",
     "load_encoder": "mim_bench.evaluate.load_encoder",
     "results": "mim_bench.records.store",

@@ -7,6 +7,7 @@ Legend: B batch, C channels, H W image, L patches (row-major grid), dim width of
 """
 
 import functools
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -15,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from mim_bench.errors import UserError
 from mim_bench.schema import Frozen
 
 
@@ -142,6 +144,24 @@ class Target(nn.Module):
 
     def after_step(self, student: nn.Module, step: int, num_steps: int) -> None:
         """Called after each optimiser step; a teacher that follows the student updates itself here."""
+
+
+def target_class(class_path: str) -> type[Target]:
+    """The class behind `module:Class`, built-in or outside code alike.
+
+    Raises:
+        UserError: not of that form, not importable, or no Target.
+    """
+    module, _, name = class_path.partition(":")
+    if not module or not name:
+        raise UserError(f"target class '{class_path}' is not of the form 'module:Class'")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"target class '{class_path}' cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Target)):
+        raise UserError(f"target class '{class_path}' is no mim_bench.target.Target")
+    return found
 
 
 def to_rgb(images: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import validated
 from mim_bench.evaluate import low_shot, partial
 from mim_bench.evaluate.features import READOUTS
-from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.records.provenance import Code, Device
 from mim_bench.records.record import DataFacts, PretrainFacts, Record, figure, top1, write
 from mim_bench.records.run_folder import record_hash
 from mim_bench.records.store import home
-from mim_bench.train.environment import Code, Device
 
 NUM_IMAGES = 400
 _DATA = {"image_size": (32, 32), "in_chans": 1, "mean": (0.2854,), "std": (0.3527,)}
@@ -81,7 +81,7 @@ def fake_record(cell: Cell, protocol: str, accuracy: float) -> tuple[Record, dic
         images_seen=10_000 * config.pretrain.epochs, seconds=100.0, images_per_s=1000.0,
         final_loss=losses[-1][1] if losses else None, epoch_losses=losses, first_batches="b" * 64,
     )  # fmt: skip
-    declared = config.evaluate.readout if entry.needs_readout else metrics[0].readout
+    declared = config.evaluate.readout if entry.has_readouts else metrics[0].readout
     curve = tuple(0.5 + 0.3 * step / 5 for step in range(1, 6))
     record = Record(
         run_id=config.run_id, run_hash=config.hash, record_hash=record_hash(config, protocol),

@@ -3,10 +3,10 @@
 from conftest import GOLDEN
 from safetensors.torch import load_file
 
-from mim_bench.config.resolve import build_target
 from mim_bench.config.run import ModelConfig
 from mim_bench.model.mae import MaskedAutoencoder
 from mim_bench.target import Geometry
+from mim_bench.targets.build import build_target
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GEOMETRY = Geometry((32, 32), 4, 3, MEAN, STD)

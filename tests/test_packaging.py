@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mim_bench.train import environment
+from mim_bench.records import provenance
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -135,7 +135,7 @@ def test_wheel__carries_both_licences(wheel: zipfile.Path):
 
 @pytest.mark.skipif(not CHECKOUT, reason="no checkout")
 def test_wheel__knows_the_commit_it_was_built_from(wheel: zipfile.Path):
-    code = environment.code()
+    code = provenance.code()
     carried = (wheel / "mim_bench/_shipped/COMMIT").read_text()
     assert carried == f"{code.commit} {'dirty' if code.dirty else 'clean'}\n"
 
@@ -143,10 +143,10 @@ def test_wheel__knows_the_commit_it_was_built_from(wheel: zipfile.Path):
 @pytest.mark.parametrize("where", ["COMMIT", "mim_bench/_shipped/COMMIT"])
 def test_code__is_read_from_what_a_copy_or_a_wheel_carries(where: str, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(
-        environment, "__file__", str(tmp_path / "mim_bench" / "train" / "environment.py")
+        provenance, "__file__", str(tmp_path / "mim_bench" / "records" / "provenance.py")
     )
-    read = environment.code.__wrapped__  # without the cache
-    assert read() == environment.Code(commit=f"wheel-{PROJECT['version']}", dirty=False)
+    read = provenance.code.__wrapped__  # without the cache
+    assert read() == provenance.Code(commit=f"wheel-{PROJECT['version']}", dirty=False)
     (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / where).write_text("0123abc dirty\n")
-    assert read() == environment.Code(commit="0123abc", dirty=True)
+    assert read() == provenance.Code(commit="0123abc", dirty=True)

@@ -10,7 +10,8 @@ from mim_bench.analysis import render, table
 from mim_bench.cli.main import app
 from mim_bench.cluster.settings import load_cluster
 from mim_bench.config import recipe
-from mim_bench.config.resolve import load_config, split_override, target_class
+from mim_bench.config.resolve import load_config, split_override
+from mim_bench.targets.build import target_class
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,7 +94,7 @@ def test_added_target__works_as_the_readme_shows(tmp_path, monkeypatch):
     assert target_class(found.class_path).__name__ == "MeanColour"
     import torch
 
-    from mim_bench.config.resolve import build_target
+    from mim_bench.targets.build import build_target
 
     target = build_target(str(tmp_path / "mean_colour.toml"), image_size=8, patch_size=4)
     images = torch.rand(2, 3, 8, 8)

@@ -6,8 +6,7 @@ import pytest
 
 from mim_bench.analysis import render, table, validate
 from mim_bench.config.benchmark import cells
-from mim_bench.experiment import gallery
-from mim_bench.records import png_stamp, store
+from mim_bench.records import finished, png_stamp, store
 
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = sorted(folder.parent for folder in RESULTS.glob("*/*/records"))
@@ -36,7 +35,7 @@ def test_picture__was_drawn_from_the_records(path):
     name, preset = path.parts[-3:-1]
     found = store.benchmark_records(name, preset, RESULTS)
     if path.stem == "pictures":
-        shown = {(cell.label, cell.config.seed) for cell in gallery.shown(cells(name, preset))}
+        shown = {(cell.label, cell.config.seed) for cell in finished.shown(cells(name, preset))}
         drawn = [one for one in found if (one.cell.label, one.record.seed) in shown]
         expected = png_stamp.of_runs(one.record.run_hash for one in drawn)
     else:

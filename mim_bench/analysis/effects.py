@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from mim_bench.config.benchmark import cells
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
 from mim_bench.records import comparability, store
 from mim_bench.records.store import Found
@@ -29,7 +30,6 @@ METHOD = (
     "means of its levels; by chance: the share that a factor without effect would have, from its interaction "
     "with the seed; p: F test of the one against the other. Only seeds with every cell are used."
 )
-_MEASURES = {"finetune": "fine-tune", "linear": "linear", "knn": "kNN"}
 _LEVEL = 0.05
 
 
@@ -78,8 +78,9 @@ def analyse(results: Path, preset: str, names: Sequence[str] = BENCHMARKS) -> li
             continue
         found = store.benchmark_records(name, preset, results)
         comparability.check(found)
-        for protocol in _MEASURES:
-            effects += _effects(name, preset, protocol, found)
+        for spec in PROTOCOLS.values():
+            if spec.is_compared and not spec.column:
+                effects += _effects(name, preset, spec.name, found)
     if not effects:
         raise UserError(
             f"no seed of {' or '.join(names)} at preset '{preset}' has every cell; "
@@ -111,7 +112,7 @@ def _effects(name: str, preset: str, protocol: str, found: Sequence[Found]) -> l
             chance = expected / total
         effects.append(
             Effect(
-                name, preset, _MEASURES[protocol], factor,
+                name, preset, PROTOCOLS[protocol].title, factor,
                 share=square / total if total else 0.0,
                 points=100 * float(np.sqrt(square / values.size)),
                 by_chance=chance, p=p, num_levels=None if axis is None else sizes[kept[axis]],

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mim_bench.analysis import difference
 from mim_bench.analysis.table import CONTROL, Table
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.record import Record
 
 
@@ -19,7 +20,9 @@ def notes(table: Table) -> list[str]:
     """What must stand under the numbers."""
     records, first = table.records, table.records[0]
     has_readout = any(
-        column.key.split()[0] in ("linear", "knn", "low_shot") for column in table.columns
+        protocol.has_readouts
+        for column in table.columns
+        if (protocol := PROTOCOLS.get(column.key.split()[0]))
     )
     found = [_setting(first)]
     if has_readout:

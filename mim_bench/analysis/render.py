@@ -14,10 +14,11 @@ from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.notes import notes, sources
 from mim_bench.analysis.published import match
 from mim_bench.analysis.published.rows import PublishedRow
-from mim_bench.analysis.table import COMPARED, Column, Table, Value
+from mim_bench.analysis.table import Column, Table, Value, is_compared
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
+from mim_bench.files import write_text
 from mim_bench.records import store
-from mim_bench.records.record import write_text
 
 _MARK = "**"
 
@@ -78,10 +79,10 @@ def texts(table: Table, *, brief: bool = False) -> tuple[list[str], list[list[st
     compared = [
         c
         for c in columns
-        if c.key in COMPARED and any(c.key in row.differences for row in table.rows)
+        if is_compared(c.key) and any(c.key in row.differences for row in table.rows)
     ]
     if brief:
-        compared = [c for c in compared if c.key in ("finetune", "linear")]
+        compared = [c for c in compared if PROTOCOLS[c.key].panel]
     beside = (
         [] if brief else [c for c in columns if any(c.key in row.published for row in table.rows)]
     )
@@ -114,7 +115,7 @@ def texts(table: Table, *, brief: bool = False) -> tuple[list[str], list[list[st
 
 def readout_texts(table: Table) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of linear probe and kNN at every readout; no rows if nothing was read out so."""
-    columns = [c for c in table.columns if c.key.partition(" ")[0] in ("linear", "knn")]
+    columns = [c for c in table.columns if _has_readouts(c.key.partition(" ")[0])]
     if not any("@" in column.key for column in columns):
         return [], []
     columns.sort(key=lambda column: column.key.partition(" ")[0])
@@ -126,6 +127,12 @@ def readout_texts(table: Table) -> tuple[list[str], list[list[str]]]:
     ]
     lines = [[row.label, *(cell(row.values.get(c.key), c) for c in columns)] for row in table.rows]
     return headings, lines
+
+
+def _has_readouts(protocol: str) -> bool:
+    """Whether a protocol has a column at every readout; few labels have too many for that."""
+    spec = PROTOCOLS.get(protocol)
+    return spec is not None and spec.has_readouts and spec.is_compared
 
 
 def markdown(table: Table) -> str:
@@ -179,7 +186,7 @@ def csv(table: Table) -> str:
             value, found = row.values.get(column.key), row.differences.get(column.key)
             line[column.key] = None if value is None else value.mean
             line[f"{column.key} half"] = None if value is None else value.half
-            if column.key in COMPARED:
+            if is_compared(column.key):
                 line |= {
                     f"{column.key} difference": found.mean if found else None,
                     f"{column.key} low": found.low if found else None,

@@ -20,8 +20,9 @@ from mim_bench.analysis.table import Table
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
 from mim_bench.errors import UserError
+from mim_bench.files import write_text
 from mim_bench.records import store
-from mim_bench.records.record import Record, write_text
+from mim_bench.records.record import Record
 
 _NUMBER = re.compile(r"<?([-+]?\d[\d,]*\.?\d*)(?![\w.])")
 _NO_DIFFERENCE = ("reference", "indistinguishable")

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from mim_bench.config.benchmark import Benchmark, Cell
-from mim_bench.config.run import ProtocolName
+from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.records import store
 from mim_bench.records.measure import Measure, measures
 from mim_bench.records.record import Record
@@ -44,7 +44,7 @@ class Line:
         named: dict[str, dict[int, tuple[Measure, Found]]] = {}
         for one in self.found:
             for key, measure in measures(one.record).items():
-                column = "finetune" if key == "scratch" else key
+                column = _column(key)
                 named.setdefault(column, {})[one.record.seed] = (measure, one)
         return named
 
@@ -77,6 +77,12 @@ def lines(benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[Found]) ->
         is_shared = one.record.protocol in benchmark.first_only
         found_lines[one.record.protocol if is_shared else one.cell.label].found.append(one)
     return found_lines
+
+
+def _column(key: str) -> str:
+    """The measure in whose column another stands, as its protocol's spec says."""
+    spec = PROTOCOLS.get(key)
+    return spec.column if spec and spec.column else key
 
 
 def cost(key: str, line: Line, reference: Line) -> dict[int, float]:

@@ -19,6 +19,7 @@ from mim_bench.analysis.published.reason import reasons
 from mim_bench.analysis.published.rows import PublishedRow
 from mim_bench.analysis.row import COSTS, Line, cost, lines
 from mim_bench.config.benchmark import Benchmark, at_preset, cells, load_benchmark
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError, suggest
 from mim_bench.records import comparability, store
 from mim_bench.records.measure import measures
@@ -26,8 +27,6 @@ from mim_bench.records.record import Record
 from mim_bench.records.store import Found
 
 CONTROL = "random weights (control)"
-COMPARED = ("finetune", "linear", "knn")
-"""Measures whose differences to the reference row are printed."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,11 @@ class Table:
         return next(row for row in self.rows if row.label == label)
 
 
+def is_compared(key: str) -> bool:
+    """Whether the differences of a measure to the reference row are printed."""
+    return key in PROTOCOLS and PROTOCOLS[key].is_compared
+
+
 def half_interval(values: Sequence[float]) -> float | None:
     """Half the 95 % interval of a mean over seeds, Student's t; None for a single value."""
     if len(values) < 2:
@@ -149,7 +153,7 @@ def _reference(benchmark: Benchmark, lines: Mapping[str, Line]) -> str:
 
 def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
     """Accuracies in the order of importance, those of other readouts last, then costs."""
-    order = ("finetune", "linear", "knn", "low_shot", "partial")
+    order = list(PROTOCOLS)
     is_accuracy = {
         key: next(iter(of_seed.values()))[0].is_accuracy
         for line in lines.values()
@@ -170,9 +174,9 @@ def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
 def _heading(key: str) -> str:
     """Of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
     protocol, _, rest = key.partition(" ")
-    if protocol == "low_shot":
-        return f"low-shot {rest.replace('%', ' % of labels')}"
-    shown = {"finetune": "fine-tune", "knn": "kNN"}.get(protocol, protocol)
+    if "%" in rest:
+        return f"{PROTOCOLS[protocol].title} {rest.replace('%', ' % of labels')}"
+    shown = PROTOCOLS[protocol].title
     return f"{shown} {rest} %" if rest else f"{shown} %"
 
 
@@ -189,7 +193,7 @@ def _row(
         of_seed = line.values(key) if column.is_accuracy else cost(key, line, reference)
         if of_seed:
             values[key] = Value(of_seed)
-        if key in COMPARED and line is not reference:
+        if is_compared(key) and line is not reference:
             found = difference.difference(line.answers(key), reference.answers(key))
             if found is not None:
                 differences[key] = found
@@ -220,7 +224,7 @@ def _protocol_of(key: str) -> str:
 def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, Line]) -> list[Row]:
     """Marks a value where its row differs from every other one, and no value otherwise."""
     for column in columns:
-        if column.key not in COMPARED:
+        if not is_compared(column.key):
             continue
         having = [row for row in rows if column.key in row.values]
         if len(having) < 2:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, cells, load_benchmark
-from mim_bench.config.resolve import build_target, load_config
+from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError, suggest
 from mim_bench.records import comparability, store
 
@@ -40,7 +40,7 @@ def validate(results: Path) -> tuple[list[str], list[str]]:
 
 def _recipes() -> Iterator[tuple[str, Callable[[], object]]]:
     for name in recipe.names("targets"):
-        yield f"target {name}", lambda name=name: build_target(name, image_size=32, patch_size=8)
+        yield f"target {name}", lambda name=name: load_config(name)
 
 
 def _presets() -> Iterator[tuple[str, Callable[[], object]]]:

@@ -150,11 +150,11 @@ def list_(
     if what == "targets":
         rows = {name: recipe.load_recipe(name).description for name in recipe.names("targets")}
     elif what == "data":
-        from mim_bench.data.sources import list_sources
+        from mim_bench.config.source import SOURCES
 
-        rows = list_sources()
+        rows = {name: spec.description for name, spec in SOURCES.items()}
     elif what == "protocols":
-        from mim_bench.evaluate.protocols import PROTOCOLS
+        from mim_bench.config.protocol import PROTOCOLS
 
         rows = {name: protocol.description for name, protocol in PROTOCOLS.items()}
     else:

@@ -178,10 +178,12 @@ def figure(
 ) -> None:
     """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
     from mim_bench.analysis.figures import draw as figures
-    from mim_bench.experiment.gallery import draw_gallery, has_runs
+    from mim_bench.records.finished import has_runs
 
     paths = figures.draw(benchmark, preset, results)
     if has_runs(benchmark, preset, out):
+        from mim_bench.experiment.gallery import draw_gallery
+
         paths.append(draw_gallery(benchmark, preset, out=out, results=results))
     out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
 

@@ -114,8 +114,8 @@ class Job(Frozen):
 
     def _cell(self, config: "RunConfig", stages: "Stages") -> str | None:
         from mim_bench.experiment.run import execute
-        from mim_bench.experiment.sweep import lacking
         from mim_bench.records import store
+        from mim_bench.records.pending import lacking
         from mim_bench.train.distributed import on_main
 
         records = Path(self.records_folder)
@@ -132,8 +132,9 @@ class Job(Frozen):
     def _fit(self, config: "RunConfig", stages: "Stages") -> str:
         """Fits the target to the training images, for all runs that use it."""
         from mim_bench.data.run_data import complete, open_data
+        from mim_bench.records.run_folder import fit_path
         from mim_bench.train.environment import choose_device
-        from mim_bench.train.fit import fit_path, fitted_target
+        from mim_bench.train.fit import fitted_target
 
         device = choose_device(config.runtime.device)
         with stages.stage("read images"):
@@ -204,6 +205,6 @@ class ProgressFile:
         yield report
 
     def _write(self, **content: object) -> None:
-        from mim_bench.records.record import write_text
+        from mim_bench.files import write_text
 
         write_text(self.path, json.dumps({**content, "time": time.time()}) + "\n")

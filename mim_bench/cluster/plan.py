@@ -23,17 +23,16 @@ from mim_bench.cluster.ledger import Ledger
 from mim_bench.cluster.settings import Cluster, Size, check_batches, sbatch_parameters
 from mim_bench.cluster.snapshot import Snapshot, snapshot
 from mim_bench.cluster.state import BenchmarkJobs
-from mim_bench.config.resolve import make_target
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig
-from mim_bench.evaluate.protocols import PROTOCOLS
-from mim_bench.experiment import cost, sweep
+from mim_bench.config.trainings import needs_pretraining
+from mim_bench.experiment import cost
 from mim_bench.experiment.request import SweepRequest
-from mim_bench.experiment.run import needs_pretraining
-from mim_bench.experiment.sweep import Task
-from mim_bench.records import store
+from mim_bench.records import pending, store
 from mim_bench.records.finished import fitted, pretrained
-from mim_bench.records.run_folder import record_hash
-from mim_bench.train.fit import sweep_key
+from mim_bench.records.pending import PendingCell
+from mim_bench.records.run_folder import record_hash, sweep_key
+from mim_bench.targets.build import make_target
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> 
     Args:
         copy: take over records that other benchmarks have of the same runs; if not, no file is written.
     """
-    tasks = sweep.plan(
+    tasks = pending.plan(
         request.name, request.preset, results=request.results, overrides=request.overrides,
         protocols=request.protocols, copy=copy,
     )  # fmt: skip
@@ -120,7 +119,7 @@ def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> 
     for task in itertools.chain.from_iterable(runs):
         check_batches(task.config, cluster, separately=request.evaluate_separately)
     planner = _Planner(request, cluster, jobs)
-    groups: dict[tuple[tuple[Dependency, ...], bool], list[list[Task]]] = {}
+    groups: dict[tuple[tuple[Dependency, ...], bool], list[list[PendingCell]]] = {}
     finished = pretrained(request.out, [run[0].cell.config for run in runs])
     for run in runs:
         config = run[0].cell.config
@@ -140,16 +139,16 @@ def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> 
 
 
 def _to_submit(
-    tasks: Sequence[Task], jobs: BenchmarkJobs, request: SweepRequest
-) -> tuple[list[list[Task]], list[str]]:
+    tasks: Sequence[PendingCell], jobs: BenchmarkJobs, request: SweepRequest
+) -> tuple[list[list[PendingCell]], list[str]]:
     """The cells to be submitted, those of the same run together, and notes on the others."""
-    runs: dict[str, list[Task]] = {}
+    runs: dict[str, list[PendingCell]] = {}
     done, live, failed = 0, 0, 0
     exclusive: set[str] = set()
     for task in tasks:
         done += not task.missing
-        exclusive |= {protocol for protocol in task.missing if PROTOCOLS[protocol].needs_idle}
-        part = task.only(needs_idle=False)
+        exclusive |= {protocol for protocol in task.missing if PROTOCOLS[protocol].exclusive}
+        part = task.only(exclusive=False)
         states = {protocol: jobs.record_state(part, protocol).name for protocol in part.missing}
         live += bool({"queued", "running"} & set(states.values()))
         failed += "failed" in states.values()
@@ -200,7 +199,10 @@ class _Planner:
         return self._dependencies[key]
 
     def batches(
-        self, runs: Sequence[Sequence[Task]], dependencies: tuple[Dependency, ...], separately: bool
+        self,
+        runs: Sequence[Sequence[PendingCell]],
+        dependencies: tuple[Dependency, ...],
+        separately: bool,
     ) -> list[Batch]:
         """Runs with the same dependencies as one array, or as pre-trainings and their evaluations."""
         size, title = self.cluster, "runs"
@@ -212,7 +214,7 @@ class _Planner:
         jobs = tuple(self._run([run[0].having(())], self.cluster) for run in runs)
         return [Batch("pre-trainings", jobs, self.cluster, dependencies), batch]
 
-    def _run(self, tasks: Sequence[Task], size: Size) -> Job:
+    def _run(self, tasks: Sequence[PendingCell], size: Size) -> Job:
         config = tasks[0].cell.config
         missing = [(task.cell.config, name) for task in tasks for name in task.missing]
         return self._job(

@@ -25,8 +25,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mim_bench.config.resolve import explain, fields, flatten, parse_value, split_override
 from mim_bench.config.run import RunConfig
+from mim_bench.config.trainings import check_shares, trainings
 from mim_bench.errors import UserError, suggest
-from mim_bench.experiment.run import check_shares, trainings
 from mim_bench.schema import Frozen
 
 FILE = "cluster.toml"

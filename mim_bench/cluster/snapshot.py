@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
-from mim_bench.train import environment
+from mim_bench.records import provenance
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def snapshot(out: Path) -> Snapshot:
     ):  # a checkout; a wheel has its recipes inside the package
         files += [pair for name in ("targets", "benchmarks") for pair in _files(root / name, name)]
         files.append((root / "pyproject.toml", "pyproject.toml"))
-    code = environment.code()
+    code = provenance.code()
     commit = f"{code.commit} dirty" if code.dirty else code.commit
     digest = hashlib.sha256(commit.encode())
     for source, path in sorted(files, key=lambda pair: pair[1]):

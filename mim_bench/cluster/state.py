@@ -21,9 +21,8 @@ from submitit.core.utils import pickle_load
 
 from mim_bench.cluster import slurm
 from mim_bench.cluster.job import Job, progress_path
-from mim_bench.experiment.sweep import Task
-from mim_bench.records.run_folder import record_hash
-from mim_bench.train.fit import sweep_key
+from mim_bench.records.pending import PendingCell
+from mim_bench.records.run_folder import record_hash, sweep_key
 
 StateName = Literal[
     "done", "missing", "queued", "running", "failed", "finished", "cancelled", "vanished"
@@ -51,7 +50,7 @@ class State:
 class BenchmarkJobs:
     """The jobs that a benchmark's missing cells have had, and their states now."""
 
-    def __init__(self, jobs: Sequence[Job], tasks: Sequence[Task]) -> None:
+    def __init__(self, jobs: Sequence[Job], tasks: Sequence[PendingCell]) -> None:
         missing = [task.cell.config for task in tasks if task.missing]
         keys = {config.hash for config in missing} | {sweep_key(config) for config in missing}
         self.jobs = [job for job in jobs if job.key in keys]
@@ -68,7 +67,7 @@ class BenchmarkJobs:
             return False
         return Path(result(newest)).is_file()
 
-    def record_state(self, task: Task, protocol: str) -> State:
+    def record_state(self, task: PendingCell, protocol: str) -> State:
         """State of one missing record."""
         key = record_hash(task.cell.config, protocol)
         jobs = [job for job in reversed(self.jobs) if key in job.records]
@@ -84,7 +83,7 @@ class BenchmarkJobs:
         failed = next((other.job for other in (state, *needed) if other.name == "failed"), None)
         return State("failed", failed) if failed else State("missing", job)
 
-    def cell_state(self, task: Task) -> State:
+    def cell_state(self, task: PendingCell) -> State:
         """State of a cell: running, queued, failed or missing, the first that one of its records has."""
         if not task.missing:
             return State("done")

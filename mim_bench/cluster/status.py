@@ -19,7 +19,7 @@ from mim_bench.cluster import slurm, state
 from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
 from mim_bench.cluster.state import BenchmarkJobs, State
-from mim_bench.experiment import sweep
+from mim_bench.records import pending
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
 
@@ -97,7 +97,7 @@ def status(
     if preset is None:
         preset = mine[-1].preset if mine else "tiny"
         overrides = overrides or (mine[-1].overrides if mine else ())
-    tasks = sweep.plan(name, preset, results=results, overrides=overrides, copy=False)
+    tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
     jobs = BenchmarkJobs(submitted, tasks)
     cells = [
         _row(jobs.cell_state(task), task.cell.label, task.cell.config.seed, task.missing)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from mim_bench.config import recipe
+from mim_bench.config.protocol import ProtocolName
 from mim_bench.config.resolve import explain, flatten, resolve, split_override
-from mim_bench.config.run import ProtocolName, RunConfig
+from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError, suggest
 from mim_bench.schema import Frozen
 
@@ -85,7 +86,7 @@ class Benchmark(Frozen):
     """Tables and figures of the literature."""
     claim: str
     """What the measured version may claim."""
-    division: Literal["closed", "as_published", "published"] = "closed"
+    division: Literal["closed", "published"] = "closed"
     """`closed`: two rows differ in nothing but what the grid names, which is checked; `published`: no
     runs, published rows only."""
     seeds: tuple[int, ...] = ()

@@ -3,7 +3,6 @@
 Precedence, written once: defaults < preset < recipe < benchmark grid < command line.
 """
 
-import importlib
 import tomllib
 import types
 import typing
@@ -16,9 +15,9 @@ from pydantic import ValidationError
 
 from mim_bench.config import recipe as recipes
 from mim_bench.config.run import RunConfig
+from mim_bench.config.target_params import BUILT_IN
 from mim_bench.errors import UserError, suggest
 from mim_bench.schema import Frozen
-from mim_bench.target import Geometry, Target
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,19 @@ class Resolved:
     """Field (`pretrain.epochs`) -> `default`, `preset tiny`, `recipe hog`, `benchmark`, `command line`."""
 
 
-def target_class(class_path: str) -> type[Target]:
-    """The class behind `module:Class`, built-in or outside code alike.
+def target_schema(class_path: str) -> tuple[type[Frozen], int]:
+    """Parameters and version of a target's class; a built-in one is not imported for it.
 
     Raises:
-        UserError: not of that form, not importable, or no Target.
+        UserError: no such class, or no Target.
     """
-    module, _, name = class_path.partition(":")
-    if not module or not name:
-        raise UserError(f"target class '{class_path}' is not of the form 'module:Class'")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"target class '{class_path}' cannot be imported: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Target)):
-        raise UserError(f"target class '{class_path}' is no mim_bench.target.Target")
-    return found
+    if class_path in BUILT_IN:
+        params = BUILT_IN[class_path]
+        return params, params.version
+    from mim_bench.target import target_class
+
+    cls = target_class(class_path)
+    return cls.Params, cls.version
 
 
 def fields(model: type[Frozen], prefix: str = "") -> dict[str, Any]:
@@ -124,11 +120,12 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class _Layers:
     """Collects values layer by layer; a later layer wins; unknown names are refused at once."""
 
-    def __init__(self, target_name: str, cls: type[Target]) -> None:
+    def __init__(self, target_name: str, params: type[Frozen]) -> None:
         self.target_name = target_name
         self.leaves = fields(RunConfig)
-        params = {name: field.annotation for name, field in cls.Params.model_fields.items()}
-        self.leaves |= {f"target.{name}": annotation for name, annotation in params.items()}
+        self.leaves |= {
+            f"target.{name}": field.annotation for name, field in params.model_fields.items()
+        }
         self.values: dict[str, Any] = {}
         self.origin: dict[str, str] = {}
 
@@ -174,8 +171,8 @@ def resolve(
     """
     found = recipes.load_recipe(target)
     name = Path(target).stem
-    cls = target_class(found.class_path)
-    layers = _Layers(name, cls)
+    schema, version = target_schema(found.class_path)
+    layers = _Layers(name, schema)
 
     content = recipes.read("preset", preset)
     content.pop("description", None)
@@ -200,13 +197,13 @@ def resolve(
         else:
             nested[section] = value
     try:
-        full_params = cls.Params.model_validate(params).model_dump(mode="json")
+        full_params = schema.model_validate(params).model_dump(mode="json")
     except ValidationError as error:
         raise UserError(f"target.{explain(error)}") from None
     nested["target"] = {
         "name": name,
         "class_path": found.class_path,
-        "version": cls.version,
+        "version": version,
         "params": full_params,
     }
     config = validated(nested)
@@ -231,55 +228,3 @@ def load_config(
 ) -> RunConfig:
     """The resolved config alone; see `resolve`."""
     return resolve(target, preset, overrides).config
-
-
-def geometry(config: RunConfig) -> Geometry:
-    """What a target is built for; the config must be complete (see `mim_bench.data.run_data.complete`)."""
-    data = config.data
-    if data.image_size is None or data.in_chans is None or data.mean is None or data.std is None:
-        raise ValueError("the config still leaves image size, channels or statistics to the data")
-    return Geometry(data.image_size, config.model.patch_size, data.in_chans, data.mean, data.std)
-
-
-def make_target(config: RunConfig) -> Target:
-    """The target of a complete config, not yet fitted."""
-    cls = target_class(config.target.class_path)
-    return cls(cls.Params.model_validate(config.target.params), geometry(config))
-
-
-def build_target(
-    name_or_toml: str,
-    *,
-    image_size: int | tuple[int, int],
-    patch_size: int,
-    in_chans: int = 3,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-    **params: Any,
-) -> Target:
-    """A target by recipe name or path, for use outside a run.
-
-    Args:
-        image_size: pixels, side or (height, width); a multiple of `patch_size`.
-        mean, std: per channel, of images in [0, 1]; a single value serves every channel.
-        params: over the recipe's own.
-
-    Raises:
-        UserError: unknown recipe or parameter, a value not allowed, or sizes that do not fit.
-    """
-    found = recipes.load_recipe(name_or_toml)
-    cls = target_class(found.class_path)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size[0] % patch_size or size[1] % patch_size:
-        raise UserError(f"image_size={size} is no multiple of patch_size={patch_size}")
-
-    def per_channel(values: Sequence[float], field: str) -> tuple[float, ...]:
-        if len(values) not in (1, in_chans):
-            raise UserError(f"{field} has {len(values)} values for in_chans={in_chans}")
-        return tuple(values) * (in_chans if len(values) == 1 else 1)
-
-    built = Geometry(size, patch_size, in_chans, per_channel(mean, "mean"), per_channel(std, "std"))
-    try:
-        return cls(cls.Params.model_validate({**found.params, **params}), built)
-    except ValidationError as error:
-        raise UserError(f"target '{name_or_toml}': {explain(error)}") from None

@@ -12,10 +12,17 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mim_bench.config.evaluation import (
+    EvaluateConfig,
+    FinetuneConfig,
+    KnnConfig,
+    LinearConfig,
+    LowShotConfig,
+    PartialConfig,
+    SpeedConfig,
+)
+from mim_bench.config.training import PretrainConfig
 from mim_bench.schema import Frozen
-
-ProtocolName = Literal["knn", "linear", "finetune", "scratch", "partial", "low_shot", "speed"]
-"""As registered in `mim_bench.evaluate.protocols`."""
 
 IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")
 
@@ -117,11 +124,21 @@ class ModelConfig(Frozen):
     """Where mask tokens enter: `decoder` (MAE), `encoder` and then the decoder (MAE Table 1c), or
     `encoder_light`, the encoder and then one linear layer (BEiT, SimMIM, MaskFeat)."""
     decoder_depth: int = Field(default=8, ge=0)
-    """Blocks of the decoder (MAE); unused by `encoder_light`."""
+    """Blocks of the decoder (MAE), at least 1 where mask tokens enter there; unused by `encoder_light`."""
     decoder_dim: int = Field(default=512, ge=4)
     """Width of the decoder (MAE); unused by `encoder_light`."""
     decoder_num_heads: int = Field(default=16, ge=1)
     """Attention heads of the decoder (MAE); unused by `encoder_light`."""
+
+    @model_validator(mode="after")
+    def _trains_the_encoder(self) -> "ModelConfig":
+        if self.mask_tokens == "decoder" and self.decoder_depth == 0:
+            raise ValueError(
+                "model.decoder_depth=0 with model.mask_tokens=decoder: without a block that mixes tokens no "
+                "gradient of a hidden patch reaches the encoder; allowed: 1 or more, or "
+                "model.mask_tokens=encoder_light"
+            )
+        return self
 
     @model_validator(mode="after")
     def _widths(self) -> "ModelConfig":
@@ -137,173 +154,6 @@ class ModelConfig(Frozen):
                     "model.position=sincos needs"
                 )
         return self
-
-
-class ScheduleConfig(Frozen):
-    """Length, batch and learning rate; shared by every kind of training here."""
-
-    epochs: int = Field(default=800, ge=0)
-    """Passes over the training images."""
-    batch_size: int = Field(default=4096, ge=1)
-    """Images a step, over all devices and accumulated parts."""
-    blr: float = Field(default=1.5e-4, gt=0)
-    """Base learning rate for 256 images; lr = blr * batch_size / 256."""
-    min_lr: float = Field(default=0.0, ge=0)
-    """Learning rate at the end of the cosine."""
-    warmup_epochs: float = Field(default=40, ge=0)
-    """Epochs of linear warm-up from 0."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decoupled weight decay; none for 1-D parameters."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Gradients are scaled down to this norm; unset: no clipping."""
-    accumulation_steps: int = Field(default=1, ge=1)
-    """Parts in which the batch of a step goes through the device."""
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate."""
-        return self.blr * self.batch_size / 256
-
-    @model_validator(mode="after")
-    def _parts(self) -> "ScheduleConfig":
-        if self.batch_size % self.accumulation_steps:
-            raise ValueError(
-                f"batch_size={self.batch_size} is no multiple of "
-                f"accumulation_steps={self.accumulation_steps}"
-            )
-        return self
-
-
-class PretrainConfig(ScheduleConfig):
-    """Pre-training as MAE's appendix A.1, Table 8."""
-
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's betas (MAE)."""
-
-
-class KnnConfig(Frozen):
-    """Weighted nearest neighbours (Wu et al. 2018; DINO's settings)."""
-
-    k: int = Field(default=20, ge=1)
-    """Neighbours that vote."""
-    temperature: float = Field(default=0.07, gt=0)
-    """A neighbour's weight is exp(cosine similarity / temperature)."""
-
-
-class LinearConfig(ScheduleConfig):
-    """Linear probe as MAE's appendix A.1, Table 10: BatchNorm without affine, LARS."""
-
-    epochs: int = Field(default=90, ge=1)
-    """Passes over the training images (MAE)."""
-    batch_size: int = Field(default=16384, ge=2)
-    """Images a step (MAE)."""
-    blr: float = Field(default=0.1, gt=0)
-    """Base learning rate for 256 images (MAE)."""
-    warmup_epochs: float = Field(default=10, ge=0)
-    """Epochs of linear warm-up (MAE)."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """LARS weight decay (MAE: none)."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """LARS momentum (MAE)."""
-    augment: bool = True
-    """Random crops and flips while probing (MAE); off: features of the clean images, cached."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Area of a crop over the image's area (MAE)."""
-
-
-class FinetuneConfig(ScheduleConfig):
-    """Fine-tuning as MAE's appendix A.1, Table 9; `scratch` uses the same from random weights."""
-
-    epochs: int = Field(default=100, ge=1)
-    """Passes over the training images (MAE, ViT-B)."""
-    batch_size: int = Field(default=1024, ge=2)
-    """Images a step (MAE)."""
-    blr: float = Field(default=1e-3, gt=0)
-    """Base learning rate for 256 images (MAE's paper; its repository: 5e-4 for ViT-B)."""
-    warmup_epochs: float = Field(default=5, ge=0)
-    """Epochs of linear warm-up (MAE)."""
-    min_lr: float = Field(default=1e-6, ge=0)
-    """Learning rate at the end of the cosine (MAE's repository)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's betas (MAE)."""
-    layer_decay: float = Field(default=0.75, gt=0, le=1)
-    """Each block's learning rate over that of the block above (MAE's paper)."""
-    drop_path: float = Field(default=0.1, ge=0, lt=1)
-    """Stochastic depth of the last block, linearly less below (MAE, ViT-B)."""
-    smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Label smoothing (MAE)."""
-    mixup: float = Field(default=0.8, ge=0)
-    """Alpha of mixup; 0: off (MAE)."""
-    cutmix: float = Field(default=1.0, ge=0)
-    """Alpha of CutMix; 0: off (MAE)."""
-    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
-    """timm's RandAugment string (MAE); unset: off."""
-    erasing: float = Field(default=0.0, ge=0, le=1)
-    """Probability of random erasing (MAE's repository: 0.25, its paper: none)."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Area of a crop over the image's area (timm's default)."""
-    holdout_fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the labelled training images that is not trained on, but on which the accuracy of every
-    epoch is measured for the learning curve; 0: no curve. The test split is read once, at the end."""
-
-
-class PartialConfig(Frozen):
-    """Partial fine-tuning (MAE, Figure 9): the settings of `finetune`, on the last blocks only."""
-
-    blocks: tuple[float, ...] = (0.5, 1, 2, 4, 6, 12, 18)
-    """Trained last blocks; 0.5: the MLP half of the last. Entries of `model.depth` or more are left out,
-    as that is `finetune`; 0 is `linear`."""
-
-    @field_validator("blocks")
-    @classmethod
-    def _whole_or_half(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        for blocks in value:
-            if blocks != 0.5 and (blocks < 1 or blocks % 1):
-                raise ValueError(
-                    f"partial.blocks={blocks:g}: allowed: 0.5 and whole numbers from 1"
-                )
-        return value
-
-
-class LowShotConfig(Frozen):
-    """Logistic regression on frozen features, from few labels (Assran et al. 2022, MSN, section 5)."""
-
-    fractions: tuple[float, ...] = (0.01, 0.1)
-    """Shares of the training labels, the same number in every class."""
-    num_draws: int = Field(default=3, ge=1)
-    """Draws of the labelled images; which ones depends on the draw's number alone, so every target and
-    seed gets the same."""
-    c: float = Field(default=1.0, gt=0)
-    """Inverse of the L2 penalty, as scikit-learn means it: the loss is c * sum of cross-entropies +
-    half the squared weights."""
-
-
-class SpeedConfig(Frozen):
-    """Timing of the pre-training step, without any training."""
-
-    warmup_steps: int = Field(default=5, ge=1)
-    """Steps before the clock starts."""
-    steps: int = Field(default=40, ge=3)
-    """Steps timed, one by one."""
-
-
-class EvaluateConfig(Frozen):
-    """Which protocols are run on the encoder, and which of their numbers is the declared one."""
-
-    protocols: tuple[ProtocolName, ...] = ("knn", "linear")
-    """Run in this order."""
-    layer: Literal["last", "middle"] = "last"
-    """Declared readout: after the final norm, or after block depth // 2 (not normalised)."""
-    pooling: Literal["cls", "patch_mean"] = "patch_mean"
-    """Declared readout: class token (MAE's probe; no loss reaches it directly in pre-training), or mean
-    of the patch tokens."""
-    batch_size: int = Field(default=500, ge=1)
-    """Images that go through the encoder at once when features are taken."""
-
-    @property
-    def readout(self) -> str:
-        """Name of the declared readout, as in a record's metrics."""
-        return f"{self.layer}/{self.pooling}"
 
 
 class RuntimeConfig(Frozen):

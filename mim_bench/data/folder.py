@@ -24,6 +24,7 @@ TEST_NAMES = ("test", "val", "validation")
 HELD_OUT = 0.1
 SPLIT_OFF = f"{HELD_OUT:.0%} of the images, by hash"
 """The split rule where the data has no test images of its own."""
+OWN_SPLIT = "the data set's own"
 _WHOLE_BYTES = 1 << 30
 _BLOCK_BYTES = 64 << 10
 _NUM_SAMPLED = 1024
@@ -132,9 +133,9 @@ def _match(
     test.labels = np.asarray([train_names.index(name) for name in test_names])[test.labels]
 
 
-def open_folder(path: Path) -> Opened:
+def open_folder(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder. UserError if there is nothing to use."""
-    if not path.is_dir():
+    if path is None or not path.is_dir():
         raise UserError(f"{path}: no such folder")
     train_path = path / "train"
     if not train_path.is_dir():

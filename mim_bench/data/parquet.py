@@ -170,9 +170,9 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
-def open_parquet(path: Path) -> Opened:
+def open_parquet(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder of Parquet files."""
-    if not path.is_dir():
+    if path is None or not path.is_dir():
         raise UserError(f"{path}: no such folder")
     files = sorted(path.glob("train*.parquet"))
     if not files:

@@ -7,12 +7,11 @@ import torch
 
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import DataConfig, RunConfig, digest
-from mim_bench.data.image_set import ImageSet, hold_out, limit
+from mim_bench.data.image_set import ImageSet, hold_out, limit, num_cores
 from mim_bench.data.sources import open_source
 from mim_bench.data.split import Split, load_split, normalisation
 from mim_bench.errors import UserError
 from mim_bench.records.record import DataFacts
-from mim_bench.train import environment
 
 _logger = logging.getLogger(__name__)
 _TUNE_SEED = 0  # the held-out slice is the same for every run of a data set
@@ -103,7 +102,7 @@ def _num_workers(config: RunConfig, split: Split) -> int:
         return config.runtime.num_workers
     if split.in_memory:
         return 0
-    return min(16, max(2, environment.num_cores()))
+    return min(16, max(2, num_cores()))
 
 
 def complete(config: RunConfig, data: Data) -> RunConfig:

@@ -4,39 +4,35 @@ A source is a training and a test set behind one interface (`image_set.ImageSet`
 not know where the images lie.
 """
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from mim_bench.data.folder import SPLIT_OFF, open_folder
+from mim_bench.config.source import source_spec
+from mim_bench.data.folder import OWN_SPLIT, SPLIT_OFF, Opened
 from mim_bench.data.image_set import ImageSet, Source, drop_bad, settle_channels
 from mim_bench.data.parquet import open_parquet
-from mim_bench.data.torchvision_sets import DOWNLOADABLE, open_torchvision
-from mim_bench.errors import UserError, suggest
+from mim_bench.errors import UserError
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and std per channel that ImageNet work uses throughout."""
-_NEED_PATH = {
-    "imagenet": "imagenet:PATH, ImageNet-1k with train/ and val/ of 1,000 class folders each",
-    "folder": "folder:PATH, class folders (train/ and test/ or val/ if there), or flat without labels",
-    "parquet": "parquet:PATH, train*.parquet and test*.parquet in the Hugging Face layout",
-}
+Loader = Callable[[str, Path | None], Opened]
+"""`(name, path)` of a source -> its training and test set, class names and split rule."""
 
 
-def list_sources() -> dict[str, str]:
-    """Name -> one line of description."""
-    first = {"embedded": "10,000 + 2,000 grey 28 x 28 images of Fashion-MNIST, in the package"}
-    return first | DOWNLOADABLE | _NEED_PATH
+def open_embedded(name: str, path: Path | None) -> Opened:
+    """The sample of Fashion-MNIST that the package carries; `path` is None."""
+    train, test, class_names, _ = open_parquet(name, Path(__file__).parent / "embedded")
+    return train, test, class_names, OWN_SPLIT
 
 
 def resolve_source(name: str) -> str:
     """The name with its path made absolute. UserError for an unknown name or a path too few or many."""
+    spec = source_spec(name)
     kind, colon, place = name.partition(":")
-    if kind not in list_sources():
-        raise UserError(f"no data source {name!r}; {suggest(kind, list_sources())}")
-    if kind in _NEED_PATH and not place:
+    if spec.path == "required" and not place:
         raise UserError(f"data source {kind!r} needs a path: {kind}:PATH")
-    if colon and (kind == "embedded" or not place):
+    if colon and (spec.path == "none" or not place):
         raise UserError(
             f"data source {kind!r} takes no path" if place else f"{name!r}: no path given"
         )
@@ -51,17 +47,10 @@ def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
     name, data that is not there, empty data, labelled data of a single class, and unknown test labels.
     """
     name = resolve_source(name)
-    kind, _, place = name.partition(":")
-    rule = "the data set's own"
-    if kind == "embedded":
-        folder = Path(__file__).parent / "embedded"
-        train, test, class_names, _ = open_parquet(folder)
-    elif kind == "parquet":
-        train, test, class_names, rule = open_parquet(Path(place))
-    elif kind in ("folder", "imagenet"):
-        train, test, class_names, rule = open_folder(Path(place))
-    else:
-        train, test, class_names = open_torchvision(kind, Path(place) if place else None)
+    spec, place = source_spec(name), name.partition(":")[2]
+    module, _, function = spec.loader.partition(":")
+    load: Loader = getattr(importlib.import_module(module), function)
+    train, test, class_names, rule = load(spec.name, Path(place) if place else None)
     for split, images in (("training", train), ("test", test)):
         if len(images) == 0:
             raise UserError(f"{name}: no {split} images")
@@ -74,7 +63,7 @@ def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
                 )
     _check_labels(name, train, None if rule == SPLIT_OFF else test)
     settle_channels([train, test])
-    constants = IMAGENET if kind == "imagenet" and train.num_channels == 3 else None
+    constants = spec.normalisation if train.num_channels == 3 else None
     return Source(name, train, test, class_names, rule, constants)
 
 

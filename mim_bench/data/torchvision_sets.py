@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mim_bench.data.folder import OWN_SPLIT, Opened
 from mim_bench.data.image_set import ArraySet
 from mim_bench.errors import UserError
 
@@ -29,16 +30,8 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-DOWNLOADABLE = {
-    "cifar10": "CIFAR-10, 50,000 + 10,000 colour images of 32 x 32, 10 classes",
-    "cifar100": "CIFAR-100, 50,000 + 10,000 colour images of 32 x 32, 100 classes",
-    "fashion-mnist": "Fashion-MNIST, 60,000 + 10,000 grey images of 28 x 28, 10 classes",
-    "stl10": "STL-10, its 5,000 + 8,000 labelled colour images of 96 x 96, 10 classes",
-}
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _IDX_KIND = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
-
-Opened = tuple[ArraySet, ArraySet, tuple[str, ...]]
 
 
 def cache_folder() -> Path:
@@ -89,7 +82,7 @@ def _fashion(folder: Path) -> Opened:
         )
         for split in ("train", "test")
     ]
-    return sets[0], sets[1], FASHION_CLASSES
+    return sets[0], sets[1], FASHION_CLASSES, OWN_SPLIT
 
 
 def _build(name: str, root: Path, train: bool, download: bool) -> Any:
@@ -115,7 +108,7 @@ def _array_set(name: str, data: Any, split: str) -> ArraySet:
 
 
 def open_torchvision(name: str, root: Path | None) -> Opened:
-    """Train, test and class names of a data set in `DOWNLOADABLE`. UserError if it cannot be had."""
+    """Train, test, class names and split rule of a data set that torchvision reads; UserError if it cannot be had."""
     if name == "fashion-mnist":
         folder = _fashion_folder(root)
         if folder is not None:
@@ -138,4 +131,5 @@ def open_torchvision(name: str, root: Path | None) -> Opened:
         _array_set(name, train, "train"),
         _array_set(name, test, "test"),
         tuple(train.classes),
+        OWN_SPLIT,
     )

@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mim_bench.config.resolve import geometry
 from mim_bench.config.run import RunConfig
+from mim_bench.config.training import ScheduleConfig
 from mim_bench.data.crop import EvalCrop
 from mim_bench.data.run_data import Data
 from mim_bench.data.split import Split
 from mim_bench.evaluate import features
 from mim_bench.model.vit import Encoder
+from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProtocolResult:
     """What a protocol found."""
 
     correct: dict[str, np.ndarray]
@@ -76,7 +77,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalContext:
     """An encoder to evaluate, and the images to do it on; never the trainer."""
 
     features: Features
@@ -107,3 +108,16 @@ class Subject:
         """(N,) int64 on the device."""
         assert split.labels is not None
         return split.labels.to(self.device)
+
+    def training(self, name: str, schedule: ScheduleConfig, num_images: int) -> loop.Training:
+        """A training of this evaluation, for the loop."""
+        return loop.Training(
+            name=name,
+            key=self.key,
+            folder=self.folder,
+            schedule=schedule,
+            seed=self.config.seed,
+            num_images=num_images,
+            runtime=self.config.runtime,
+            device=self.device,
+        )

@@ -28,15 +28,15 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.resolve import geometry
-from mim_bench.config.run import FinetuneConfig
+from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.data.crop import Crop
 from mim_bench.data.split import Split
 from mim_bench.errors import UserError
-from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model.mae import build_encoder
 from mim_bench.model.vit import Encoder
 from mim_bench.target import Geometry
+from mim_bench.targets.build import geometry
 from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.distributed import shard
@@ -122,31 +122,31 @@ class RandAugment:
         return array[:, :, None] if is_grey else array
 
 
-def run(subject: Subject) -> Answer:
-    """Fine-tunes the subject's encoder."""
-    return train_classifier(subject, build_classifier(subject, pretrained=True), "finetune")
+def run(context: EvalContext) -> ProtocolResult:
+    """Fine-tunes the context's encoder."""
+    return train_classifier(context, build_classifier(context, pretrained=True), "finetune")
 
 
-def run_scratch(subject: Subject) -> Answer:
+def run_scratch(context: EvalContext) -> ProtocolResult:
     """The same from random weights."""
-    return train_classifier(subject, build_classifier(subject, pretrained=False), "scratch")
+    return train_classifier(context, build_classifier(context, pretrained=False), "scratch")
 
 
-def build_classifier(subject: Subject, *, pretrained: bool) -> Encoder:
-    """A classifier with a fresh norm and head, on the subject's encoder or on random weights."""
-    config = subject.config
+def build_classifier(context: EvalContext, *, pretrained: bool) -> Encoder:
+    """A classifier with a fresh norm and head, on the context's encoder or on random weights."""
+    config = context.config
     model = build_encoder(
         config.model,
         geometry(config),
         seed=config.seed,
-        num_classes=subject.data.num_classes,
+        num_classes=context.data.num_classes,
         drop_path=config.finetune.drop_path,
     )
     if pretrained:
         tensors = dict(model.state_dict())  # the head's and fresh norm's own
         taken = {
             name: tensor
-            for name, tensor in subject.features.encoder.state_dict().items()
+            for name, tensor in context.features.encoder.state_dict().items()
             if not name.startswith("norm.")  # replaced by fc_norm
         }
         checkpoint.load_exactly(model, tensors | taken, "finetune")
@@ -155,14 +155,14 @@ def build_classifier(subject: Subject, *, pretrained: bool) -> Encoder:
 
 
 def train_classifier(
-    subject: Subject, model: Encoder, name: str, trained: Sequence[nn.Module] | None = None
-) -> Answer:
+    context: EvalContext, model: Encoder, name: str, trained: Sequence[nn.Module] | None = None
+) -> ProtocolResult:
     """Trains a classifier with labels and tests it once, after the last epoch.
 
     `trained`: the modules that are put into training mode; by default all. Which weights move is said by
     their `requires_grad`.
     """
-    config, data, device = subject.config, subject.data, subject.device
+    config, data, device = context.config, context.data, context.device
     schedule = config.finetune
     model = model.to(device)
     accelerate(model, device, config.runtime)
@@ -170,7 +170,7 @@ def train_classifier(
     shard(model, config.runtime)
     task = ClassifyTask(
         model=model,
-        labels=subject.labels(data.train),
+        labels=context.labels(data.train),
         schedule=schedule,
         geometry=geometry(config),
         num_classes=data.num_classes,
@@ -179,16 +179,7 @@ def train_classifier(
     )
     optimizer = loop.adamw(layer_decay_groups(model, schedule), schedule)
     kept, held_out = hold_out(data.train.num_images, schedule.holdout_fraction)
-    training = loop.Training(
-        name=name,
-        key=subject.key,
-        folder=subject.folder,
-        schedule=schedule,
-        seed=config.seed,
-        num_images=len(kept),
-        runtime=config.runtime,
-        device=device,
-    )
+    training = context.training(name, schedule, len(kept))
 
     def training_mode() -> None:
         model.eval()
@@ -196,7 +187,7 @@ def train_classifier(
             module.train()
 
     def measure() -> dict[str, float]:
-        correct = _correct(subject, model, data.train, held_out)
+        correct = _correct(context, model, data.train, held_out)
         training_mode()
         return {"holdout_top1": float(correct.mean())}
 
@@ -205,14 +196,14 @@ def train_classifier(
         training,
         task,
         optimizer,
-        _batches(subject, kept),
-        subject.report,
+        _batches(context, kept),
+        context.report,
         measure if len(held_out) else None,
     )
-    everything = torch.arange(subject.test.num_images)
+    everything = torch.arange(context.test.num_images)
     curve = tuple(line["holdout_top1"] for line in read_log(training.log) if "holdout_top1" in line)
-    return Answer(
-        {"model": _correct(subject, model, subject.test, everything)},
+    return ProtocolResult(
+        {"model": _correct(context, model, context.test, everything)},
         curves={"model": curve} if curve else {},
     )
 
@@ -224,9 +215,9 @@ def hold_out(num_images: int, fraction: float) -> tuple[Tensor, Tensor]:
     return order[num_held_out:], order[:num_held_out]
 
 
-def _correct(subject: Subject, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
+def _correct(context: EvalContext, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
     """Which of the clean images at `index` the model gets right, (N,) bool in that order."""
-    config, device = subject.config, subject.device
+    config, device = context.config, context.device
     model.eval()
 
     def predict(images: Tensor) -> Tensor:
@@ -235,8 +226,8 @@ def _correct(subject: Subject, model: Encoder, split: Split, index: Tensor) -> n
             return model(normalized).argmax(dim=1)
 
     place = index.to(device)
-    answers = subject.features.over(predict, split, index)[place]
-    return (answers == subject.labels(split)[place]).cpu().numpy()
+    answers = context.features.over(predict, split, index)[place]
+    return (answers == context.labels(split)[place]).cpu().numpy()
 
 
 def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:
@@ -249,9 +240,9 @@ def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[st
     )
 
 
-def _batches(subject: Subject, kept: Tensor) -> loop.Batches:
+def _batches(context: EvalContext, kept: Tensor) -> loop.Batches:
     """Augmented images; the loop's index n means training image `kept[n]`."""
-    data, config = subject.data, subject.config
+    data, config = context.data, context.config
     schedule = config.finetune
     mean = geometry(config).mean
     crop = Crop(size=geometry(config).image_size, scale=schedule.crop_scale)
@@ -272,7 +263,7 @@ def _batches(subject: Subject, kept: Tensor) -> loop.Batches:
             crop,
             seed=config.seed,
             epoch=epoch,
-            device=subject.device,
+            device=context.device,
             num_workers=data.num_workers,
             per_image=augment,
         )

@@ -19,13 +19,13 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mim_bench.config.resolve import geometry, target_class
 from mim_bench.config.run import ModelConfig, RunConfig
 from mim_bench.evaluate import features
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.model.vit import Encoder
 from mim_bench.target import Geometry
+from mim_bench.targets.build import geometry, target_class
 
 _META = torch.device("meta")
 

@@ -11,24 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mim_bench.evaluate import features
-from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
 
 _CHUNK = 1000  # test images at once, so that the similarities fit in memory
 
 
-def run(subject: Subject) -> Answer:
+def run(context: EvalContext) -> ProtocolResult:
     """Accuracy of every readout."""
-    config, data = subject.config.knn, subject.data
-    train, test = subject.features.clean(data.train), subject.features.clean(subject.test)
-    labels = subject.labels(data.train)
-    truth = subject.labels(subject.test)
+    config, data = context.config.knn, context.data
+    train, test = context.features.clean(data.train), context.features.clean(context.test)
+    labels = context.labels(data.train)
+    truth = context.labels(context.test)
     correct = {}
     for place, readout in enumerate(features.READOUTS):
         votes = classify(
             train[:, place], labels, test[:, place], data.num_classes, config.k, config.temperature
         )
         correct[readout] = (votes == truth).cpu().numpy()
-    return Answer(correct)
+    return ProtocolResult(correct)
 
 
 def classify(

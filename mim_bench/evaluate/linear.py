@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.resolve import geometry
 from mim_bench.data.crop import Crop
 from mim_bench.evaluate import features
-from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
+from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
 from mim_bench.train.optimizer import LARS
 
@@ -73,7 +73,7 @@ class ProbeTask:
 
     probes: Probes
     labels: Tensor
-    subject: Subject | None
+    context: EvalContext | None
 
     @property
     def modules_to_save(self) -> dict[str, nn.Module]:
@@ -82,7 +82,7 @@ class ProbeTask:
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """Sum over readouts of the cross-entropy; each head gets the gradient it would get alone."""
-        features = inputs if self.subject is None else self.subject.features.encode(inputs)
+        features = inputs if self.context is None else self.context.features.encode(inputs)
         with torch.autocast(features.device.type, enabled=False):
             logits = self.probes(features)
         truth = self.labels[index.to(self.labels.device, non_blocking=True)]
@@ -94,42 +94,33 @@ class ProbeTask:
         """Nothing follows."""
 
 
-def run(subject: Subject) -> Answer:
+def run(context: EvalContext) -> ProtocolResult:
     """Trains the probes and returns the accuracy of every readout at the last epoch."""
-    config, data, device = subject.config, subject.data, subject.device
+    config, data, device = context.config, context.data, context.device
     schedule = config.linear
     probes = Probes(config.model.embed_dim, data.num_classes, seed=config.seed).to(device)
-    task = ProbeTask(probes, subject.labels(data.train), subject if schedule.augment else None)
+    task = ProbeTask(probes, context.labels(data.train), context if schedule.augment else None)
     optimizer = LARS(probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum)
-    training = loop.Training(
-        name="linear",
-        key=subject.key,
-        folder=subject.folder,
-        schedule=schedule,
-        seed=config.seed,
-        num_images=data.train.num_images,
-        runtime=config.runtime,
-        device=device,
-    )
-    loop.train(training, task, optimizer, _batches(subject), subject.report)
+    training = context.training("linear", schedule, data.train.num_images)
+    loop.train(training, task, optimizer, _batches(context), context.report)
 
     probes.eval()
     with torch.no_grad():
-        answers = probes(subject.features.clean(subject.test)).argmax(dim=2)
-    truth = subject.labels(subject.test)
+        answers = probes(context.features.clean(context.test)).argmax(dim=2)
+    truth = context.labels(context.test)
     correct = {
         readout: (answers[place] == truth).cpu().numpy()
         for place, readout in enumerate(features.READOUTS)
     }
     notes = () if schedule.augment else ("linear: features of the clean images, cached",)
-    return Answer(correct, notes)
+    return ProtocolResult(correct, notes)
 
 
-def _batches(subject: Subject) -> loop.Batches:
+def _batches(context: EvalContext) -> loop.Batches:
     """Cached features of the clean images, or freshly cropped images."""
-    data, config = subject.data, subject.config
+    data, config = context.data, context.config
     if not config.linear.augment:
-        features = subject.features.clean(data.train)
+        features = context.features.clean(data.train)
 
         def cached(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             for index in index_batches:
@@ -145,7 +136,7 @@ def _batches(subject: Subject) -> loop.Batches:
             crop,
             seed=config.seed,
             epoch=epoch,
-            device=subject.device,
+            device=context.device,
             num_workers=data.num_workers,
         )
 

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from mim_bench import rng
 from mim_bench.evaluate import features
-from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
 
 _MAX_ITERATIONS = 200
 
 
-def run(subject: Subject) -> Answer:
+def run(context: EvalContext) -> ProtocolResult:
     """Accuracy of every readout, share of labels and draw."""
-    settings, data = subject.config.low_shot, subject.data
-    train, test = subject.features.clean(data.train), subject.features.clean(subject.test)
-    labels, truth = subject.labels(data.train), subject.labels(subject.test)
+    settings, data = context.config.low_shot, context.data
+    train, test = context.features.clean(data.train), context.features.clean(context.test)
+    labels, truth = context.labels(data.train), context.labels(context.test)
     correct = {}
     for place, name in enumerate(features.READOUTS):
         mean, std = train[:, place].mean(0), train[:, place].std(0).clamp_min(1e-6)
@@ -35,7 +35,7 @@ def run(subject: Subject) -> Answer:
                 )
                 answers = (asked.double() @ weight.T + bias).argmax(dim=1)
                 correct[readout(name, fraction, number)] = (answers == truth).cpu().numpy()
-    return Answer(correct, ("low_shot: features of the clean images",))
+    return ProtocolResult(correct, ("low_shot: features of the clean images",))
 
 
 def readout(name: str, fraction: float, draw_number: int) -> str:

@@ -11,20 +11,20 @@ validation accuracy. Frozen blocks run without drop path.
 from torch import nn
 
 from mim_bench.evaluate import finetune
-from mim_bench.evaluate.context import Answer, Subject
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model.vit import Encoder
 
 
-def run(subject: Subject) -> Answer:
+def run(context: EvalContext) -> ProtocolResult:
     """Accuracy for every entry of `partial.blocks` below the encoder's depth."""
-    answer = Answer({})
-    for num_blocks in subject.config.partial.blocks:
-        if num_blocks >= subject.config.model.depth:
+    answer = ProtocolResult({})
+    for num_blocks in context.config.partial.blocks:
+        if num_blocks >= context.config.model.depth:
             continue
-        model = finetune.build_classifier(subject, pretrained=True)
+        model = finetune.build_classifier(context, pretrained=True)
         name = readout(num_blocks)
         part = finetune.train_classifier(
-            subject, model, f"partial/{num_blocks:g}", trained_part(model, num_blocks)
+            context, model, f"partial/{num_blocks:g}", trained_part(model, num_blocks)
         )
         answer.correct[name] = part.correct["model"]
         if "model" in part.curves:

@@ -1,58 +1,100 @@
-"""Protocols: ways to evaluate an encoder. Each is a version and one function on a `Subject`."""
+"""Runs one protocol on a run's encoder and writes its record; `mim_bench.config.protocol` says what each needs.
 
+Every rank evaluates; rank 0 writes the record, and next to it which images were right.
+"""
+
+import importlib
+import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-from mim_bench.evaluate import finetune, knn, linear, low_shot, partial, step_speed
-from mim_bench.evaluate.context import Answer, Features, Subject
-
-__all__ = ["PROTOCOLS", "Answer", "Features", "Protocol", "Subject"]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A protocol's version, what it depends on, and how it is run."""
-
-    description: str
-    version: int
-    """Raised by every change that can move a score."""
-    run: Callable[[Subject], Answer]
-    sections: tuple[str, ...]
-    """The sections of the config that it reads, beside the run's identity."""
-    has_control: bool = False
-    """Whether the encoder at its random initial weights is evaluated beside."""
-    needs_encoder: bool = True
-    """False if no pre-trained weight enters."""
-    needs_idle: bool = False
-    """True if other work on the machine would falsify its numbers."""
-    needs_readout: bool = False
-    """Whether its numbers belong to readouts, one of which is the declared one."""
+from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.run import RunConfig
+from mim_bench.errors import UserError
+from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
+from mim_bench.records import provenance
+from mim_bench.records.record import Metric, PretrainFacts, Record, figure, top1, write
+from mim_bench.records.run_folder import record_hash, record_path
+from mim_bench.train import distributed, environment, loop
+from mim_bench.train.backend import is_compiled
+from mim_bench.train.progress import Stages
 
 
-PROTOCOLS = {
-    "knn": Protocol(
-        "weighted k nearest neighbours on frozen features", 1, knn.run, ("knn",),
-        has_control=True, needs_readout=True,
-    ),
-    "linear": Protocol(
-        "linear probe on frozen features (MAE: BatchNorm, LARS)", 1, linear.run, ("linear",),
-        has_control=True, needs_readout=True,
-    ),
-    "low_shot": Protocol(
-        "logistic regression on frozen features from 1 % and 10 % of the labels", 1, low_shot.run,
-        ("low_shot",), has_control=True, needs_readout=True,
-    ),
-    "finetune": Protocol("all weights trained with labels (MAE)", 2, finetune.run, ("finetune",)),
-    "scratch": Protocol(
-        "the same as finetune, from random weights", 2, finetune.run_scratch, ("finetune",),
-        needs_encoder=False,
-    ),
-    "partial": Protocol(
-        "the last blocks trained with labels, the rest frozen (MAE Fig. 9)", 1, partial.run,
-        ("finetune", "partial"),
-    ),
-    "speed": Protocol(
-        "time, memory and FLOPs of the pre-training step; nothing is trained", 1, step_speed.run,
-        ("speed",), needs_encoder=False, needs_idle=True,
-    ),
-}  # fmt: skip
+def protocol_function(name: str) -> Callable[[EvalContext], ProtocolResult]:
+    """The function that runs a protocol, imported now.
+
+    Raises:
+        UserError: it cannot be imported (a protocol from outside the package).
+    """
+    spec = PROTOCOLS[name]
+    module, _, function = spec.function.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"protocol '{name}': {spec.function} cannot be imported: {error}") from None
+
+
+def evaluate(
+    name: str,
+    trained: Features,
+    random: Features,
+    folder: Path,
+    stages: Stages,
+    facts: PretrainFacts | None,
+    command: str,
+) -> None:
+    """One protocol, on the encoder and, where that is one, on its random-weights control."""
+    config, device = trained.config, trained.device
+    spec, run = PROTOCOLS[name], protocol_function(name)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    key = record_hash(config, name)
+    with stages.stage(name) as report:
+        answer = run(EvalContext(trained, folder, key, report))
+    control: tuple[Metric, ...] = ()
+    if spec.has_control:
+        with stages.stage(f"{name}, random weights") as report:
+            beside = EvalContext(random, folder / "control", f"{key} control", report)
+            control = _metrics(run(beside), config)
+    metrics = _metrics(answer, config)
+    declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
+    record = Record(
+        run_id=config.run_id,
+        run_hash=config.hash,
+        record_hash=key,
+        target=config.target.name,
+        preset=config.preset,
+        seed=config.seed,
+        protocol=name,
+        protocol_version=spec.version,
+        declared_readout=declared,
+        metrics=metrics,
+        control=control,
+        notes=answer.notes,
+        curves=answer.curves,
+        config=config.model_dump(mode="json"),
+        data=trained.data.facts,
+        pretrain=facts if spec.needs_encoder else None,
+        code=provenance.code(),
+        versions=provenance.versions(),
+        device=environment.device_facts(device),
+        precision=loop.precision(device, config.runtime),
+        compiled=is_compiled(device, config.runtime),
+        seconds=time.perf_counter() - clock,
+        started=started.isoformat(timespec="seconds"),
+        command=command,
+    )
+
+    def keep() -> None:
+        write(record_path(folder, name), record, answer.correct)
+        for done in (folder / name, folder / "control"):
+            shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
+
+    distributed.on_main(keep)
+
+
+def _metrics(answer: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:
+    accuracies = [top1(readout, correct) for readout, correct in answer.correct.items()]
+    figures = [figure(name, value, config.speed.steps) for name, value in answer.figures.items()]
+    return (*accuracies, *figures)

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from mim_bench import rng
-from mim_bench.config.resolve import geometry
 from mim_bench.config.run import RunConfig
 from mim_bench.data.run_data import Data, open_data
+from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.picture import draw_grid
-from mim_bench.evaluate.protocols import Features
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder
 from mim_bench.records.run_folder import read_config
 from mim_bench.target import Target
+from mim_bench.targets.build import geometry
 from mim_bench.train import loop, pretrain
 from mim_bench.train.fit import fitted_target
 

@@ -18,12 +18,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mim_bench.config import recipe
-from mim_bench.config.resolve import load_config, make_target, validated
+from mim_bench.config.resolve import load_config, validated
 from mim_bench.config.run import RunConfig
 from mim_bench.data.run_data import complete, open_data
+from mim_bench.errors import UserError
 from mim_bench.evaluate import flops
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model import masking
-from mim_bench.train import environment, loop
+from mim_bench.targets.build import make_target
+from mim_bench.train import distributed, environment, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.optimizer import decay_groups
 from mim_bench.train.pretrain import PretrainTask, build_model
@@ -226,3 +229,33 @@ def matrix_peak(device: torch.device, config: RunConfig) -> float:
         seconds = min(timed(multiply, device) for _ in range(8))
         best = max(best, 2 * size**3 / seconds)
     return best
+
+
+def run(context: EvalContext) -> ProtocolResult:
+    """The protocol `speed`: time, memory and FLOPs of a step, medians over the timed steps.
+
+    MAE's Table 2 compares wall-clock times of pipeline shapes; here every step is timed on one batch of noise of
+    the run's shape, target included, reading of images left out.
+
+    Raises:
+        UserError: several processes, which would time one another.
+    """
+    if distributed.size() > 1:
+        raise UserError(
+            "evaluate.protocols=speed: one device is timed; start it as a single process"
+        )
+    config = context.config
+    stepper = Stepper(config, context.device)
+    for _ in range(config.speed.warmup_steps):
+        stepper.step()
+    seconds = [timed(stepper.step, context.device) for _ in range(config.speed.steps)]
+    alone = [timed(stepper.target_only, context.device) for _ in range(config.speed.steps)]
+    step_s = statistics.median(seconds)
+    peak = peak_gb(stepper.step, context.device)
+    figures = {
+        "images_per_s": part_size(config) / step_s,
+        "step_s": step_s,
+        "target_s": statistics.median(alone),
+        "step_flops": float(stepper.flops),
+    }
+    return ProtocolResult({}, figures=figures if peak is None else figures | {"peak_gb": peak})

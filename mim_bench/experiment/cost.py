@@ -16,39 +16,23 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from mim_bench.config.resolve import geometry, validated
-from mim_bench.config.run import ModelConfig, RunConfig, ScheduleConfig
+from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.resolve import validated
+from mim_bench.config.run import ModelConfig, RunConfig
+from mim_bench.config.source import source_spec
+from mim_bench.config.training import ScheduleConfig
+from mim_bench.config.trainings import needs_pretraining
 from mim_bench.data.image_set import ArraySet
 from mim_bench.data.run_data import Data, complete, open_data
-from mim_bench.data.sources import IMAGENET
 from mim_bench.data.split import Split
 from mim_bench.evaluate import features, flops, speed
 from mim_bench.evaluate.flops import ModelCount
 from mim_bench.evaluate.partial import trained_part
-from mim_bench.evaluate.protocols import PROTOCOLS
-from mim_bench.experiment.run import needs_pretraining
 from mim_bench.records.record import DataFacts
 from mim_bench.target import Geometry
+from mim_bench.targets.build import geometry
 from mim_bench.train import environment
 
-NUM_IMAGES = {
-    "embedded": (10_000, 2_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "fashion-mnist": (60_000, 10_000),
-    "stl10": (5_000, 8_000),
-    "imagenet": (1_281_167, 50_000),
-}
-"""Training and test images of the sources whose size is known unopened."""
-_SHAPE = {
-    "embedded": ((28, 28), 1, 10),
-    "cifar10": ((32, 32), 3, 10),
-    "cifar100": ((32, 32), 3, 100),
-    "fashion-mnist": ((28, 28), 1, 10),
-    "stl10": ((96, 96), 3, 10),
-    "imagenet": (None, 3, 1000),
-}
-"""Image size in pixels (unset: it varies), channels and classes of the same."""
 _WARM_UP_STEPS, _TIMED_STEPS = 3, 7
 _STEP_FLOPS = {"cpu": 1e11, "cuda": 5e13, "mps": 1e12}
 """Of a timed step at most: a cluster's batch would keep a laptop busy for hours."""
@@ -157,13 +141,13 @@ def _data(config: RunConfig) -> Data:
 def _data_of(key: str) -> Data:
     config = validated(json.loads(key))
     settings = config.data
-    kind = settings.source.partition(":")[0]
-    if kind not in NUM_IMAGES:
+    spec = source_spec(settings.source)
+    if spec.size is None:
         streamed = {"runtime": {"memory_gb": 1e-9}}  # the pixels are not wanted
         return open_data(validated(json.loads(key) | streamed), torch.device("cpu"))
-    size, channels, num_classes = _SHAPE[kind]
-    channels = settings.in_chans or channels
-    num_train, num_test = NUM_IMAGES[kind]
+    size, num_classes = spec.size.image_size, spec.size.num_classes
+    channels = settings.in_chans or spec.size.num_channels
+    num_train, num_test = spec.size.num_train_images, spec.size.num_test_images
     if settings.evaluate_on == "tune":  # the slice is taken class by class
         num_test = num_classes * max(round(settings.tune_fraction * num_train / num_classes), 1)
         num_train -= num_test
@@ -171,11 +155,11 @@ def _data_of(key: str) -> Data:
 
     def split(num: int) -> Split:
         pixels = np.broadcast_to(np.uint8(0), (min(num, most), *(size or (1, 1)), channels))
-        images = ArraySet(pixels, np.arange(len(pixels)) % num_classes, kind)
-        return Split(images, name=kind, image_size=size, num_channels=channels, pixels=None)
+        images = ArraySet(pixels, np.arange(len(pixels)) % num_classes, spec.name)
+        return Split(images, name=spec.name, image_size=size, num_channels=channels, pixels=None)
 
-    is_imagenet = kind == "imagenet" and channels == 3
-    stand_in = IMAGENET if is_imagenet else ((0.5,) * channels, (0.25,) * channels)
+    known = spec.normalisation if channels == 3 else None
+    stand_in = known or ((0.5,) * channels, (0.25,) * channels)
     facts = DataFacts.model_construct(source=settings.source)
     return Data(split(num_train), split(num_test), stand_in, facts, num_workers=0)
 
@@ -219,10 +203,8 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
             case "speed":
                 steps = config.speed.warmup_steps + config.speed.steps
                 return steps * speed.part_size(config) * flops.step(config)
-            case _:
-                raise ValueError(
-                    f"protocol {name}: mim_bench.experiment.cost does not know what it does"
-                )
+            case _:  # from outside the package: at least the features that it reads
+                return frozen("train", "test") if PROTOCOLS[name].has_readouts else 0
 
     once = {name: float(one(name)) for name in config.evaluate.protocols}
     return {name: value * (1 + PROTOCOLS[name].has_control) for name, value in once.items()}

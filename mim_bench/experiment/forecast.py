@@ -11,14 +11,13 @@ from pathlib import Path
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.run import RunConfig
+from mim_bench.config.trainings import needs_pretraining
 from mim_bench.experiment import cost
 from mim_bench.experiment.request import SweepRequest
-from mim_bench.experiment.run import needs_pretraining
 from mim_bench.experiment.schedule import Job
-from mim_bench.experiment.sweep import Task, plan
 from mim_bench.records.finished import pretrained
-from mim_bench.records.run_folder import record_hash
-from mim_bench.train.fit import sweep_key
+from mim_bench.records.pending import PendingCell, plan
+from mim_bench.records.run_folder import record_hash, sweep_key
 
 ALL = "all"
 """Stands for every benchmark that has runs."""
@@ -172,7 +171,7 @@ class _Ledger:
     jobs: list[tuple[int, int, Job]] = field(default_factory=list)
     """With seed and stage, their order."""
 
-    def add(self, task: Task, title: str) -> Work | None:
+    def add(self, task: PendingCell, title: str) -> Work | None:
         """What is to do of a cell that no one before it has asked for, if anything."""
         asked, key = task.config, task.config.hash
         hashes = {record_hash(asked, protocol): protocol for protocol in task.missing}
@@ -195,7 +194,7 @@ class _Ledger:
         self.jobs.append((config.seed, 2, evaluation))
         return Work(first, own)
 
-    def wanted(self, tasks: Iterable[Task]) -> set[str]:
+    def wanted(self, tasks: Iterable[PendingCell]) -> set[str]:
         """Hashes of the runs that cells need and whose pre-training is to be made."""
         configs = (task.config for task in tasks if task.missing)
         return {config.hash for config in configs if self._pretrains(config)}
@@ -224,10 +223,10 @@ def _with_protocols(config: RunConfig, protocols: Iterable[str]) -> RunConfig:
 # ---- a benchmark's rows
 
 
-def _part(name: str, tasks: Sequence[Task], ledger: _Ledger, *, is_alone: bool) -> Part:
+def _part(name: str, tasks: Sequence[PendingCell], ledger: _Ledger, *, is_alone: bool) -> Part:
     before, wanted = set(ledger.pretrainings), ledger.wanted(tasks)
     begin = "" if is_alone else f"{name}: "
-    rows: dict[str, list[Task]] = {}
+    rows: dict[str, list[PendingCell]] = {}
     work: dict[str, list[Work]] = {}
     for task in tasks:
         label = task.cell.label
@@ -244,13 +243,13 @@ def _part(name: str, tasks: Sequence[Task], ledger: _Ledger, *, is_alone: bool) 
     )
 
 
-def _row(label: str, tasks: Sequence[Task], work: Iterable[Work]) -> Row:
+def _row(label: str, tasks: Sequence[PendingCell], work: Iterable[Work]) -> Row:
     seeds = tuple(task.config.seed for task in tasks)
     done, missing = (_protocols(tasks, missing=which) for which in (False, True))
     return Row(label, seeds, done, missing, tuple(work))
 
 
-def _protocols(tasks: Sequence[Task], *, missing: bool) -> str:
+def _protocols(tasks: Sequence[PendingCell], *, missing: bool) -> str:
     """`knn, finetune (seeds 1 2)`: what is missing, or what is done."""
     seeds: dict[str, list[int]] = {}  # in the order of the protocols
     for task in tasks:

@@ -6,22 +6,21 @@ with the runs that it shows (see `stamp`).
 
 import math
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
-from mim_bench.config.benchmark import Cell, cells
-from mim_bench.config.resolve import geometry
+from mim_bench.config.benchmark import cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate import picture
 from mim_bench.evaluate.sample import Sample, reopen
 from mim_bench.records import png_stamp
-from mim_bench.records.finished import pretrained
+from mim_bench.records.finished import shown
 from mim_bench.records.store import home
 from mim_bench.target import to_rgb
+from mim_bench.targets.build import geometry
 from mim_bench.train import environment
 
 _NUM_ROWS = 4
@@ -51,23 +50,6 @@ def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
     path = home(name, preset, results) / "pictures.png"
     picture.write(_compose(samples, grid), path, png_stamp.metadata(png_stamp.of_runs(hashes)))
     return path
-
-
-def shown(todo: Sequence[Cell]) -> list[Cell]:
-    """The cells with a place in the picture: of the first seed, the first of each target."""
-    first: dict[str, Cell] = {}
-    for cell in todo:
-        if cell.config.seed == todo[0].config.seed:
-            first.setdefault(cell.config.target.name, cell)
-    return list(first.values())
-
-
-def has_runs(name: str, preset: str, out: Path) -> bool:
-    """True if the benchmark compares targets and the finished run of each that is shown lies below `out`."""
-    todo = shown([cell for cell in cells(name, preset) if "target" in cell.place])
-    return len(todo) > 1 and pretrained(out, [cell.config for cell in todo]) == {
-        cell.config.hash for cell in todo
-    }
 
 
 def _compose(samples: dict[str, Sample], grid: tuple[int, int]) -> Figure:

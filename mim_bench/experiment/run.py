@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,16 +22,19 @@ from typing import Any
 
 import torch
 
-from mim_bench.config.resolve import geometry
-from mim_bench.config.run import FinetuneConfig, RunConfig, ScheduleConfig
+from mim_bench.config.run import RunConfig
+from mim_bench.config.trainings import check_shares, lr_lines, needs_pretraining, trainings
 from mim_bench.data.run_data import Data, complete, open_data
 from mim_bench.errors import UserError
-from mim_bench.evaluate.evaluate import evaluate
-from mim_bench.evaluate.protocols import PROTOCOLS, Features
+from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.protocols import evaluate
 from mim_bench.evaluate.sample import draw_picture, sample
+from mim_bench.files import write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
-from mim_bench.records.record import PretrainFacts, Record, read, write_text
+from mim_bench.records import provenance
+from mim_bench.records.record import PretrainFacts, Record, read
 from mim_bench.records.run_folder import claim, lock, record_hash, record_path
+from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, environment, loop, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
@@ -147,12 +150,6 @@ def _draw(
         draw_picture(path, config, sample(config, data, fitted.target, model, device))
 
 
-def needs_pretraining(config: RunConfig) -> bool:
-    """False if only protocols are asked for that no pre-trained weight enters, such as `scratch`."""
-    names = config.evaluate.protocols
-    return not names or any(PROTOCOLS[name].needs_encoder for name in names)
-
-
 def is_finished(folder: Path, config: RunConfig) -> bool:
     """True if every record asked for is there and, where it was to be pre-trained, the picture."""
     names = config.evaluate.protocols
@@ -182,8 +179,8 @@ def _write_manifest(
         "run_hash": config.hash,
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": environment.code().model_dump(),
-        "versions": environment.versions(),
+        "code": provenance.code().model_dump(),
+        "versions": provenance.versions(),
         "device": environment.device_facts(device).model_dump(),
         "precision": loop.precision(device, config.runtime),
         "tf32": config.runtime.tf32,
@@ -204,7 +201,7 @@ def _check_continued(
             f"{folder} began on other images: '{data.facts.source}' has changed since; "
             "use --force to start again, or another --out"
         )
-    before, now = manifest["code"]["commit"], environment.code().commit
+    before, now = manifest["code"]["commit"], provenance.code().commit
     if before != now:
         _logger.warning("%s began at commit %s and goes on at %s", folder, before, now)
     if manifest["device"]["kind"] != device.type:
@@ -247,54 +244,8 @@ def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFa
         first_batches=manifest["first_batches"],
         fit=fitted.figures,
         fit_key=fitted.key,
-        code=environment.code(),
+        code=provenance.code(),
     )
     write_text(path, facts.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now
     return facts
-
-
-def lr_lines(config: RunConfig) -> Sequence[str]:
-    """`blr -> lr` of every training that the run does, for people."""
-    return [
-        f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
-        for name, section in trainings(config).items()
-    ]
-
-
-def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
-    """Every training that the run does, by the name of its section."""
-    sections: dict[str, ScheduleConfig] = {
-        "pretrain": config.pretrain,
-        "linear": config.linear,
-        "finetune": config.finetune,
-    }
-    used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
-    if needs_pretraining(config):
-        used.add("pretrain")
-    return {name: section for name, section in sections.items() if name in used}
-
-
-def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
-    """That every training's batch can be shared out to so many processes: told before the first one begins.
-
-    Raises:
-        UserError: one cannot.
-    """
-    for name, section in todo.items():
-        if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
-            raise UserError(
-                f"{name}.erasing={section.erasing}: its draws would depend on the number of processes "
-                f"({num_ranks}); allowed: 0, or a single process"
-            )
-        parts = section.accumulation_steps * num_ranks
-        # mixup pairs the images of a process
-        mixes = isinstance(section, FinetuneConfig) and (section.mixup > 0 or section.cutmix > 0)
-        whole = 2 * parts if mixes else parts
-        if section.batch_size % whole:
-            pairs = ", two by two for mixup," if mixes else ""
-            raise UserError(
-                f"{name}.batch_size={section.batch_size} cannot be shared by {num_ranks} "
-                f"process{'es' * (num_ranks != 1)}{pairs} with {name}.accumulation_steps="
-                f"{section.accumulation_steps}; allowed: multiples of {whole}"
-            )

@@ -16,121 +16,19 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import submitit
 import torch
 
-from mim_bench.config.benchmark import Cell, cells
-from mim_bench.config.run import ProtocolName, RunConfig
-from mim_bench.errors import UserError, suggest
-from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.config.benchmark import Cell
 from mim_bench.experiment.run import Result, Stages, execute
+from mim_bench.files import write_text
 from mim_bench.records import store
-from mim_bench.records.record import Record, write_text
+from mim_bench.records.pending import PendingCell, plan
+from mim_bench.records.record import Record
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is left to do of a cell."""
-
-    cell: Cell
-    number: int
-    """Place among the benchmark's cells, from 1."""
-    total: int
-    missing: tuple[str, ...]
-    """Protocols without a current record."""
-
-    @property
-    def config(self) -> RunConfig:
-        """The cell's config, asking for what is missing only."""
-        config = self.cell.config
-        evaluate = config.evaluate.model_copy(update={"protocols": self.missing})
-        return config.model_copy(update={"evaluate": evaluate})
-
-    def only(self, *, needs_idle: bool) -> "Task":
-        """The part whose protocols need an idle machine, or the part whose protocols do not."""
-        return self.having(tuple(p for p in self.missing if PROTOCOLS[p].needs_idle == needs_idle))
-
-    def having(self, missing: tuple[str, ...]) -> "Task":
-        """The same with other protocols to be made."""
-        return replace(self, missing=missing)
-
-    @property
-    def label(self) -> str:
-        return f"{self.number}/{self.total} {self.cell.label}, seed {self.cell.config.seed}"
-
-
-def plan(
-    name: str,
-    preset: str,
-    *,
-    results: Path,
-    overrides: Sequence[str] = (),
-    protocols: Sequence[str] | None = None,
-    copy: bool = True,
-) -> list[Task]:
-    """Every cell, with the protocols that it lacks, after records of the same runs have been taken over.
-
-    Args:
-        protocols: of the benchmark's, only these; by default all.
-        copy: if not, such records count as there, but no file is written.
-
-    Raises:
-        UserError: no runs belong to the benchmark, or one of its records is damaged.
-    """
-    for unknown in set(protocols or ()) - set(PROTOCOLS):
-        raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
-    todo = cells(name, preset, overrides)
-    if not todo:
-        raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
-    have = _have(todo, store.home(name, preset, results) / "records", copy)
-    tasks = []
-    for number, cell in enumerate(todo, start=1):
-        wanted = [p for p in cell.config.evaluate.protocols if protocols is None or p in protocols]
-        missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
-        tasks.append(Task(cell, number, len(todo), missing))
-    return tasks
-
-
-def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
-    """Of a cell's protocols those without a record now, after records of the same run have been taken over.
-
-    Args:
-        records: the benchmark's, `results/<benchmark>/<preset>/records`.
-    """
-    cell = Cell(config, {}, {})
-    have = _have([cell], records, copy=True)[id(cell)]
-    return tuple(protocol for protocol in config.evaluate.protocols if protocol not in have)
-
-
-def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]:
-    """Protocols of each cell that have a record, in the benchmark's own folder or in another's."""
-    have: dict[int, set[str]] = {id(cell): set() for cell in todo}
-    for cell, one in _found(todo, folder):
-        have[id(cell)].add(one.record.protocol)
-    results, preset = folder.parents[2], folder.parent.name
-    for other in sorted(results.glob(f"*/{preset}/records")):
-        if other != folder:
-            lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
-            for cell, one in _found(lack, other):
-                if one.record.protocol not in have[id(cell)]:
-                    if copy:
-                        store.copy(one.path, one.record, folder)
-                    have[id(cell)].add(one.record.protocol)
-    return have
-
-
-def _found(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, store.Found]]:
-    found, _ = store.find(todo, store.read_folder(folder))
-    return [
-        (one.cell, one)
-        for one in found
-        if not one.stale and store.of_same_data(one.record, one.cell.config)
-    ]
 
 
 def sweep(
@@ -160,7 +58,7 @@ def sweep(
     records = store.home(name, preset, results) / "records"
     failed: list[Cell] = []
 
-    def finish(task: Task, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
+    def finish(task: PendingCell, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
         try:
             folder, made = work()
         except _StoppedError:
@@ -177,8 +75,8 @@ def sweep(
     for task in tasks:
         if not task.missing:
             told(f"{task.label}: was done")
-    together = [part for task in tasks if (part := task.only(needs_idle=False)).missing]
-    alone = [part for task in tasks if (part := task.only(needs_idle=True)).missing]
+    together = [part for task in tasks if (part := task.only(exclusive=False)).missing]
+    alone = [part for task in tasks if (part := task.only(exclusive=True)).missing]
     if jobs is not None:
         _in_jobs(together, jobs, out, finish, command)
         together = []
@@ -188,7 +86,7 @@ def sweep(
 
 
 def _here(
-    task: Task, out: Path, stages: Stages | None, command: str | None
+    task: PendingCell, out: Path, stages: Stages | None, command: str | None
 ) -> tuple[Path, Sequence[Record]]:
     result: Result = execute(task.config, out=out, stages=stages, command=command)
     return result.folder, result.records
@@ -224,10 +122,10 @@ def run_config(
 
 
 def _in_jobs(
-    todo: Sequence[Task],
+    todo: Sequence[PendingCell],
     jobs: int,
     out: Path,
-    finish: Callable[[Task, Callable[[], tuple[Path, Sequence[Record]]]], None],
+    finish: Callable[[PendingCell, Callable[[], tuple[Path, Sequence[Record]]]], None],
     command: str | None,
 ) -> None:
     """Each cell a process of its own through submitit, `jobs` of them at a time."""
@@ -241,7 +139,7 @@ def _in_jobs(
     one_at_a_time = threading.Lock()
     stopped = threading.Event()
 
-    def work(task: Task) -> None:
+    def work(task: PendingCell) -> None:
         if stopped.is_set():
             return
 

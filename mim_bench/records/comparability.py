@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import IDENTITY
 from mim_bench.errors import UserError
-from mim_bench.evaluate.protocols import PROTOCOLS
 from mim_bench.records.store import Found
 
 _NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")

@@ -4,13 +4,14 @@ What a config leaves to the data (size, channels, statistics) is whatever the ru
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import RunConfig
-from mim_bench.train.fit import fit_path
+from mim_bench.records.run_folder import fit_path
 
 
 def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:
@@ -28,6 +29,23 @@ def fitted(out: Path, config: RunConfig) -> bool:
         for fields, facts in _made(out)
         if _fits(wanted, fields)
     )
+
+
+def shown(todo: Sequence[Cell]) -> list[Cell]:
+    """The cells with a place in the picture: of the first seed, the first of each target."""
+    first: dict[str, Cell] = {}
+    for cell in todo:
+        if cell.config.seed == todo[0].config.seed:
+            first.setdefault(cell.config.target.name, cell)
+    return list(first.values())
+
+
+def has_runs(name: str, preset: str, out: Path) -> bool:
+    """True if the benchmark compares targets and the finished run of each that is shown lies below `out`."""
+    todo = shown([cell for cell in cells(name, preset) if "target" in cell.place])
+    return len(todo) > 1 and pretrained(out, [cell.config for cell in todo]) == {
+        cell.config.hash for cell in todo
+    }
 
 
 def _fits(wanted: dict[str, Any], made: dict[str, Any]) -> bool:

@@ -4,7 +4,6 @@ Beside it lies `<protocol>.npz` with which test images were right under each rea
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,8 +12,9 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from mim_bench.errors import UserError
+from mim_bench.files import replacing, write_text
+from mim_bench.records.provenance import Code, Device
 from mim_bench.schema import Frozen
-from mim_bench.train.environment import Code, Device
 
 SCHEMA = "mim_bench.record.1"
 
@@ -139,24 +139,6 @@ def figure(name: str, value: float, num_steps: int) -> Metric:
     return Metric.model_validate(content | {"higher_is_better": name not in LOWER_IS_BETTER})
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file under a temporary name, then replaces.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from None
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-
-
 def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None:
     """Writes a record and, beside it, per-image correctness: readout -> (N,) bool."""
     if correct:
@@ -167,17 +149,9 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
 
 
 def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
-    temporary = arrays.with_name(f".{arrays.name}.{os.getpid()}.tmp")
-    try:
-        arrays.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            packed: dict[str, Any] = {key: np.packbits(bits) for key, bits in correct.items()}
-            np.savez_compressed(file, **packed)
-        os.replace(temporary, arrays)
-    except OSError as error:
-        raise UserError(f"cannot write {arrays}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    packed: dict[str, Any] = {key: np.packbits(bits) for key, bits in correct.items()}
+    with replacing(arrays) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **packed)
 
 
 def read(path: Path) -> Record:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout  # the cross-platform lock that torch itself depends on
 
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import RunConfig, digest
 from mim_bench.errors import UserError
-from mim_bench.evaluate.protocols import PROTOCOLS
-from mim_bench.records.record import write_text
+from mim_bench.files import write_text
 
 
 def place(out: Path, config: RunConfig) -> Path:
@@ -91,5 +91,21 @@ def record_hash(config: RunConfig, protocol: str) -> str:
     entry = PROTOCOLS[protocol]
     content = config.model_dump(mode="json")
     sections = [content[section] for section in entry.sections]
-    readout = config.evaluate.readout if entry.needs_readout else None
+    readout = config.evaluate.readout if entry.has_readouts else None
     return digest([config.hash, protocol, entry.version, sections, readout])
+
+
+def fit_path(out: Path, config: RunConfig, key: str) -> Path:
+    """Where a target's fitted state is kept."""
+    return out / "fits" / f"{config.target.name}-{key[:16]}.safetensors"
+
+
+def sweep_key(config: RunConfig) -> str:
+    """The same before the images are read: runs of one sweep, which has one data set, share a fit by it."""
+    return digest(fit_parts(config))
+
+
+def fit_parts(config: RunConfig) -> list[object]:
+    """Everything in a config that a fitted target depends on."""
+    parts = config.model_dump(mode="json", include={"target", "data", "augment"})
+    return [parts, config.model.patch_size]

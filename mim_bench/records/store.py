@@ -5,8 +5,6 @@ image beside it (`.npz`). One file each: no locks, no merge conflicts. A record 
 made from these files alone, and one that does not belong to the benchmark is named and refused.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import IDENTITY, RunConfig, digest
 from mim_bench.errors import UserError
-from mim_bench.evaluate.protocols import PROTOCOLS
+from mim_bench.files import copy_file
 from mim_bench.records.measure import measures
 from mim_bench.records.record import Record, read, read_correct
 from mim_bench.records.run_folder import record_path
@@ -55,22 +54,11 @@ def keep(folder: Path, records: Iterable[Record], to: Path) -> None:
 
 def copy(source: Path, record: Record, to: Path) -> None:
     """Copies one record and its per-image correctness into a folder of records."""
-    to.mkdir(parents=True, exist_ok=True)
     target = to / f"{record.run_id}__{record.protocol}.json"
     arrays = source.with_suffix(".npz")
     if arrays.is_file():  # the record last: it is what is looked for
-        _copy_whole(arrays, target.with_suffix(".npz"))
-    _copy_whole(source, target)
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    """Under a temporary name, then replaced: other jobs read the folder meanwhile."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        copy_file(arrays, target.with_suffix(".npz"))
+    copy_file(source, target)
 
 
 def read_folder(folder: Path) -> list[tuple[Path, Record]]:
@@ -167,7 +155,7 @@ def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, .
     if record.protocol_version != entry.version:
         reasons.append(f"protocol {record.protocol}")
     reasons += [s for s in entry.sections if getattr(config, s) != getattr(wanted, s)]
-    if entry.needs_readout and config.evaluate.readout != wanted.evaluate.readout:
+    if entry.has_readouts and config.evaluate.readout != wanted.evaluate.readout:
         reasons.append("readout")
     return tuple(reasons)
 

@@ -18,22 +18,20 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from mim_bench import rng
+from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
-from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target, TrainingImages, to_rgb
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.decoder import Decoder, initialize_decoder
 from mim_bench.targets.tokenizer.encoder import Encoder, initialize, map_pixels
 from mim_bench.targets.tokenizer.lanczos import resize
-from mim_bench.targets.tokenizer.weights import file_sha256, load_encoder
+from mim_bench.targets.tokenizer.weights import load_encoder
 
 _logger = logging.getLogger(__name__)
 
@@ -57,69 +55,11 @@ def palette(num: int) -> Tensor:
     return ((0.5 + torch.arange(1, num + 1)[:, None] * steps) % 1).float()
 
 
-class DvaeParams(Frozen):
-    """Parameters of the `dvae` target; the defaults suit 10,000 images of 28x28 on two CPU cores."""
-
-    weights: str | None = None
-    """Local file of the published DALL-E encoder (pickled module, state dict or safetensors); its size
-    is read from the file, and every other parameter is then without effect (BEiT uses this)."""
-    weights_sha256: str | None = None
-    """Of the content of `weights`, filled in when unset, so that a run's hash covers it."""
-    vocab_size: int = Field(default=256, ge=2)
-    """Visual words (8192 in DALL-E)."""
-    width: int = Field(default=24, ge=4)
-    """Channels of the first group of blocks (n_hid; 256 in DALL-E)."""
-    blocks_per_group: int = Field(default=1, ge=1)
-    """Residual blocks between two changes of resolution (2 in DALL-E)."""
-    residual_gain: float | None = Field(default=1.0, gt=0)
-    """Factor on each residual path; None: 1 / (number of blocks)^2 as in DALL-E, slow in short fits."""
-    reconstruction: training.Reconstruction = "l2"
-    """Likelihood of the pixels: DALL-E's logit_laplace, or a Gaussian of standard deviation 0.05 (l2),
-    which halves the squared error of a fit of minutes."""
-    fit_epochs: int = Field(default=6, ge=1)
-    """Passes over the training images (DALL-E: 3 million updates)."""
-    fit_batch_size: int = Field(default=32, ge=1)
-    """Images an update (512 in DALL-E)."""
-    fit_lr: float = Field(default=6e-3, gt=0)
-    """Peak learning rate of Adam (1e-4 in DALL-E), falling by a cosine to a hundredth of it."""
-    temperature_start: float = Field(default=1.0, gt=0)
-    """Temperature of the Gumbel-softmax at the first update (DALL-E's value)."""
-    temperature_end: float = Field(default=0.0625, gt=0)
-    """Temperature at the end of the annealing (DALL-E's value, 1/16)."""
-    temperature_fraction: float = Field(default=0.7, gt=0, le=1)
-    """Fraction of all updates over which the temperature falls (0.05 in DALL-E)."""
-    kl_weight: float = Field(default=0.1, ge=0)
-    """Weight of each word's KL divergence to the uniform distribution, in units of the evidence lower
-    bound (beta; 6.6 in DALL-E)."""
-    balance_weight: float = Field(default=15.0, ge=0)
-    """Weight, in the same units, of the divergence of a batch's mean distribution to the uniform one;
-    keeps the vocabulary in use in a short fit (our own; 0 in DALL-E)."""
-    kl_warmup_fraction: float = Field(default=0.2, gt=0, le=1)
-    """Fraction of all updates over which both weights rise from 0 (5000 updates in DALL-E)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _hash_weights(cls, values: Any) -> Any:
-        """A config names the file by its content, not by its place alone."""
-        if isinstance(values, dict) and values.get("weights") and not values.get("weights_sha256"):
-            return {**values, "weights_sha256": file_sha256(Path(values["weights"]).expanduser())}
-        return values
-
-    @model_validator(mode="after")
-    def _temperature_falls(self) -> "DvaeParams":
-        if self.temperature_end > self.temperature_start:
-            raise ValueError(
-                f"temperature_end is {self.temperature_end}; allowed: at most temperature_start "
-                f"({self.temperature_start})"
-            )
-        return self
-
-
 class DvaeTarget(Target):
     """The id of each patch's visual word; `forward` -> (B, L) int64, `dim` = V."""
 
     Params = DvaeParams
-    version: ClassVar[int] = 1
+    version = DvaeParams.version
 
     fitted: Tensor
     weights_sha256: str | None = None

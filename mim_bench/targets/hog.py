@@ -24,32 +24,17 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor
 
+from mim_bench.config.target_params import HogParams
 from mim_bench.errors import UserError
-from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target
-from mim_bench.targets.regression_loss import LossName, regression_loss
+from mim_bench.targets.regression_loss import regression_loss
 
 _CELL_IN_PICTURE = 12
 """Pixels; smaller cells are drawn up to this size, for nine strokes cannot be told apart in 2 pixels."""
 _STEP = 2.0**-32
 """Magnitudes are rounded to multiples of this; in float64 their sums over 1,400 pixels and more are exact."""
-
-
-class HogParams(Frozen):
-    num_bins: int = Field(default=9, ge=2)
-    """Orientation bins in 180 degrees; MaskFeat's value."""
-    cells_per_side: int | None = Field(default=None, ge=1)
-    """Cells along a patch's side. None: 2 (MaskFeat's) if that gives whole cells of 2 pixels or more, else 1."""
-    normalize: bool = True
-    """L2 over the bins of each cell and channel. False: sums of magnitudes, in units of the image range."""
-    gaussian_window: int = Field(default=0, ge=0)
-    """Side in pixels of a Gaussian (std half of it) that weighs magnitudes, tiled over the image; 0: none.
-    MaskFeat passes 0, mmpretrain's copy of the layer 16."""
-    loss: LossName = "mse"
-    """Per value, averaged over the patch. `mse` is MaskFeat's."""
 
 
 def sobel(levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,6 +62,7 @@ class HogTarget(Target):
     """Histograms of oriented gradients of each patch's cells."""
 
     Params = HogParams
+    version = HogParams.version
 
     def __init__(self, params: HogParams, geometry: Geometry) -> None:
         super().__init__(params, geometry)

@@ -11,26 +11,19 @@ Legend: B batch, C channels, H W image, L patches, p patch side, dim = p*p*C, ch
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from mim_bench.config.target_params import NormPixelParams
 from mim_bench.errors import UserError
-from mim_bench.schema import Frozen
 from mim_bench.target import Geometry, Target, to_rgb
-from mim_bench.targets.regression_loss import LossName, regression_loss
-
-
-class NormPixelParams(Frozen):
-    loss: LossName = "mse"
-    """Per value, averaged over the patch. `mse` is MAE's."""
-    eps: float = Field(default=1e-6, gt=0)
-    """Added to a patch's variance, in units of the normalised image squared; MAE's value."""
+from mim_bench.targets.regression_loss import regression_loss
 
 
 class NormPixelTarget(Target):
     """Pixels of each patch with the patch's own mean and std taken out."""
 
     Params = NormPixelParams
+    version = NormPixelParams.version
     picture_uses_ground_truth: ClassVar[bool] = True
 
     def __init__(self, params: NormPixelParams, geometry: Geometry) -> None:

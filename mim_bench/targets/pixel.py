@@ -10,20 +10,16 @@ Legend: B batch, C channels, H W image, L patches, p patch side, dim = p*p*C, ch
 import torch
 from torch import Tensor
 
-from mim_bench.schema import Frozen
+from mim_bench.config.target_params import PixelParams
 from mim_bench.target import Geometry, Target, to_rgb
-from mim_bench.targets.regression_loss import LossName, regression_loss
-
-
-class PixelParams(Frozen):
-    loss: LossName = "mse"
-    """Per value, averaged over the patch. `mse` is MAE's, `l1` SimMIM's."""
+from mim_bench.targets.regression_loss import regression_loss
 
 
 class PixelTarget(Target):
     """Normalised pixels of each patch."""
 
     Params = PixelParams
+    version = PixelParams.version
 
     def __init__(self, params: PixelParams, geometry: Geometry) -> None:
         super().__init__(params, geometry)

@@ -7,13 +7,11 @@ Legend: B batch, L patches, D values of a patch.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-LossName = Literal["mse", "l1", "smooth_l1"]
-"""`mse`: d^2; `l1`: |d|; `smooth_l1`: d^2 / 2 where |d| < 1, else |d| - 1/2."""
+from mim_bench.config.target_params import LossName
 
 _LOSSES: dict[LossName, Callable[..., Tensor]] = {
     "mse": F.mse_loss,

@@ -7,7 +7,6 @@ random state is needed (see `mim_bench.rng`), and nothing is unpickled on loadin
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mim_bench.errors import UserError
+from mim_bench.files import replacing
 from mim_bench.train.distributed import full_tensor, shard_like
 
 _logger = logging.getLogger(__name__)
@@ -48,19 +48,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         UserError: the disk is full or the folder cannot be written; nothing half-written is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # safetensors refuses tensors that share memory or have holes
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(whole, temporary, dict(metadata))
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        with replacing(path) as temporary:
+            save_file(whole, temporary, dict(metadata))
+    except (UserError, SafetensorError) as error:
+        said = str(error).removeprefix(f"cannot write {path}: ")
         raise UserError(
-            f"cannot write {path}: {error}; free space or choose another --out"
+            f"cannot write {path}: {said}; free space or choose another --out"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,10 +16,11 @@ from filelock import FileLock  # the cross-platform lock that torch itself depen
 from torch import Tensor
 
 from mim_bench import rng
-from mim_bench.config.resolve import make_target
 from mim_bench.config.run import RunConfig, digest
 from mim_bench.data.run_data import Data
+from mim_bench.records.run_folder import fit_parts, fit_path
 from mim_bench.target import Target
+from mim_bench.targets.build import make_target
 from mim_bench.train import checkpoint
 from mim_bench.train.pretrain import crop
 
@@ -65,22 +66,7 @@ class _Images:
 
 def fit_key(config: RunConfig, data: Data) -> str:
     """Hash of the target block, the data and the crops."""
-    return digest([*_parts(config), data.facts.fingerprint, _SEED])
-
-
-def sweep_key(config: RunConfig) -> str:
-    """The same before the images are read: runs of one sweep, which has one data set, share a fit by it."""
-    return digest(_parts(config))
-
-
-def _parts(config: RunConfig) -> list[object]:
-    parts = config.model_dump(mode="json", include={"target", "data", "augment"})
-    return [parts, config.model.patch_size]
-
-
-def fit_path(out: Path, config: RunConfig, key: str) -> Path:
-    """Where a target's fitted state is kept."""
-    return out / "fits" / f"{config.target.name}-{key[:16]}.safetensors"
+    return digest([*fit_parts(config), data.facts.fingerprint, _SEED])
 
 
 def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device) -> Fitted:

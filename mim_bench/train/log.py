@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mim_bench.errors import UserError
-from mim_bench.records.record import write_text
+from mim_bench.files import write_text
 
 _logger = logging.getLogger(__name__)
 

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.run import FinetuneConfig, PretrainConfig, RuntimeConfig, ScheduleConfig
+from mim_bench.config.evaluation import FinetuneConfig
+from mim_bench.config.run import RuntimeConfig
+from mim_bench.config.training import PretrainConfig, ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.distributed import ParallelLoss
@@ -62,9 +64,9 @@ class Outcome:
     num_steps: int
     images_seen: int
     seconds: float
-    """Wall time over all sittings, in s."""
+    """Wall time over all restarts, in s."""
     images_per_s: float
-    """Of the last sitting, log and save included; 0 if nothing was left to do."""
+    """Since the last restart, log and save included; 0 if nothing was left to do."""
     final_loss: float | None
     """Mean over the last logged steps; unset if nothing was left to do."""
 
@@ -142,115 +144,133 @@ def train(
     report: Report | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
 ) -> Outcome:
-    """Runs a training to its end and returns what it took; `measure` is asked after each epoch.
+    """Runs a training to its end and returns what it took; `measure` is called after each epoch.
 
-    Raises:
-        UserError: a loss that is not finite, or a disk that is full.
+    Raises UserError for a loss that is not finite or a full disk.
     """
     with preemption.training():
-        return _train(training, task, optimizer, batches, report, measure)
+        return _Loop(training, task, optimizer, batches, report).run(measure)
 
 
-def _train(
-    training: Training,
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    report: Report | None,
-    measure: Callable[[], dict[str, float]] | None,
-) -> Outcome:
-    schedule, device = training.schedule, training.device
-    modules = task.modules_to_save
-    parts = schedule.accumulation_steps
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for group in optimizer.param_groups:
-        group.setdefault("lr_scale", 1.0)
-    step_loss = ParallelLoss(task.loss, modules)
+class _Loop:
+    """One training in progress: `run` is the order of an epoch, the other methods are its parts."""
 
-    # ---- resume: the newest usable checkpoint of this very training
-    step, seconds_before = 0, 0.0
-    watch = _LossWatch(device)
-    found = _newest(training)
-    if found is not None:
-        checkpoint.unpack(found.tensors, modules, optimizer)
-        step, seconds_before = found.step, found.seconds
-        watch.resume(found)
-    log = training.open_log(step) if distributed.is_main() else None
-    started, first_step = time.perf_counter(), step
+    def __init__(
+        self,
+        training: Training,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        report: Report | None,
+    ) -> None:
+        """Resumes from the newest usable checkpoint of this very training, if there is one."""
+        self.training, self.task, self.optimizer = training, task, optimizer
+        self.batches, self.report = batches, report
+        self.schedule = training.schedule
+        self.modules = task.modules_to_save
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for group in optimizer.param_groups:
+            group.setdefault("lr_scale", 1.0)
+        self.step_loss = ParallelLoss(task.loss, self.modules)
+        self.step, self.seconds_before = 0, 0.0
+        self.watch = _LossWatch(training.device)
+        newest = _newest(training)
+        if newest is not None:
+            checkpoint.unpack(newest.tensors, self.modules, optimizer)
+            self.step, self.seconds_before = newest.step, newest.seconds
+            self.watch.resume(newest)
+        self.log = training.open_log(self.step) if distributed.is_main() else None
+        self.started, self.first_step = time.perf_counter(), self.step
 
-    def seconds() -> float:
-        return seconds_before + time.perf_counter() - started
+    def run(self, measure: Callable[[], dict[str, float]] | None) -> Outcome:
+        """Steps, log lines now and then, then check and save, epoch after epoch."""
+        training, parts = self.training, self.schedule.accumulation_steps
+        while self.step < training.num_steps:
+            epoch, done_in_epoch = divmod(self.step, training.steps_per_epoch)
+            index_batches = training.epoch_batches(epoch)[done_in_epoch * parts :]
+            stream = self.batches(index_batches, epoch)
+            for _ in range(len(index_batches) // parts):
+                lr = self._update(stream, epoch)
+                is_last = self.step == training.num_steps
+                if self.step % training.runtime.log_every_steps == 0 or is_last:
+                    self._log_line(lr)
+                if self.step % training.steps_per_epoch:
+                    self._stop_if_preempted()
+            measured = measure() if measure is not None else {}
+            if self.log is not None and measured:
+                self.log.write(step=self.step, **measured)
+            is_last = self.step == training.num_steps
+            if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
+                self._save()
+            self._stop_if_preempted()
+        return self._outcome()
 
-    def save() -> None:
+    def _update(self, stream: Iterator[tuple[Tensor, Tensor]], epoch: int) -> float:
+        """One optimiser step; returns its learning rate."""
+        training, schedule, parts = self.training, self.schedule, self.schedule.accumulation_steps
+        lr = learning_rate(schedule, self.step / training.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        # whatever a layer draws itself (drop path) depends on the step alone
+        torch.manual_seed(rng.integer(seed=training.seed, stream=training.name, index=self.step))
+        for part in range(parts):
+            inputs, index = next(stream)
+            with self.step_loss.micro_batch(is_last=part == parts - 1):
+                with autocast(training.device, training.runtime):
+                    loss = self.step_loss(inputs, index, epoch=epoch, step=self.step) / parts
+                loss.backward()
+            self.watch.add(loss.detach(), self.step)
+        if schedule.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, schedule.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.task.after_step(self.step, training.num_steps)
+        return lr
+
+    def _log_line(self, lr: float) -> None:
+        """The only place of a step where the host waits for the device."""
+        mean_loss = self.watch.read(self.training, self.schedule.batch_size)
+        seconds = self._seconds()
+        speed = self._images_since_start() / (seconds - self.seconds_before)
+        if self.log is not None:
+            self.log.write(
+                step=self.step, loss=mean_loss, lr=lr, images_per_s=speed, seconds=seconds
+            )
+        if self.report is not None:
+            self.report(self.step, self.training.num_steps, speed, mean_loss)
+
+    def _seconds(self) -> float:
+        """Wall time over all restarts, in s."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _images_since_start(self) -> int:
+        """Images seen since the last restart."""
+        return (self.step - self.first_step) * self.schedule.batch_size
+
+    def _save(self) -> None:
         """Saves, but never weights that a bad loss has touched."""
-        watch.check(training, schedule.batch_size)
-        tensors = checkpoint.pack(modules, optimizer)
-        state = checkpoint.Checkpoint(tensors, step, seconds(), *watch.unread())
-        folder = training.folder / training.name
-        distributed.on_main(lambda: checkpoint.save(folder, training.key, state) and None)
+        self.watch.check(self.training, self.schedule.batch_size)
+        tensors = checkpoint.pack(self.modules, self.optimizer)
+        unread = self.watch.unread()
+        state = checkpoint.Checkpoint(tensors, self.step, self._seconds(), *unread)
+        folder, key = self.training.folder / self.training.name, self.training.key
+        distributed.on_main(lambda: checkpoint.save(folder, key, state) and None)
 
-    def stop_if_preempted() -> None:
+    def _stop_if_preempted(self) -> None:
         if preemption.is_preempted():
-            save()
+            self._save()
             preemption.stop()
 
-    while step < training.num_steps:
-        epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
-        index_batches = training.epoch_batches(epoch)[done_in_epoch * parts :]
-        stream = batches(index_batches, epoch)
-
-        # ---- steps
-        for _ in range(len(index_batches) // parts):
-            lr = learning_rate(schedule, step / training.steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_scale"]
-            # whatever a layer draws itself (drop path) depends on the step alone
-            torch.manual_seed(rng.integer(seed=training.seed, stream=training.name, index=step))
-            for part in range(parts):
-                inputs, index = next(stream)
-                with step_loss.micro_batch(is_last=part == parts - 1):
-                    with autocast(device, training.runtime):
-                        loss = step_loss(inputs, index, epoch=epoch, step=step) / parts
-                    loss.backward()
-                watch.add(loss.detach(), step)
-            if schedule.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            task.after_step(step, training.num_steps)
-
-            # ---- log: the only place where the host waits for the device
-            if step % training.runtime.log_every_steps == 0 or step == training.num_steps:
-                mean_loss = watch.read(training, schedule.batch_size)
-                speed = (step - first_step) * schedule.batch_size / (seconds() - seconds_before)
-                if log is not None:
-                    log.write(
-                        step=step, loss=mean_loss, lr=lr, images_per_s=speed, seconds=seconds()
-                    )
-                if report is not None:
-                    report(step, training.num_steps, speed, mean_loss)
-            if step % training.steps_per_epoch:
-                stop_if_preempted()
-
-        # ---- check and save
-        is_last = step == training.num_steps
-        measured = measure() if measure is not None else {}
-        if log is not None and measured:
-            log.write(step=step, **measured)
-        if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
-            save()
-        stop_if_preempted()
-
-    sitting = seconds() - seconds_before
-    done = (step - first_step) * schedule.batch_size
-    return Outcome(
-        num_steps=training.num_steps,
-        images_seen=training.num_steps * schedule.batch_size,
-        seconds=seconds(),
-        images_per_s=done / sitting if done else 0.0,
-        final_loss=log.last_loss if log else None,
-    )
+    def _outcome(self) -> Outcome:
+        seconds, num_images = self._seconds(), self._images_since_start()
+        return Outcome(
+            num_steps=self.training.num_steps,
+            images_seen=self.training.num_steps * self.schedule.batch_size,
+            seconds=seconds,
+            images_per_s=num_images / (seconds - self.seconds_before) if num_images else 0.0,
+            final_loss=self.log.last_loss if self.log else None,
+        )
 
 
 def _newest(training: Training) -> checkpoint.Checkpoint | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mim_bench.config.run import ScheduleConfig
+from mim_bench.config.training import ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, epoch: float) -> float:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.resolve import geometry
 from mim_bench.config.run import RunConfig
 from mim_bench.data.color_jitter import ColorJitter
 from mim_bench.data.crop import Crop
@@ -19,6 +18,7 @@ from mim_bench.errors import UserError
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder
 from mim_bench.target import Target
+from mim_bench.targets.build import geometry
 from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.distributed import full_tensor, shard, sharded_modules

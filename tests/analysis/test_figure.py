@@ -18,7 +18,7 @@ from scipy import stats
 from mim_bench.analysis.figures import panel
 from mim_bench.analysis.figures.by_target import pretrain_cost
 from mim_bench.analysis.figures.draw import compose, draw
-from mim_bench.analysis.figures.layout import MEASURES
+from mim_bench.analysis.figures.layout import panel_titles
 from mim_bench.analysis.figures.panel import GREY, Curve, save, style
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.config.benchmark import at_preset, load_benchmark
@@ -346,4 +346,4 @@ def test_style__is_colour_blind_safe_and_shipped() -> None:
         assert len(colors) == len(okabe_ito) == panel.NUM_COLORS
         assert matplotlib.rcParams["pdf.fonttype"] == 42
     assert Curve("a", (0.0,), ((1.0,),), 7).color == "C0"
-    assert MEASURES.keys() == {"finetune", "linear"}
+    assert panel_titles().keys() == {"finetune", "linear"}

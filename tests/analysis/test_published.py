@@ -13,8 +13,8 @@ from mim_bench.analysis.published.reason import reasons
 from mim_bench.analysis.published.rows import PublishedRow, rows
 from mim_bench.config.resolve import flatten, load_config
 from mim_bench.errors import UserError
+from mim_bench.records.provenance import Code, Device
 from mim_bench.records.record import DataFacts, Metric, Record
-from mim_bench.train.environment import Code, Device
 
 SOURCE = Path(__file__).parents[3] / "shared" / "reference" / "published.csv"
 needs_source = pytest.mark.skipif(

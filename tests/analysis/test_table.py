@@ -182,9 +182,9 @@ def test_notes__prove_that_nothing_else_differs(results):
 
 
 def test_stale_row__says_so(results, monkeypatch):
-    from mim_bench.targets.hog import HogTarget
+    from mim_bench.config.target_params import HogParams
 
-    monkeypatch.setattr(HogTarget, "version", 99)
+    monkeypatch.setattr(HogParams, "version", 99)
     made = table.build("targets", "tiny", results)
     assert made.row("hog").stale == ("target",) and made.row("pixel").stale == ()
     assert "| hog (stale) |" in render.markdown(made)

@@ -96,7 +96,7 @@ def test_config_show__tells_values_and_origins(cli):
         (["run"], "--target"),
         (["run", "--target", "hogg"], "nearest: hog"),
         (["run", "--target", "hog", "--preset", "tini"], "nearest: tiny"),
-        (["run", "--target", "hog", "--protocols", "lineer"], "'linear'"),
+        (["run", "--target", "hog", "--protocols", "lineer"], "nearest: linear"),
         (["run", "--target", "hog", "--data", "imbedded"], "nearest: embedded"),
         (["run", "--target", "hog", "--data", "folder:nowhere"], "nowhere"),
         (["run", "--target", "hog", "--device", "gpu"], "'cuda'"),
@@ -138,7 +138,7 @@ def test_wrong_command__is_one_line_and_exit_code_2(cli, tmp_path, arguments, me
 def test_results__go_from_records_to_table_compare_and_validate(cli, tmp_path):
     from fake import fake_results
 
-    fake_results("decoder_depth", "tiny", tmp_path / "results")
+    fake_results("decoder_depth", "tiny", tmp_path / "results", spread=0.01)
     code, out, _ = cli("table", "decoder_depth")
     assert code == 0 and "decoder depth 4" in out and "indistinguishable" in out
     made = {path.name for path in (tmp_path / "results/decoder_depth/tiny").iterdir()}

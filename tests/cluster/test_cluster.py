@@ -24,13 +24,11 @@ from mim_bench.cluster.snapshot import snapshot
 from mim_bench.cluster.state import BenchmarkJobs
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
-from mim_bench.experiment import sweep
 from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.run import execute
+from mim_bench.records import pending, provenance
 from mim_bench.records.finished import fitted, pretrained
-from mim_bench.records.run_folder import record_hash
-from mim_bench.train import environment
-from mim_bench.train.fit import sweep_key
+from mim_bench.records.run_folder import record_hash, sweep_key
 
 CELL = ["evaluate.batch_size=60", *SMALL]
 HEAD = "title = 't'\ndescription = 'd'\nrebuilds = 'r'\nclaim = 'c'\n"
@@ -211,7 +209,7 @@ def test_snapshot__holds_code_recipes_and_commit(tmp_path):
     found = snapshot(tmp_path)
     assert not (tmp_path / "code").exists()
     found.write()
-    code = environment.code()
+    code = provenance.code()
     assert found.folder.parent == tmp_path / "code"
     assert found.folder.name.startswith(f"{code.commit[:12]}-")
     for path in (
@@ -539,7 +537,7 @@ def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
 ):
     said = ["1|FAILED|n", "2|CANCELLED by 0|n", "3|CANCELLED by 0|n", "4|RUNNING|n", "5|RUNNING|n"]
     answers("4|RUNNING|None\n5|PENDING|Dependency", "\n".join(["JobID|State|NodeList", *said]))
-    tasks = sweep.plan(
+    tasks = pending.plan(
         sweep_request.name,
         "tiny",
         results=sweep_request.results,
@@ -550,7 +548,7 @@ def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
     pixel, dvae, other_pixel, other_dvae = tasks
 
     def entry(
-        task: sweep.Task, job_id: str, needs: tuple[str, ...] = (), protocols=("knn",)
+        task: pending.PendingCell, job_id: str, needs: tuple[str, ...] = (), protocols=("knn",)
     ) -> Job:
         config = task.cell.config
         more = {

@@ -3,9 +3,10 @@
 import pytest
 
 from mim_bench.config import recipe
-from mim_bench.config.resolve import build_target, fields, load_config, resolve
+from mim_bench.config.resolve import fields, load_config, resolve
 from mim_bench.config.run import IDENTITY, RunConfig
 from mim_bench.errors import UserError
+from mim_bench.targets.build import build_target
 
 
 def test_precedence__default_preset_recipe_benchmark_command_line(tmp_path):

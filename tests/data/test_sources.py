@@ -6,16 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 from picture import labels_of, one_line  # pyright: ignore[reportImplicitRelativeImport]
 
+from mim_bench.config.source import SOURCES
 from mim_bench.data import torchvision_sets
-from mim_bench.data.sources import list_sources, open_source, resolve_source
+from mim_bench.data.sources import open_source, resolve_source
 from mim_bench.errors import UserError
 
 
 def test_list_sources__every_name_is_known():
-    assert {"embedded", "cifar10", "cifar100", "fashion-mnist", "stl10", "imagenet"} < set(
-        list_sources()
-    )
-    assert all("\n" not in line for line in list_sources().values())
+    assert {"embedded", "cifar10", "cifar100", "fashion-mnist", "stl10", "imagenet"} < set(SOURCES)
+    assert all("\n" not in spec.description for spec in SOURCES.values())
 
 
 def test_resolve_source__makes_paths_absolute(monkeypatch, tmp_path):

@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from mim_bench.config import recipe
-from mim_bench.config.resolve import geometry, load_config
+from mim_bench.config.resolve import load_config
 from mim_bench.evaluate import flops, speed
 from mim_bench.experiment import cost
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
+from mim_bench.targets.build import geometry
 
 CPU = torch.device("cpu")
 SHAPES = [
     ("model.mask_tokens=decoder", "mask.sampling=random", "model.decoder_depth=3"),
     ("model.mask_tokens=encoder", "mask.sampling=grid", "mask.ratio=0.75"),
     ("model.mask_tokens=encoder_light", "model.position=learned"),
-    ("model.mask_tokens=decoder", "model.decoder_depth=0", "mask.ratio=0.25"),
+    ("model.mask_tokens=decoder", "model.decoder_depth=1", "mask.ratio=0.25"),
 ]
 
 

@@ -116,17 +116,17 @@ def test_scratch__ignores_the_pretrained_encoder(small, tmp_path):
     assert not list(tmp_path.glob("*/pretrain.json"))  # and nothing is pre-trained for it
 
 
-def subject(small, tmp_path, *overrides):
-    from mim_bench.config.resolve import geometry
+def context(small, tmp_path, *overrides):
     from mim_bench.data.run_data import complete, open_data
-    from mim_bench.evaluate.protocols import Features, Subject
+    from mim_bench.evaluate.context import EvalContext, Features
     from mim_bench.model.mae import build_encoder
+    from mim_bench.targets.build import geometry
 
     config = small("pixel", *overrides)
     data = open_data(config, torch.device("cpu"))
     config = complete(config, data)
     encoder = build_encoder(config.model, geometry(config), seed=5)
-    return Subject(Features(config, data, encoder, torch.device("cpu")), tmp_path, "key")
+    return EvalContext(Features(config, data, encoder, torch.device("cpu")), tmp_path, "key")
 
 
 TRAINED = {
@@ -140,7 +140,7 @@ TRAINED = {
 def test_partial__moves_the_last_blocks_and_nothing_else(small, tmp_path, num_blocks):
     from mim_bench.evaluate import finetune, partial
 
-    given = subject(small, tmp_path, "model.depth=3", "finetune.drop_path=0.2")
+    given = context(small, tmp_path, "model.depth=3", "finetune.drop_path=0.2")
     model = finetune.build_classifier(given, pretrained=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     parts = partial.trained_part(model, num_blocks)
@@ -170,7 +170,7 @@ def test_partial_blocks__must_be_a_half_or_whole(small):
 def test_holdout__is_not_trained_on_and_measured_after_every_epoch(small, tmp_path, monkeypatch):
     from mim_bench.evaluate import finetune
 
-    given = subject(small, tmp_path, "finetune.holdout_fraction=0.25", "finetune.epochs=3")
+    given = context(small, tmp_path, "finetune.holdout_fraction=0.25", "finetune.epochs=3")
     kept, held_out = finetune.hold_out(120, 0.25)
     assert len(held_out) == 30 and sorted([*kept.tolist(), *held_out.tolist()]) == list(range(120))
     trained: set[int] = set()

@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 
 from mim_bench.config import recipe
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import load_config
-from mim_bench.config.run import ProtocolName
+from mim_bench.config.source import SOURCES
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.data.sources import open_source
 from mim_bench.errors import UserError
 from mim_bench.evaluate import flops
-from mim_bench.evaluate.protocols import PROTOCOLS
 from mim_bench.experiment import cost
 from mim_bench.experiment.run import execute
 
@@ -132,10 +132,6 @@ def test_every_target__has_a_cost_at_every_preset(target, preset):
     assert found.storage_bytes > found.kept_bytes > 0
 
 
-def test_every_protocol_of_the_config__is_registered():
-    assert set(ProtocolName.__args__) == set(PROTOCOLS)
-
-
 def test_fit__is_estimated_where_a_target_tells_its_passes():
     def fit(target, *overrides):
         return cost.fit_flops(load_config(target, "tiny", overrides))
@@ -152,7 +148,11 @@ def test_sized__equals_the_opened_data_but_for_statistics():
         exclude={"data": {"mean", "std"}}
     )
     source = open_source("embedded", skip_bad_images=False)
-    assert cost.NUM_IMAGES["embedded"] == (len(source.train), len(source.test))
+    size = SOURCES["embedded"].size
+    assert size and (size.num_train_images, size.num_test_images) == (
+        len(source.train),
+        len(source.test),
+    )
 
 
 @pytest.mark.parametrize(

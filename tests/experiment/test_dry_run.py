@@ -10,13 +10,13 @@ from fake import fake_results
 from rich.console import Console
 
 from mim_bench.config import benchmark, recipe
+from mim_bench.config.trainings import needs_pretraining
 from mim_bench.errors import UserError
 from mim_bench.experiment import cost
 from mim_bench.experiment.dry_run import dry_run
 from mim_bench.experiment.forecast import forecast
 from mim_bench.experiment.request import SweepRequest
-from mim_bench.experiment.run import needs_pretraining
-from mim_bench.experiment.sweep import plan
+from mim_bench.records.pending import plan
 from mim_bench.records.run_folder import record_hash
 
 TWO = (

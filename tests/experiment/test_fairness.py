@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mim_bench.config import recipe
-from mim_bench.config.resolve import load_config, make_target
+from mim_bench.config.resolve import load_config
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.records import run_folder
+from mim_bench.targets.build import make_target
 from mim_bench.train.pretrain import build_model, first_batches_hash
 
 TARGETS = recipe.names("targets")
@@ -74,8 +75,8 @@ def test_recipe__cannot_touch_anything_but_the_target(tmp_path):
 
 
 def test_augmented_images_and_masks__do_not_depend_on_the_batch(small):
-    from mim_bench.config.resolve import geometry
     from mim_bench.model import masking
+    from mim_bench.targets.build import geometry
     from mim_bench.train.pretrain import crop
 
     config = small("pixel")

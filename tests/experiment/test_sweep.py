@@ -14,7 +14,7 @@ from conftest import SMALL
 
 from mim_bench.errors import UserError
 from mim_bench.experiment import sweep
-from mim_bench.records import store
+from mim_bench.records import pending, store
 
 HEAD = "title = 't'\ndescription = 'd'\nrebuilds = 'r'\nclaim = 'c'\n"
 TWO = HEAD + "seeds = [0, 1]\nprotocols = ['knn']\n[grid]\ntarget = ['pixel', 'hog']\n"
@@ -89,12 +89,12 @@ def test_lacking__is_what_a_job_has_still_to_make(swept):
     run()
     records = home / "results" / "two" / "tiny" / "records"
     one = found(home)[0]
-    assert sweep.lacking(one.cell.config, records) == ()
+    assert pending.lacking(one.cell.config, records) == ()
     one.path.unlink()
-    assert sweep.lacking(one.cell.config, records) == ("knn",)
+    assert pending.lacking(one.cell.config, records) == ("knn",)
     elsewhere = home / "results" / "other" / "tiny" / "records"
     one = found(home)[0]
-    assert sweep.lacking(one.cell.config, elsewhere) == ()  # taken over
+    assert pending.lacking(one.cell.config, elsewhere) == ()  # taken over
     assert [path.name for path in elsewhere.glob("*.json")] == [one.path.name]
     shutil.rmtree(home / "results" / "other")
 
@@ -177,4 +177,4 @@ def _wait(is_so, seconds=240.0):
 
 def test_published_benchmark__has_nothing_to_run(tmp_path):
     with pytest.raises(UserError, match="published rows only"):
-        sweep.plan("methods", "tiny", results=tmp_path)
+        pending.plan("methods", "tiny", results=tmp_path)

@@ -9,8 +9,8 @@ from PIL import Image
 from mim_bench.config.benchmark import cells
 from mim_bench.evaluate import picture
 from mim_bench.evaluate.picture import lay_out
-from mim_bench.experiment.gallery import shown
 from mim_bench.records import png_stamp
+from mim_bench.records.finished import shown
 from mim_bench.records.record import Record, read, write
 
 CELLS = cells("targets", "tiny")

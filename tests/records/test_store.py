@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from fake import fake_record, fake_results
 
+from mim_bench import files
 from mim_bench.config import benchmark
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
-from mim_bench.evaluate.protocols import PROTOCOLS
 from mim_bench.records import store
 from mim_bench.records.record import write
 
@@ -26,7 +27,7 @@ def first(results):
 
 def test_every_record__finds_its_cell(results):
     found = store.benchmark_records("decoder_depth", "tiny", results)
-    assert len(found) == 24 and all(one.stale == () for one in found)
+    assert len(found) == 18 and all(one.stale == () for one in found)
     for one in found:
         assert one.record.config["model"]["decoder_depth"] == one.cell.place["model.decoder_depth"]
         assert one.record.seed == one.cell.config.seed
@@ -35,12 +36,10 @@ def test_every_record__finds_its_cell(results):
 def test_frame__has_place_numbers_and_proof(results):
     frame = store.results("decoder_depth", folder=results)
     assert (
-        len(frame) == 24 and frame["linear"].notna().sum() == frame["finetune"].notna().sum() == 12
+        len(frame) == 18 and frame["linear"].notna().sum() == frame["finetune"].notna().sum() == 9
     )
     assert frame["linear"].dropna().between(0, 1).all()
-    assert (
-        set(frame["model.decoder_depth"]) == {0, 1, 2, 4} and frame["commit"].str.len().eq(40).all()
-    )
+    assert set(frame["model.decoder_depth"]) == {1, 2, 4} and frame["commit"].str.len().eq(40).all()
 
 
 def test_foreign_record__is_named(results):
@@ -90,15 +89,16 @@ def test_no_records__names_the_command(tmp_path):
 
 
 def test_newer_protocol_or_target__makes_records_stale_but_keeps_them(results, monkeypatch):
-    from mim_bench.targets.norm_pixel import NormPixelTarget
+    from mim_bench.config.target_params import NormPixelParams
 
-    newer = replace(PROTOCOLS["linear"], version=PROTOCOLS["linear"].version + 1)
+    version = PROTOCOLS["linear"].version + 1
+    newer = PROTOCOLS["linear"].model_copy(update={"version": version})
     monkeypatch.setitem(PROTOCOLS, "linear", newer)
     found = store.benchmark_records("decoder_depth", "tiny", results)
     assert {one.record.protocol for one in found if one.stale} == {"linear"}
-    monkeypatch.setattr(NormPixelTarget, "version", 99)
+    monkeypatch.setattr(NormPixelParams, "version", 99)
     found = store.benchmark_records("decoder_depth", "tiny", results)
-    assert len(found) == 24 and all("target" in one.stale for one in found)
+    assert len(found) == 18 and all("target" in one.stale for one in found)
 
 
 def test_current_record__takes_the_place_of_a_stale_one(results):
@@ -108,7 +108,7 @@ def test_current_record__takes_the_place_of_a_stale_one(results):
     record, correct = fake_record(older, "linear", 0.1)
     write(first(results).with_name(f"{record.run_id}__linear.json"), record, correct)
     found = store.benchmark_records("decoder_depth", "tiny", results)
-    assert len(found) == 24 and all(one.stale == () for one in found)
+    assert len(found) == 18 and all(one.stale == () for one in found)
     mine = next(o for o in found if o.cell.config == cell.config and o.record.protocol == "linear")
     mine.path.unlink()
     found = store.benchmark_records("decoder_depth", "tiny", results)
@@ -142,7 +142,7 @@ def test_copy__that_is_cut_off_leaves_nothing_that_looks_like_a_record(
         target.write_bytes(source.read_bytes()[:10])
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(store.shutil, "copyfile", cut_off)
-    with pytest.raises(OSError, match="the disk is full"):
+    monkeypatch.setattr(files.shutil, "copyfile", cut_off)
+    with pytest.raises(UserError, match="the disk is full"):
         store.copy(path, store.read(path), tmp_path / "to")
     assert list((tmp_path / "to").iterdir()) == []

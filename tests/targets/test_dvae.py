@@ -12,9 +12,10 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
+from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
 from mim_bench.target import Geometry
-from mim_bench.targets.dvae import DvaeParams, DvaeTarget, factor_for, palette
+from mim_bench.targets.dvae import DvaeTarget, factor_for, palette
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.encoder import Block
 from mim_bench.targets.tokenizer.lanczos import resize

@@ -12,9 +12,10 @@ from skimage.feature import hog as skimage_hog
 from torch import Tensor
 from torch.nn import functional as F
 
+from mim_bench.config.target_params import HogParams
 from mim_bench.errors import UserError
 from mim_bench.target import Geometry
-from mim_bench.targets.hog import HogParams, HogTarget, sobel
+from mim_bench.targets.hog import HogTarget, sobel
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "hog.npz")
 

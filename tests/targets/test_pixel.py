@@ -8,11 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from mim_bench.config.target_params import LossName, NormPixelParams, PixelParams
 from mim_bench.errors import UserError
 from mim_bench.target import Geometry, Target
-from mim_bench.targets.norm_pixel import NormPixelParams, NormPixelTarget
-from mim_bench.targets.pixel import PixelParams, PixelTarget
-from mim_bench.targets.regression_loss import LossName, regression_loss
+from mim_bench.targets.norm_pixel import NormPixelTarget
+from mim_bench.targets.pixel import PixelTarget
+from mim_bench.targets.regression_loss import regression_loss
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "mae.npz")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

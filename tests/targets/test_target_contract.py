@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mim_bench.config import recipe
-from mim_bench.config.resolve import build_target, target_class
+from mim_bench.targets.build import build_target, target_class
 
 TARGETS = recipe.names("targets")
 CASES = [((28, 28), 4, 1), ((16, 24), 8, 3), ((32, 32), 16, 2)]

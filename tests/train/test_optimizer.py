@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from mim_bench.config.run import FinetuneConfig, ModelConfig, PretrainConfig
+from mim_bench.config.evaluation import FinetuneConfig
+from mim_bench.config.run import ModelConfig
+from mim_bench.config.training import PretrainConfig
 from mim_bench.evaluate.finetune import layer_decay_groups
 from mim_bench.evaluate.linear import probe
 from mim_bench.model.mae import build_encoder

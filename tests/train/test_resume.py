@@ -14,7 +14,8 @@ from conftest import SMALL
 
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
-from mim_bench.evaluate.protocols import PROTOCOLS, Features, Subject
+from mim_bench.evaluate.context import EvalContext, Features
+from mim_bench.evaluate.protocols import protocol_function
 from mim_bench.experiment.run import execute
 from mim_bench.records.run_folder import read_config
 from mim_bench.train import checkpoint, log, loop
@@ -67,8 +68,8 @@ def test_pretraining__resumes_bit_equal(small, tmp_path, steps):
 @pytest.mark.parametrize("protocol", ["finetune", "linear"])
 @pytest.mark.parametrize("step", [1, 4])
 def test_protocol__resumes_bit_equal(small, tmp_path, protocol, step):
-    from mim_bench.config.resolve import geometry
     from mim_bench.model.mae import build_encoder
+    from mim_bench.targets.build import geometry
 
     overrides = ("runtime.log_every_steps=1", "linear.augment=true", "finetune.erasing=0.5")
     config, data = prepared(small("pixel", *overrides))
@@ -77,10 +78,10 @@ def test_protocol__resumes_bit_equal(small, tmp_path, protocol, step):
     finals = []
     for folder, stops in ((tmp_path / "whole", ()), (tmp_path / "killed", (step,))):
         for stop in stops:
-            subject = Subject(features, folder, "key", stop_at(stop))
+            context = EvalContext(features, folder, "key", stop_at(stop))
             with pytest.raises(Stop):
-                PROTOCOLS[protocol].run(subject)
-        answer = PROTOCOLS[protocol].run(Subject(features, folder, "key"))
+                protocol_function(protocol)(context)
+        answer = protocol_function(protocol)(EvalContext(features, folder, "key"))
         state = checkpoint.load_newest(folder / protocol, "key")
         assert state is not None
         finals.append((answer.correct, state.tensors))

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from mim_bench.analysis.figures.layout import (
     ACCURACY,
-    MEASURES,
     Points,
     as_curves,
     close,
+    panel_titles,
     seeds_behind,
     sheet,
 )
@@ -32,7 +32,9 @@ Place = Callable[[PublishedRow], float | None]
 def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[Found]) -> Figure | None:
     """One panel a measure, or a single one along the trained blocks."""
     depth = found[0].cell.config.model.depth
-    names = {"": "linear probe, partial and full fine-tuning"} if axis.x == "blocks" else MEASURES
+    names = (
+        {"": "linear probe, partial and full fine-tuning"} if axis.x == "blocks" else panel_titles()
+    )
     data = {key: _points(found, axis.x, key) for key in names}
     data = {key: both for key, both in data.items() if both[0]}
     if not data:

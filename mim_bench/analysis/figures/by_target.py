@@ -11,15 +11,16 @@ from matplotlib.ticker import MaxNLocator
 from mim_bench.analysis.figures.label import Label
 from mim_bench.analysis.figures.layout import (
     ACCURACY,
-    MEASURES,
     Points,
     as_curves,
     close,
+    panel_titles,
     seeds_behind,
     sheet,
 )
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel
 from mim_bench.config.benchmark import Benchmark, config_field, row_label
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve
 from mim_bench.records.measure import measures
 from mim_bench.records.record import Record
@@ -35,7 +36,7 @@ _MANY = 6
 
 def compares_targets(benchmark: Benchmark) -> bool:
     """True if it has these figures."""
-    trained = set(MEASURES) & set(benchmark.protocols)
+    trained = set(panel_titles()) & set(benchmark.protocols)
     return len(benchmark.grid.get("target", ())) > 1 and bool(trained)
 
 
@@ -61,30 +62,31 @@ def _costs(found: Sequence[Found]) -> tuple[dict[str, float], str]:
     training = {
         one.record.run_hash: cost
         for one in found
-        if one.record.protocol in MEASURES and (cost := pretrain_cost(one.record)) is not None
+        if one.record.protocol in panel_titles() and (cost := pretrain_cost(one.record)) is not None
     }
     return (speed, _STEP) if speed.keys() >= training.keys() else (training, _TRAINING)
 
 
 def pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
     """One point a row, in its target's colour; grey steps along the best mean at each cost or less."""
-    data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in MEASURES}
-    scratch: list[float] = []
+    data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in panel_titles()}
+    baselines: dict[str, dict[str, list[float]]] = {}
     targets = {one.cell.label: one.record.target for one in found}
     numbers = {target: number for number, target in enumerate(dict.fromkeys(targets.values()))}
     costs_of_run, meaning = _costs(found)
     for one in found:
         cost = costs_of_run.get(one.record.run_hash)
         for key, measure in measures(one.record).items():
-            if key == "scratch":
-                scratch.append(100 * measure.value)
+            if (spec := PROTOCOLS.get(key)) and spec.column:
+                of_name = baselines.setdefault(spec.column, {})
+                of_name.setdefault(f"from {key}", []).append(100 * measure.value)
             elif key in data and cost is not None:
                 pairs = data[key].setdefault(one.cell.label, [])
                 pairs.append((cost, 100 * measure.value))
     data = {key: of_rows for key, of_rows in data.items() if of_rows}
     if not data:
         return None
-    names = [MEASURES[key] for key in data]
+    names = [panel_titles()[key] for key in data]
     figure, panels = sheet(f"{benchmark.title}: accuracy and cost", found, names)
     every, crowded = [], False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
@@ -102,8 +104,8 @@ def pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
             for label in sorted(panel.labels, key=lambda label: label.y):
                 best[targets[label.text]] = label
             panel.labels = list(best.values())
-        if scratch and key == "finetune":
-            panel.add_level("from scratch", float(np.mean(scratch)))
+        for name, values in baselines.get(key, {}).items():
+            panel.add_level(name, float(np.mean(values)))
         panel.axes.set(xlabel=meaning, ylabel=ACCURACY)
     note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
     note += " Steps: best mean at that cost or less."

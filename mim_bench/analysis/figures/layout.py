@@ -7,13 +7,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.store import Found
 
-MEASURES = {"finetune": "fine-tuning", "linear": "linear probe"}
-"""Measures with a panel, from left to right."""
 ACCURACY = "top-1 accuracy (%)"
-_HEIGHT, _WIDTHS = 3.4, {1: 4.6, 2: 7.2}
-"""Inches; width by number of panels."""
+_HEIGHT, _WIDTH, _WIDTH_OF_PANEL = 3.4, 2.0, 2.6
+"""Inches; the second for labels and margins."""
 _CHARACTERS, _TITLE_CHARACTERS = 17.2, 11.5
 """An inch of a line."""
 
@@ -21,9 +20,14 @@ Points = dict[str, dict[float, list[float]]]
 """Curve -> x -> one value a seed."""
 
 
+def panel_titles() -> dict[str, str]:
+    """Protocol -> title of its panel, from left to right, as the specs say."""
+    return {spec.name: spec.panel for spec in PROTOCOLS.values() if spec.panel}
+
+
 def sheet(title: str, found: Sequence[Found], names: Sequence[str]) -> tuple[Figure, list[Panel]]:
     """A figure with a panel a name."""
-    width = _WIDTHS[len(names)]
+    width = _WIDTH + _WIDTH_OF_PANEL * len(names)
     figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
     title = f"{title}, preset {Path(found[0].record.preset).stem}"
     figure.suptitle(textwrap.fill(title, int(width * _TITLE_CHARACTERS)), x=0.01, ha="left")

@@ -4,7 +4,6 @@ beside a published one in grey with a scale of its own; the layout and the files
 Legend: P points of a curve.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation, Transform
 
 from mim_bench.analysis.figures.label import Label, place
 from mim_bench.analysis.table import half_interval
-from mim_bench.errors import UserError
+from mim_bench.files import replacing
 from mim_bench.records import png_stamp
 
 STYLE = Path(__file__).with_name("figure.mplstyle")
@@ -230,15 +229,7 @@ def save(figure: Figure, stem: Path, records: str) -> list[Path]:
     paths = []
     for suffix, metadata in of_format.items():
         path = stem.with_name(f"{stem.name}.{suffix}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
             figure.savefig(temporary, format=suffix, metadata=metadata)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error}") from None
-        finally:
-            if path.parent.is_dir():
-                temporary.unlink(missing_ok=True)
         paths.append(path)
     return paths

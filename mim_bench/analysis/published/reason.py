@@ -10,6 +10,7 @@ from typing import Any
 
 from mim_bench.analysis.published.rows import PublishedRow
 from mim_bench.config.resolve import flatten
+from mim_bench.config.source import SOURCES
 from mim_bench.records.record import Record
 
 _SCRATCH = "supervised from scratch"
@@ -84,12 +85,6 @@ _IN_VARIANT: tuple[tuple[str, str, Any], ...] = (
 """Pattern in a row's variant, field, value; None: the number in the pattern; "on": any but 0."""
 _VITS = {(192, 12, 3): "T", (384, 12, 6): "S", (768, 12, 12): "B", (1024, 24, 16): "L", (1280, 32, 16): "H"}
 """Width, depth, heads (ViT's and DeiT's papers) -> size."""
-_DATA = {
-    "embedded": ("embedded (Fashion-MNIST sample)", 10_000), "fashion-mnist": ("Fashion-MNIST", 60_000),
-    "cifar10": ("CIFAR-10", 50_000), "cifar100": ("CIFAR-100", 50_000), "stl10": ("STL-10", 5_000),
-    "imagenet": ("ImageNet-1K", 1_281_167),
-}
-"""Kind of data source -> name, training images."""
 _MASK_TOKENS = {"MAE": "decoder"} | dict.fromkeys(("BEiT", "SimMIM", "MaskFeat"), "encoder_light")
 _TARGETS = {"pixel": "pixel (w/o norm)", "norm_pixel": "pixel (w/ norm)", "hog": "HOG", "pca": "PCA"}
 _DALLE = "dVAE token of DALL-E"
@@ -160,8 +155,8 @@ def _protocol(row: PublishedRow) -> str:
 
 def _data(record: Record) -> str:
     """Name, and what of it was used where that is not all."""
-    facts, kind = record.data, record.data.source.partition(":")[0]
-    name, whole = _DATA.get(kind, (f"own images ({kind})", 0))
+    facts, spec = record.data, SOURCES[record.data.source.partition(":")[0]]
+    name, whole = spec.title, spec.size.num_train_images if spec.size else 0
     if facts.split != "test":
         name += ", a slice of training to evaluate"
     elif facts.limited or facts.num_train_images + facts.num_skipped_images < whole:

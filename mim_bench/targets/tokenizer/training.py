@@ -17,16 +17,14 @@ Legend: B batch, C channels, V vocabulary, h w token grid, f pixels a side of a 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mim_bench.config.target_params import Reconstruction
 from mim_bench.targets.tokenizer.decoder import Decoder
 from mim_bench.targets.tokenizer.encoder import Encoder, map_pixels, unmap_pixels
-
-Reconstruction = Literal["logit_laplace", "l2"]
 
 LOG_SCALE_FLOOR = -3.0
 """About the width of one 8-bit level in logit units, so a likelihood cannot grow without bound."""

@@ -10,7 +10,6 @@ Tensors are made from the descriptions afterwards, with their bounds checked.
 """
 
 import collections
-import hashlib
 import io
 import pickle
 import re
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mim_bench.errors import UserError
+from mim_bench.files import file_sha256
 from mim_bench.targets.tokenizer.encoder import Encoder
 
 _MODULE_NAMES = (
@@ -298,16 +298,3 @@ def load_encoder(path: Path) -> LoadedEncoder:
         )
     encoder.load_state_dict(tensors, assign=True)
     return LoadedEncoder(encoder, num_matched, file_sha256(path))
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"weights file {path} cannot be read: {error.strerror}") from None

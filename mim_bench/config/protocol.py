@@ -1,0 +1,122 @@
+"""Protocols by name: what each one reports and needs. `mim_bench.evaluate.protocols` runs them.
+
+Records, tables, figures, status and cost read the spec and know no protocol by name, so a protocol from
+outside the package gets a column, a difference and a panel from its spec alone. It joins by an entry point
+of the group `mim_bench.protocols` that names its `ProtocolSpec`.
+"""
+
+import logging
+from importlib.metadata import entry_points
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from mim_bench.errors import suggest
+from mim_bench.schema import Frozen
+
+_logger = logging.getLogger(__name__)
+
+
+class ProtocolSpec(Frozen):
+    """One way to evaluate a run."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str
+    """One line for `list protocols`."""
+    version: int = Field(default=1, ge=1)
+    """Raised by every change that can move a score."""
+    function: str
+    """`module:function` of `EvalContext -> ProtocolResult`; imported when it runs."""
+    sections: tuple[str, ...] = ()
+    """Sections of the config that it reads, next to the run's identity."""
+    has_control: bool = False
+    """True if the encoder at its random initial weights is evaluated too."""
+    needs_encoder: bool = True
+    """False if no pre-trained weight enters."""
+    exclusive: bool = False
+    """True if other work on the machine would falsify its numbers."""
+    has_readouts: bool = False
+    """True if its numbers belong to readouts, one of which is the declared one."""
+    heading: str = ""
+    """Of its column; by default its name."""
+    column: str = ""
+    """Protocol in whose column its numbers stand; by default its own."""
+    is_compared: bool = True
+    """True if tables print its differences to the reference row."""
+    panel: str = ""
+    """Title of its panel in figures; empty: it has none."""
+
+    @property
+    def title(self) -> str:
+        """Heading of its column without the unit."""
+        return self.heading or self.name
+
+
+_BUILT_IN = (
+    ProtocolSpec(
+        name="finetune", description="all weights trained with labels (MAE)", version=2,
+        function="mim_bench.evaluate.finetune:run", sections=("finetune",),
+        heading="fine-tune", panel="fine-tuning",
+    ),
+    ProtocolSpec(
+        name="linear", description="linear probe on frozen features (MAE: BatchNorm, LARS)",
+        function="mim_bench.evaluate.linear:run", sections=("linear",),
+        has_control=True, has_readouts=True, panel="linear probe",
+    ),
+    ProtocolSpec(
+        name="knn", description="weighted k nearest neighbours on frozen features",
+        function="mim_bench.evaluate.knn:run", sections=("knn",),
+        has_control=True, has_readouts=True, heading="kNN",
+    ),
+    ProtocolSpec(
+        name="low_shot",
+        description="logistic regression on frozen features from 1 % and 10 % of the labels",
+        function="mim_bench.evaluate.low_shot:run", sections=("low_shot",),
+        has_control=True, has_readouts=True, heading="low-shot", is_compared=False,
+    ),
+    ProtocolSpec(
+        name="partial",
+        description="the last blocks trained with labels, the rest frozen (MAE Fig. 9)",
+        function="mim_bench.evaluate.partial:run", sections=("finetune", "partial"), is_compared=False,
+    ),
+    ProtocolSpec(
+        name="scratch", description="the same as finetune, from random weights", version=2,
+        function="mim_bench.evaluate.finetune:run_scratch", sections=("finetune",),
+        needs_encoder=False, column="finetune",
+    ),
+    ProtocolSpec(
+        name="speed",
+        description="time, memory and FLOPs of the pre-training step; nothing is trained",
+        function="mim_bench.evaluate.speed:run", sections=("speed",),
+        needs_encoder=False, exclusive=True, is_compared=False,
+    ),
+)  # fmt: skip
+
+PROTOCOLS: dict[str, ProtocolSpec] = {spec.name: spec for spec in _BUILT_IN}
+"""By name, in the order of their columns."""
+
+
+def _join_outside() -> None:
+    """Adds the specs that installed packages name; one that cannot be loaded is reported, not fatal."""
+    for entry in entry_points(group="mim_bench.protocols"):
+        try:
+            spec = ProtocolSpec.model_validate(entry.load())
+        except Exception as error:
+            _logger.warning(
+                "protocol '%s' of %s cannot be loaded: %s", entry.name, entry.value, error
+            )
+        else:
+            PROTOCOLS.setdefault(spec.name, spec)
+
+
+_join_outside()
+
+
+def _known(name: str) -> str:
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol '{name}'; {suggest(name, PROTOCOLS)}")
+    return name
+
+
+ProtocolName = Annotated[str, AfterValidator(_known)]
+"""Name of a protocol in `PROTOCOLS`."""

@@ -1,0 +1,123 @@
+"""Parameters and versions of the built-in targets, apart from their classes, so that reading needs no torch.
+
+A class from outside the package carries its own `Params` and `version`.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from mim_bench.files import file_sha256
+from mim_bench.schema import Frozen
+
+LossName = Literal["mse", "l1", "smooth_l1"]
+"""`mse`: d^2; `l1`: |d|; `smooth_l1`: d^2 / 2 where |d| < 1, else |d| - 1/2."""
+Reconstruction = Literal["logit_laplace", "l2"]
+"""Likelihood of the pixels in a tokenizer's fit."""
+
+
+class TargetParams(Frozen):
+    """Parameters of one target."""
+
+    version: ClassVar[int] = 1
+    """Of the target's class; raised by every change that can move a score."""
+
+
+class PixelParams(TargetParams):
+    """Parameters of the `pixel` target."""
+
+    loss: LossName = "mse"
+    """Per value, averaged over the patch. `mse` is MAE's, `l1` SimMIM's."""
+
+
+class NormPixelParams(TargetParams):
+    """Parameters of the `norm_pixel` target."""
+
+    loss: LossName = "mse"
+    """Per value, averaged over the patch. `mse` is MAE's."""
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to a patch's variance, in units of the normalised image squared; MAE's value."""
+
+
+class HogParams(TargetParams):
+    """Parameters of the `hog` target."""
+
+    num_bins: int = Field(default=9, ge=2)
+    """Orientation bins in 180 degrees; MaskFeat's value."""
+    cells_per_side: int | None = Field(default=None, ge=1)
+    """Cells along a patch's side. None: 2 (MaskFeat's) if that gives whole cells of 2 pixels or more, else 1."""
+    normalize: bool = True
+    """L2 over the bins of each cell and channel. False: sums of magnitudes, in units of the image range."""
+    gaussian_window: int = Field(default=0, ge=0)
+    """Side in pixels of a Gaussian (std half of it) that weighs magnitudes, tiled over the image; 0: none.
+    MaskFeat passes 0, mmpretrain's copy of the layer 16."""
+    loss: LossName = "mse"
+    """Per value, averaged over the patch. `mse` is MaskFeat's."""
+
+
+class DvaeParams(TargetParams):
+    """Parameters of the `dvae` target; the defaults suit 10,000 images of 28x28 on two CPU cores."""
+
+    weights: str | None = None
+    """Local file of the published DALL-E encoder (pickled module, state dict or safetensors); its size
+    is read from the file, and every other parameter is then without effect (BEiT uses this)."""
+    weights_sha256: str | None = None
+    """Of the content of `weights`, filled in when unset, so that a run's hash covers it."""
+    vocab_size: int = Field(default=256, ge=2)
+    """Visual words (8192 in DALL-E)."""
+    width: int = Field(default=24, ge=4)
+    """Channels of the first group of blocks (n_hid; 256 in DALL-E)."""
+    blocks_per_group: int = Field(default=1, ge=1)
+    """Residual blocks between two changes of resolution (2 in DALL-E)."""
+    residual_gain: float | None = Field(default=1.0, gt=0)
+    """Factor on each residual path; None: 1 / (number of blocks)^2 as in DALL-E, slow in short fits."""
+    reconstruction: Reconstruction = "l2"
+    """Likelihood of the pixels: DALL-E's logit_laplace, or a Gaussian of standard deviation 0.05 (l2),
+    which halves the squared error of a fit of minutes."""
+    fit_epochs: int = Field(default=6, ge=1)
+    """Passes over the training images (DALL-E: 3 million updates)."""
+    fit_batch_size: int = Field(default=32, ge=1)
+    """Images an update (512 in DALL-E)."""
+    fit_lr: float = Field(default=6e-3, gt=0)
+    """Peak learning rate of Adam (1e-4 in DALL-E), falling by a cosine to a hundredth of it."""
+    temperature_start: float = Field(default=1.0, gt=0)
+    """Temperature of the Gumbel-softmax at the first update (DALL-E's value)."""
+    temperature_end: float = Field(default=0.0625, gt=0)
+    """Temperature at the end of the annealing (DALL-E's value, 1/16)."""
+    temperature_fraction: float = Field(default=0.7, gt=0, le=1)
+    """Fraction of all updates over which the temperature falls (0.05 in DALL-E)."""
+    kl_weight: float = Field(default=0.1, ge=0)
+    """Weight of each word's KL divergence to the uniform distribution, in units of the evidence lower
+    bound (beta; 6.6 in DALL-E)."""
+    balance_weight: float = Field(default=15.0, ge=0)
+    """Weight, in the same units, of the divergence of a batch's mean distribution to the uniform one;
+    keeps the vocabulary in use in a short fit (our own; 0 in DALL-E)."""
+    kl_warmup_fraction: float = Field(default=0.2, gt=0, le=1)
+    """Fraction of all updates over which both weights rise from 0 (5000 updates in DALL-E)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hash_weights(cls, values: Any) -> Any:
+        """A config names the file by its content, not by its place alone."""
+        if isinstance(values, dict) and values.get("weights") and not values.get("weights_sha256"):
+            return {**values, "weights_sha256": file_sha256(Path(values["weights"]).expanduser())}
+        return values
+
+    @model_validator(mode="after")
+    def _temperature_falls(self) -> "DvaeParams":
+        if self.temperature_end > self.temperature_start:
+            raise ValueError(
+                f"temperature_end is {self.temperature_end}; allowed: at most temperature_start "
+                f"({self.temperature_start})"
+            )
+        return self
+
+
+BUILT_IN: dict[str, type[TargetParams]] = {
+    "mim_bench.targets.pixel:PixelTarget": PixelParams,
+    "mim_bench.targets.norm_pixel:NormPixelTarget": NormPixelParams,
+    "mim_bench.targets.hog:HogTarget": HogParams,
+    "mim_bench.targets.dvae:DvaeTarget": DvaeParams,
+}
+"""`module:Class` -> its parameters."""

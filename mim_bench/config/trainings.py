@@ -1,0 +1,61 @@
+"""Which trainings a run does, and whether their batches can be split over several processes."""
+
+from collections.abc import Mapping, Sequence
+
+from mim_bench.config.evaluation import FinetuneConfig
+from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.run import RunConfig
+from mim_bench.config.training import ScheduleConfig
+from mim_bench.errors import UserError
+
+
+def needs_pretraining(config: RunConfig) -> bool:
+    """False if only protocols are asked for that no pre-trained weight enters, such as `scratch`."""
+    names = config.evaluate.protocols
+    return not names or any(PROTOCOLS[name].needs_encoder for name in names)
+
+
+def lr_lines(config: RunConfig) -> Sequence[str]:
+    """`blr -> lr` of every training that the run does, for people."""
+    return [
+        f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
+        for name, section in trainings(config).items()
+    ]
+
+
+def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
+    """Every training that the run does, by the name of its section."""
+    sections: dict[str, ScheduleConfig] = {
+        "pretrain": config.pretrain,
+        "linear": config.linear,
+        "finetune": config.finetune,
+    }
+    used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
+    if needs_pretraining(config):
+        used.add("pretrain")
+    return {name: section for name, section in sections.items() if name in used}
+
+
+def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
+    """That every training's batch can be shared out to so many processes: told before the first one begins.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for name, section in todo.items():
+        if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
+            raise UserError(
+                f"{name}.erasing={section.erasing}: its draws would depend on the number of processes "
+                f"({num_ranks}); allowed: 0, or a single process"
+            )
+        parts = section.accumulation_steps * num_ranks
+        # mixup pairs the images of a process
+        mixes = isinstance(section, FinetuneConfig) and (section.mixup > 0 or section.cutmix > 0)
+        whole = 2 * parts if mixes else parts
+        if section.batch_size % whole:
+            pairs = ", two by two for mixup," if mixes else ""
+            raise UserError(
+                f"{name}.batch_size={section.batch_size} cannot be shared by {num_ranks} "
+                f"process{'es' * (num_ranks != 1)}{pairs} with {name}.accumulation_steps="
+                f"{section.accumulation_steps}; allowed: multiples of {whole}"
+            )

@@ -1,0 +1,112 @@
+"""Which records a benchmark still lacks, cell by cell; records that other benchmarks have are taken over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.protocol import PROTOCOLS, ProtocolName
+from mim_bench.config.run import RunConfig
+from mim_bench.errors import UserError, suggest
+from mim_bench.records import store
+from mim_bench.records.store import Found, home
+
+
+@dataclass(frozen=True)
+class PendingCell:
+    """A cell, and the protocols that it has no current record of."""
+
+    cell: Cell
+    number: int
+    """Place among the benchmark's cells, from 1."""
+    total: int
+    missing: tuple[str, ...]
+    """Protocols without a current record."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The cell's config, asking for what is missing only."""
+        config = self.cell.config
+        evaluate = config.evaluate.model_copy(update={"protocols": self.missing})
+        return config.model_copy(update={"evaluate": evaluate})
+
+    def only(self, *, exclusive: bool) -> "PendingCell":
+        """The part whose protocols need an idle machine, or the part whose protocols do not."""
+        return self.having(tuple(p for p in self.missing if PROTOCOLS[p].exclusive == exclusive))
+
+    def having(self, missing: tuple[str, ...]) -> "PendingCell":
+        """The same with other protocols to be made."""
+        return replace(self, missing=missing)
+
+    @property
+    def label(self) -> str:
+        return f"{self.number}/{self.total} {self.cell.label}, seed {self.cell.config.seed}"
+
+
+def plan(
+    name: str,
+    preset: str,
+    *,
+    results: Path,
+    overrides: Sequence[str] = (),
+    protocols: Sequence[str] | None = None,
+    copy: bool = True,
+) -> list[PendingCell]:
+    """Every cell, with the protocols that it lacks, after records of the same runs have been taken over.
+
+    Args:
+        protocols: of the benchmark's, only these; by default all.
+        copy: if not, such records count as there, but no file is written.
+
+    Raises:
+        UserError: no runs belong to the benchmark, or one of its records is damaged.
+    """
+    for unknown in set(protocols or ()) - set(PROTOCOLS):
+        raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
+    todo = cells(name, preset, overrides)
+    if not todo:
+        raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
+    have = _have(todo, home(name, preset, results) / "records", copy)
+    tasks = []
+    for number, cell in enumerate(todo, start=1):
+        wanted = [p for p in cell.config.evaluate.protocols if protocols is None or p in protocols]
+        missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
+        tasks.append(PendingCell(cell, number, len(todo), missing))
+    return tasks
+
+
+def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
+    """Of a cell's protocols those without a record now, after records of the same run have been taken over.
+
+    Args:
+        records: the benchmark's, `results/<benchmark>/<preset>/records`.
+    """
+    cell = Cell(config, {}, {})
+    have = _have([cell], records, copy=True)[id(cell)]
+    return tuple(protocol for protocol in config.evaluate.protocols if protocol not in have)
+
+
+def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]:
+    """Protocols of each cell that have a record, in the benchmark's own folder or in another's."""
+    have: dict[int, set[str]] = {id(cell): set() for cell in todo}
+    for cell, one in _matching(todo, folder):
+        have[id(cell)].add(one.record.protocol)
+    results, preset = folder.parents[2], folder.parent.name
+    for other in sorted(results.glob(f"*/{preset}/records")):
+        if other != folder:
+            lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
+            for cell, one in _matching(lack, other):
+                if one.record.protocol not in have[id(cell)]:
+                    if copy:
+                        store.copy(one.path, one.record, folder)
+                    have[id(cell)].add(one.record.protocol)
+    return have
+
+
+def _matching(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, Found]]:
+    matching, _ = store.find(todo, store.read_folder(folder))
+    return [
+        (one.cell, one)
+        for one in matching
+        if not one.stale and store.of_same_data(one.record, one.cell.config)
+    ]
