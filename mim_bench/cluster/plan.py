@@ -20,7 +20,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from mim_bench.cluster import slurm
 from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
-from mim_bench.cluster.settings import Cluster, Size, check_batches, sbatch_parameters
+from mim_bench.cluster.settings import Cluster, Size, check_batches
 from mim_bench.cluster.snapshot import Snapshot, snapshot
 from mim_bench.cluster.state import BenchmarkJobs
 from mim_bench.config.protocol import PROTOCOLS
@@ -85,14 +85,12 @@ class Plan:
         """
         ids = job_ids or [f"<file {n} ({other.title})>" for n, other in enumerate(self.batches, 1)]
         waits = [f"{other.type}:{other.job_id or ids[other.batch]}" for other in batch.dependencies]
-        return sbatch_parameters(
-            self.cluster,
-            batch.size,
-            name=f"mim_bench-{Path(self.request.name).stem}",
-            setup=self.code.setup(),
-            dependency=",".join(waits) or None,
-            max_running=batch.max_running,
-        )
+        return self.cluster.sbatch_parameters(batch.size) | {
+            "job_name": f"mim_bench-{Path(self.request.name).stem}",
+            "setup": [*self.cluster.setup, *self.code.setup()],
+            "dependency": ",".join(waits) or None,
+            "array_parallelism": batch.max_running,
+        }
 
     def script(self, batch: Batch) -> str:
         """The sbatch file of a batch."""

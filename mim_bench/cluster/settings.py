@@ -17,7 +17,7 @@ Flags beat the file, and `cluster.nodes=2` on the command line beats both. No si
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,24 @@ class Cluster(Size):
         own = self.evaluate.model_dump(exclude_unset=True)
         return Size.model_validate(self.single_process.model_dump() | own)
 
+    def sbatch_parameters(self, size: Size) -> dict[str, Any]:
+        """Parameters of submitit's SlurmExecutor for jobs of a size, by Slurm's own names."""
+        srun = ["--kill-on-bad-exit=1"]  # a rank that dies ends the job
+        if size.cpus_per_task:  # since 22.05 srun does not take it over from sbatch
+            srun.append(f"--cpus-per-task={size.cpus_per_task}")
+        of_site = {"partition", "account", "qos", "constraint", "signal_delay_s"}
+        return {
+            **self.model_dump(include=of_site),
+            **size.model_dump(include={"nodes", "gpus_per_node", "cpus_per_task"}),
+            "ntasks_per_node": size.ranks_per_node,
+            "mem": None if size.mem_gb is None else f"{round(1024 * size.mem_gb)}M",
+            "time": max(1, round(60 * size.timeout_hours)),
+            "wckey": None,
+            "srun_args": srun,
+            # a run that waits for a failed fit would wait for ever
+            "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **self.sbatch},
+        }
+
 
 def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, Path | None]:
     """The site's settings and the file that they were read from, if there is one.
@@ -147,10 +165,14 @@ def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, 
             values = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"cluster file {path} cannot be read: {error}") from None
-        _check_names(values, str(path), "")
     given = dict(split_override(text.removeprefix(PREFIX)) for text in overrides)
-    _check_names(given, "command line", PREFIX)
-    values |= {key: parse_value(text, fields(Cluster).get(key, Any)) for key, text in given.items()}
+    leaves = fields(Cluster)
+    for origin, prefix, keys in ((path, "", values), ("command line", PREFIX, given)):
+        for key in keys:
+            if key not in leaves and not key.startswith("sbatch."):
+                near = suggest(prefix + key, [prefix + leaf for leaf in leaves])
+                raise UserError(f"{origin}: unknown field '{prefix}{key}'; {near}")
+    values |= {key: parse_value(text, leaves.get(key, Any)) for key, text in given.items()}
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -164,13 +186,6 @@ def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, 
         raise UserError(f"cluster: {explain(error)}") from None
 
 
-def _check_names(values: Mapping[str, Any], origin: str, prefix: str) -> None:
-    for key in values:
-        if key not in fields(Cluster) and not key.startswith("sbatch."):
-            near = suggest(prefix + key, [prefix + name for name in fields(Cluster)])
-            raise UserError(f"{origin}: unknown field '{prefix}{key}'; {near}")
-
-
 def check_batches(config: RunConfig, cluster: Cluster, *, separately: bool) -> None:
     """Checks that every training's batch can be split over the processes of its job, else a UserError.
 
@@ -180,41 +195,3 @@ def check_batches(config: RunConfig, cluster: Cluster, *, separately: bool) -> N
     for name, section in trainings(config).items():
         size = cluster.evaluation if separately and name != "pretrain" else cluster
         check_shares({name: section}, size.ranks)
-
-
-def sbatch_parameters(
-    cluster: Cluster,
-    size: Size,
-    *,
-    name: str,
-    setup: Sequence[str],
-    dependency: str | None,
-    max_running: int,
-) -> dict[str, Any]:
-    """Parameters of submitit's SlurmExecutor, by Slurm's own names.
-
-    Args:
-        setup: shell commands after the site's.
-        dependency: as sbatch takes it.
-        max_running: tasks of an array that run at a time.
-    """
-    srun = ["--kill-on-bad-exit=1"]  # a rank that dies ends the job
-    if size.cpus_per_task:  # since 22.05 srun does not take it over from sbatch
-        srun.append(f"--cpus-per-task={size.cpus_per_task}")
-    return {
-        "job_name": name,
-        **cluster.model_dump(
-            include={"partition", "account", "qos", "constraint", "signal_delay_s"}
-        ),
-        "time": max(1, round(60 * size.timeout_hours)),
-        **size.model_dump(include={"nodes", "gpus_per_node", "cpus_per_task"}),
-        "ntasks_per_node": size.ranks_per_node,
-        "mem": None if size.mem_gb is None else f"{round(1024 * size.mem_gb)}M",
-        "setup": [*cluster.setup, *setup],
-        "dependency": dependency,
-        "array_parallelism": max_running,
-        "wckey": None,
-        "srun_args": srun,
-        # a run that waits for a failed fit would wait for ever
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch},
-    }
