@@ -29,11 +29,7 @@ a fit begins anew."""
 
 
 def submit(request: SweepRequest, cluster: Cluster) -> Plan:
-    """Submits everything that is missing; each batch is in the ledger as soon as Slurm has it.
-
-    Raises:
-        UserError: there is no Slurm here, or it refuses a job; the batches before it stay queued.
-    """
+    """Submits everything that is missing; each batch is in the ledger as soon as Slurm has it."""
     slurm.require()
     ledger = Ledger(request.out)
     with ledger.lock():
