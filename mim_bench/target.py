@@ -1,7 +1,7 @@
 """A target: what is predicted for each patch. The base class that every recipe's class extends.
 
 The loop knows nothing of what a target is made of. It calls `forward` on the clean images, hands the
-head's output and that value to `loss`, and averages over the hidden patches itself.
+head's output and the values at the hidden patches to `loss`, and averages itself.
 
 Legend: B batch, C channels, H W image, L patches (row-major grid), dim width of the prediction head.
 """
@@ -10,9 +10,10 @@ import functools
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -76,6 +77,31 @@ class Geometry:
         )
 
 
+class StudentShape(Protocol):
+    """The part of a model's config that targets may need."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the encoder."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the encoder."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetContext:
+    """Everything that a target is built for."""
+
+    geometry: Geometry
+    model: StudentShape | None = None
+    """Config of the student, the model that is pre-trained (`mim_bench.config.run.ModelConfig`)."""
+    seed: int = 0
+    """Seed of the run."""
+
+
 class TrainingImages(Protocol):
     """What a target is fitted on: each pass yields every training image once, freshly cropped."""
 
@@ -94,17 +120,20 @@ class Target(nn.Module):
     version: ClassVar[int] = 1
     """Raised by every change that can move a score; older records are then marked stale."""
     follows_student: ClassVar[bool] = False
-    """True if `after_step` changes the target's own state, which then goes into the checkpoints."""
+    """True if `begin` and `after_step` change the target's own state, which is then saved with the run."""
+    precision: ClassVar[Literal["float32", "model"]] = "float32"
+    """Precision of `forward`: exact float32 whatever the model runs in, or that of the model (a teacher)."""
     picture_uses_ground_truth: ClassVar[bool] = False
-    """True if `picture` needs statistics of the true image to draw an answer; the picture says so."""
+    """True if `picture` needs statistics of the true image to draw a prediction; the picture says so."""
     dim: int
     """Width of the prediction head."""
 
-    def __init__(self, params: Any, geometry: Geometry) -> None:
+    def __init__(self, params: Any, context: TargetContext) -> None:
         super().__init__()
         self.dim = 0  # set by the subclass
         self.params = params
-        self.geometry = geometry
+        self.context = context
+        self.geometry = context.geometry
 
     @property
     def needs_fit(self) -> bool:
@@ -122,25 +151,47 @@ class Target(nn.Module):
     def skip_fit(self) -> None:
         """Takes the unfitted state for a fitted one: for timing, where the values do not matter."""
 
+    def begin(self, student: nn.Module) -> None:
+        """Called once with the student at its initial weights, before step 0; a teacher copies it here.
+
+        Called too where a run is resumed or reopened, before the saved state is loaded.
+        """
+
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) floats in [0, 1] -> (B, L, dim) values or (B, L) token ids."""
+        """Batch of images, shape (B, C, H, W), float in [0, 1] -> the values to predict.
+
+        (B, L, dim) regression values, (B, L) or (B, L, K) int64 class indices, or (B, L, dim) soft targets.
+        """
         raise NotImplementedError
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Head output (B, L, dim) and `forward`'s result -> (B, L), one loss a patch, unmasked."""
+        """Head output (B, N, dim) and values at the same N hidden patches -> (B, N), one loss a patch."""
         raise NotImplementedError
 
-    def answer(self, prediction: Tensor) -> Tensor:
-        """Head output (B, L, dim) -> what `forward` would return if the model were right."""
+    def decode(self, prediction: Tensor) -> Tensor:
+        """Head output (B, L, dim) -> values as `forward` returns them."""
         return prediction
+
+    @torch.no_grad()
+    def feature(self, images: Tensor) -> Tensor:
+        """The target as a fixed feature of each image, (B, F) float32.
+
+        By default all values in a row; of class indices the share of each class, (B, dim).
+        """
+        values = self(images)
+        if values.is_floating_point():
+            return values.flatten(1).float()
+        return F.one_hot(values.flatten(1), self.dim).float().mean(1)
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """Values as `forward` returns them -> (B, 3, k*H, k*W) in [0, 1], for people to look at.
 
+        Optional: by default plain grey.
+
         `k` is a whole number, 1 unless the drawing needs more room than the image has (strokes).
         `images` (B, C, H, W) may be used only where `picture_uses_ground_truth` is True.
         """
-        raise NotImplementedError
+        return torch.full_like(to_rgb(images), 0.5)
 
     def after_step(self, student: nn.Module, step: int, num_steps: int) -> None:
         """Called after each optimiser step; a teacher that follows the student updates itself here."""

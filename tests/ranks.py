@@ -176,6 +176,7 @@ def main(out):
     restore()
     results["draws"] = draws
     run(out, "parts", *PARTS)
+    run(out, "ema", *ONLY, target="ema_feature")
     run(out, "sharded", *SHARDED)
     results["elements"] = sharded_elements(out)
     results["saved"] = interrupted(out, "again", 6, *ONLY)

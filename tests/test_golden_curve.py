@@ -18,7 +18,7 @@ import mim_bench
 FILE = Path(__file__).parent / "golden" / "curves.json"
 TOLERANCE = 1e-3
 """Relative, of each step's loss."""
-TARGETS = ("dvae", "hog", "norm_pixel", "pixel")
+TARGETS = ("dvae", "ema_feature", "hog", "norm_pixel", "pixel")
 CUT = (
     "data.limit_images=160",
     "model.embed_dim=48",

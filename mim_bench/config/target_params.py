@@ -114,10 +114,26 @@ class DvaeParams(TargetParams):
         return self
 
 
+class EmaFeatureParams(TargetParams):
+    """Parameters of the `ema_feature` target."""
+
+    num_blocks: int = Field(default=6, ge=1)
+    """Top blocks of the teacher whose outputs are averaged (data2vec: 6 of 12); at most the model's depth."""
+    beta: float = Field(default=2.0, gt=0)
+    """Difference at which the loss turns from squared to absolute (data2vec's value for images)."""
+    tau_start: float = Field(default=0.999, ge=0, le=1)
+    """Rate of the moving average at the first update."""
+    tau_end: float = Field(default=0.9998, ge=0, le=1)
+    """Rate of the moving average after the warm-up (data2vec's value for images)."""
+    tau_fraction: float = Field(default=0.3, gt=0, le=1)
+    """Share of all updates over which the rate rises linearly."""
+
+
 BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.pixel:PixelTarget": PixelParams,
     "mim_bench.targets.norm_pixel:NormPixelTarget": NormPixelParams,
     "mim_bench.targets.hog:HogTarget": HogParams,
     "mim_bench.targets.dvae:DvaeTarget": DvaeParams,
+    "mim_bench.targets.ema_feature:EmaFeatureTarget": EmaFeatureParams,
 }
 """`module:Class` -> its parameters."""

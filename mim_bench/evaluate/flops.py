@@ -24,7 +24,7 @@ from mim_bench.evaluate import features
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.model.vit import Encoder
-from mim_bench.target import Geometry
+from mim_bench.target import Geometry, TargetContext
 from mim_bench.targets.build import geometry, target_class
 
 _META = torch.device("meta")
@@ -112,19 +112,24 @@ class _Predict(nn.Module):
 def target(config: RunConfig) -> TargetCount:
     """FLOPs and bytes of the target; the config must be sized."""
     params = json.dumps(config.target.params, sort_keys=True)
-    return _target(config.target.class_path, params, geometry(config))
+    settings = config.model.model_dump_json()
+    return _target(config.target.class_path, params, geometry(config), settings)
 
 
 @lru_cache(maxsize=1024)
-def _target(class_path: str, params: str, shape: Geometry) -> TargetCount:
+def _target(class_path: str, params: str, shape: Geometry, settings: str) -> TargetCount:
     cls = target_class(class_path)
     parsed: Any = cls.Params.model_validate_json(params)
+    model = ModelConfig.model_validate_json(settings)
 
     def on(device: torch.device) -> TargetCount:
         # not built on meta: what a target caches for itself must stay fit for use
-        made = cls(parsed, shape)
+        made = cls(parsed, TargetContext(shape, model))
         needs_fit = made.needs_fit
         made.skip_fit()
+        if made.follows_student:
+            with _META:
+                made.begin(MaskedAutoencoder(model, shape, made.dim))
         saved = _size(made) if made.follows_student else 0
         made.to(device)
         with counting() as counter:

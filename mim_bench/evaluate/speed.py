@@ -153,6 +153,7 @@ class Stepper:
         self.target = make_target(config).to(device)
         self.target.skip_fit()  # a fitted one costs the same
         model = build_model(config, self.target.dim).to(device)
+        self.target.begin(model)
         sampler = masking.MaskSampler(config.mask, model.geometry.grid)
         self.task = PretrainTask(model, self.target, sampler, config.seed)
         groups = decay_groups(model.named_parameters(), config.pretrain.weight_decay)
@@ -167,6 +168,7 @@ class Stepper:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.task.after_step(1, 2)
 
     def target_only(self) -> None:
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):

@@ -1,7 +1,7 @@
-"""Every target of a benchmark on the same images, under the same masks: what is asked, what is answered.
+"""Every target of a benchmark on the same images, under the same masks: target and prediction.
 
-One row an image, one pair of columns a target; see `mim_bench.evaluate.picture` for a single run. The PNG is stamped
-with the runs that it shows (see `stamp`).
+One row an image, one pair of columns a target; see `mim_bench.evaluate.reconstruction` for a single run.
+The PNG is stamped with the runs that it shows (see `png_stamp`).
 """
 
 import math
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from mim_bench.config.benchmark import cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
-from mim_bench.evaluate import picture
-from mim_bench.evaluate.sample import Sample, reopen
+from mim_bench.evaluate import reconstruction
+from mim_bench.evaluate.reconstruction import Sample, reopen
 from mim_bench.records import png_stamp
 from mim_bench.records.finished import shown
 from mim_bench.records.store import home
@@ -48,41 +48,46 @@ def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
             raise UserError(f"no finished run {folder}; `sweep {name} --preset {preset}` makes it")
         samples[config.target.name] = reopen(folder, device)[1]
     path = home(name, preset, results) / "pictures.png"
-    picture.write(_compose(samples, grid), path, png_stamp.metadata(png_stamp.of_runs(hashes)))
+    reconstruction.write(
+        _compose(samples, grid), path, png_stamp.metadata(png_stamp.of_runs(hashes))
+    )
     return path
 
 
 def _compose(samples: dict[str, Sample], grid: tuple[int, int]) -> Figure:
     first = next(iter(samples.values()))
-    width = math.lcm(*(found.asked.shape[-1] for found in samples.values()))
-    images = picture.enlarge(to_rgb(first.images[:_NUM_ROWS]), width)
+    width = math.lcm(*(found.target.shape[-1] for found in samples.values()))
+    images = reconstruction.enlarge(to_rgb(first.images[:_NUM_ROWS]), width)
     mask = first.mask[:_NUM_ROWS].view(-1, 1, *grid).float()
-    covered = picture.enlarge(mask, width) > 0.5
+    covered = reconstruction.enlarge(mask, width) > 0.5
     columns = [
         ("", "image", images),
-        ("", "input", torch.where(covered, picture.HIDDEN_GREY, images)),
+        ("", "input", torch.where(covered, reconstruction.HIDDEN_GREY, images)),
     ]
     for target, found in samples.items():
-        asked, answered = (
-            picture.enlarge(tiles[:_NUM_ROWS], width) for tiles in (found.asked, found.answered)
+        values, prediction = (
+            reconstruction.enlarge(tiles[:_NUM_ROWS], width)
+            for tiles in (found.target, found.prediction)
         )
         star = " *" if found.ground_truth else ""
-        columns.append((target + star, "asked", asked))
-        columns.append(("", "answered", torch.where(covered, answered, asked)))
+        columns.append((target + star, "target", values))
+        columns.append(("", "prediction", torch.where(covered, prediction, values)))
     height = images.shape[2]
-    sheet_width = 2 * _LEFT + len(columns) * (width + picture.GAP) - picture.GAP
-    note = "Visible patches of `answered` show what was asked."
+    sheet_width = 2 * _LEFT + len(columns) * (width + reconstruction.GAP) - reconstruction.GAP
+    note = "Visible patches of `prediction` show the target."
     if any(found.ground_truth for found in samples.values()):
         note += " * drawn with the true patches' mean and std, which the model did not predict."
     lines = textwrap.wrap(note, int((sheet_width - 2 * _LEFT) / _LETTER))
     bottom = _BOTTOM + _LINE * len(lines)
-    sheet_height = _TOP + _NUM_ROWS * (height + picture.GAP) + bottom
+    sheet_height = _TOP + _NUM_ROWS * (height + reconstruction.GAP) + bottom
     rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(_NUM_ROWS)]
-    figure = picture.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
+    figure = reconstruction.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
     for place, (target, heading, _) in enumerate(columns):
-        x = _LEFT + place * (width + picture.GAP)
-        picture.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
-        picture.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
+        x = _LEFT + place * (width + reconstruction.GAP)
+        reconstruction.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
+        reconstruction.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
     for place, line in enumerate(lines):
-        picture.text(figure, _LEFT, (bottom - _LINE * (place + 1)) / sheet_height, line, size=11)
+        reconstruction.text(
+            figure, _LEFT, (bottom - _LINE * (place + 1)) / sheet_height, line, size=11
+        )
     return figure

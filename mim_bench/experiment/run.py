@@ -28,7 +28,7 @@ from mim_bench.data.run_data import Data, complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.protocols import evaluate
-from mim_bench.evaluate.sample import draw_picture, sample
+from mim_bench.evaluate.reconstruction import draw_picture, sample
 from mim_bench.files import write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.records import provenance
@@ -219,7 +219,7 @@ def _pretrained(
     path = folder / "pretrain.json"
     if distributed.on_main(path.is_file):
         model = pretrain.build_model(config, fitted.target.dim).to(device)
-        pretrain.load_weights(folder, model)
+        pretrain.load_weights(folder, model, fitted.target)
         return model, PretrainFacts.model_validate_json(path.read_text())
     with stages.stage(f"pre-train {config.target.name}") as report:
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mim_bench import rng
 from mim_bench.config.run import ModelConfig
+from mim_bench.errors import UserError
 from mim_bench.model import masking
 from mim_bench.model.position import sincos_table
 from mim_bench.model.vit import Encoder, LayerNorm
@@ -159,15 +160,19 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             loss (scalar, mean over hidden patches), prediction (B, L, dim), mask (B, L) bool, True = hidden.
         """
-        # in full precision whatever the model runs in: a target is the same on every device
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            values = target(images)
+        values = compute_values(target, images)
         if noise is None:
             noise = torch.rand(len(images), self.geometry.num_patches, device=images.device)
         visible, restore, mask = masking.split(noise, self.num_visible)
         prediction = self.predict(images, visible, restore)
-        per_patch = target.loss(prediction, values)
-        return (per_patch * mask).sum() / mask.sum(), prediction, mask
+        hidden = torch.argsort(mask.byte(), dim=1, stable=True)[:, self.num_visible :]  # (B, N)
+        losses = target.loss(_take(prediction, hidden), _values_at(values, hidden))
+        if losses.shape != hidden.shape:
+            raise UserError(
+                f"{type(target).__name__}.loss returns shape {tuple(losses.shape)}; needed is one loss for each "
+                f"hidden patch, {tuple(hidden.shape)}"
+            )
+        return losses.mean(), prediction, mask
 
     def predict(self, images: Tensor, visible: Tensor, restore: Tensor) -> Tensor:
         """Images (B, C, H, W), visible (B, V), restore (B, L) -> prediction (B, L, dim)."""
@@ -219,6 +224,21 @@ class MaskedAutoencoder(nn.Module):
         for block in encoder.blocks:
             tokens = block(tokens)
         return encoder.norm(tokens)
+
+
+def compute_values(target: Target, images: Tensor) -> Tensor:
+    """Values of a target, without gradient, in the precision that its class states."""
+    exact = target.precision == "float32"  # the same on every device, whatever the model runs in
+    with torch.no_grad():
+        if not exact:
+            return target(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return target(images)
+
+
+def _values_at(values: Tensor, index: Tensor) -> Tensor:
+    """Values (B, L) or (B, L, K) at patches (B, N) -> (B, N) or (B, N, K)."""
+    return _take(values, index) if values.ndim == 3 else values.gather(1, index)
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from mim_bench.config.recipe import load_recipe
 from mim_bench.config.resolve import explain
-from mim_bench.config.run import RunConfig
+from mim_bench.config.run import ModelConfig, RunConfig
 from mim_bench.config.source import IMAGENET_MEAN, IMAGENET_STD
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry, Target, target_class
+from mim_bench.target import Geometry, Target, TargetContext, target_class
 
 
 def geometry(config: RunConfig) -> Geometry:
@@ -24,7 +24,8 @@ def geometry(config: RunConfig) -> Geometry:
 def make_target(config: RunConfig) -> Target:
     """The target of a complete config, not yet fitted."""
     cls = target_class(config.target.class_path)
-    return cls(cls.Params.model_validate(config.target.params), geometry(config))
+    context = TargetContext(geometry(config), config.model, config.seed)
+    return cls(cls.Params.model_validate(config.target.params), context)
 
 
 def build_target(
@@ -35,6 +36,8 @@ def build_target(
     in_chans: int = 3,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    model: ModelConfig | None = None,
+    seed: int = 0,
     **params: Any,
 ) -> Target:
     """A target by recipe name or path, for use outside a run.
@@ -42,6 +45,7 @@ def build_target(
     Args:
         image_size: pixels, side or (height, width); a multiple of `patch_size`.
         mean, std: per channel, of images in [0, 1]; a single value serves every channel.
+        model: the student, for targets that are built from it; by default ViT-B of this patch size.
         params: over the recipe's own.
 
     Raises:
@@ -59,7 +63,8 @@ def build_target(
         return tuple(values) * (in_chans if len(values) == 1 else 1)
 
     built = Geometry(size, patch_size, in_chans, per_channel(mean, "mean"), per_channel(std, "std"))
+    context = TargetContext(built, model or ModelConfig(patch_size=patch_size), seed)
     try:
-        return cls(cls.Params.model_validate({**found.params, **params}), built)
+        return cls(cls.Params.model_validate({**found.params, **params}), context)
     except ValidationError as error:
         raise UserError(f"target '{name_or_toml}': {explain(error)}") from None

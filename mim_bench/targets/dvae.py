@@ -26,7 +26,7 @@ from torch import Tensor
 from mim_bench import rng
 from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry, Target, TrainingImages, to_rgb
+from mim_bench.target import Target, TargetContext, TrainingImages, to_rgb
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.decoder import Decoder, initialize_decoder
 from mim_bench.targets.tokenizer.encoder import Encoder, initialize, map_pixels
@@ -67,8 +67,9 @@ class DvaeTarget(Target):
     encoder: Encoder
     decoder: Decoder | None
 
-    def __init__(self, params: DvaeParams, geometry: Geometry) -> None:
-        super().__init__(params, geometry)
+    def __init__(self, params: DvaeParams, context: TargetContext) -> None:
+        super().__init__(params, context)
+        geometry = context.geometry
         self.params: DvaeParams = params
         if params.weights is None:
             self._build_own()
@@ -166,7 +167,7 @@ class DvaeTarget(Target):
         """(B, L, V) logits, (B, L) ids -> (B, L) cross-entropy in nats, float32."""
         return F.cross_entropy(prediction.float().movedim(-1, 1), target, reduction="none")
 
-    def answer(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """(B, L, V) logits -> (B, L) ids."""
         return prediction.argmax(dim=-1)
 

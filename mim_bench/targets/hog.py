@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mim_bench.config.target_params import HogParams
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry, Target
+from mim_bench.target import Target, TargetContext
 from mim_bench.targets.regression_loss import regression_loss
 
 _CELL_IN_PICTURE = 12
@@ -64,8 +64,9 @@ class HogTarget(Target):
     Params = HogParams
     version = HogParams.version
 
-    def __init__(self, params: HogParams, geometry: Geometry) -> None:
-        super().__init__(params, geometry)
+    def __init__(self, params: HogParams, context: TargetContext) -> None:
+        super().__init__(params, context)
+        geometry = context.geometry
         patch, (height, width) = geometry.patch_size, geometry.image_size
         self.cells = params.cells_per_side or (2 if patch % 2 == 0 and patch >= 4 else 1)
         """Cells along a patch's side."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mim_bench.config.target_params import NormPixelParams
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry, Target, to_rgb
+from mim_bench.target import Target, TargetContext, to_rgb
 from mim_bench.targets.regression_loss import regression_loss
 
 
@@ -26,8 +26,9 @@ class NormPixelTarget(Target):
     version = NormPixelParams.version
     picture_uses_ground_truth: ClassVar[bool] = True
 
-    def __init__(self, params: NormPixelParams, geometry: Geometry) -> None:
-        super().__init__(params, geometry)
+    def __init__(self, params: NormPixelParams, context: TargetContext) -> None:
+        super().__init__(params, context)
+        geometry = context.geometry
         self.dim = geometry.patch_size**2 * geometry.in_chans
         if self.dim < 2:
             raise UserError("norm_pixel needs patches of at least 2 values; raise patch_size")

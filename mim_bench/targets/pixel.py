@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mim_bench.config.target_params import PixelParams
-from mim_bench.target import Geometry, Target, to_rgb
+from mim_bench.target import Target, TargetContext, to_rgb
 from mim_bench.targets.regression_loss import regression_loss
 
 
@@ -21,8 +21,9 @@ class PixelTarget(Target):
     Params = PixelParams
     version = PixelParams.version
 
-    def __init__(self, params: PixelParams, geometry: Geometry) -> None:
-        super().__init__(params, geometry)
+    def __init__(self, params: PixelParams, context: TargetContext) -> None:
+        super().__init__(params, context)
+        geometry = context.geometry
         self.dim = geometry.patch_size**2 * geometry.in_chans
 
     @torch.no_grad()

@@ -135,6 +135,7 @@ def pretrain(
         )
     target.requires_grad_(False)
     model = build_model(config, target.dim).to(device)
+    target.begin(model)
     sampler = masking.MaskSampler(config.mask, model.geometry.grid)
     accelerate(model, device, config.runtime)
     shard(model, config.runtime)
@@ -148,15 +149,17 @@ def pretrain(
 
     training = make_training(config, data.train.num_images, folder, device)
     outcome = loop.train(training, task, optimizer, batches, report)
-    save_weights(folder, model, config)
+    save_weights(folder, model, target, config)
     if sharded_modules([model]):  # evaluation needs it whole
         model = build_model(config, target.dim).to(device)
         load_weights(folder, model)
     return model, outcome
 
 
-def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> None:
-    """`encoder.safetensors` with timm's names, and `model.safetensors` with all of it; by rank 0."""
+def save_weights(folder: Path, model: MaskedAutoencoder, target: Target, config: RunConfig) -> None:
+    """Rank 0 writes `encoder.safetensors` with timm's names, `model.safetensors` with all of the model and, of
+    a target that followed the student, `target.safetensors`.
+    """
     header = {"run_hash": config.hash, "model": config.model.model_dump_json()}
     tensors = {name: full_tensor(tensor) for name, tensor in model.state_dict().items()}
     encoder = {
@@ -168,15 +171,22 @@ def save_weights(folder: Path, model: MaskedAutoencoder, config: RunConfig) -> N
     def save() -> None:
         checkpoint.save_tensors(folder / "encoder.safetensors", encoder, header)
         checkpoint.save_tensors(folder / "model.safetensors", tensors, header)
+        if target.follows_student:
+            checkpoint.save_tensors(folder / "target.safetensors", target.state_dict(), header)
 
     distributed.on_main(save)
 
 
-def load_weights(folder: Path, model: MaskedAutoencoder) -> None:
-    """The finished model of a run folder; every tensor must match."""
-    path = folder / "model.safetensors"
-    tensors, _ = checkpoint.load_tensors(path)
-    checkpoint.load_exactly(model, tensors, str(path))
+def load_weights(folder: Path, model: MaskedAutoencoder, target: Target | None = None) -> None:
+    """The finished model of a run folder and its target's state; every tensor must match."""
+    if target is not None:
+        target.begin(model)
+    modules: dict[str, nn.Module] = {"model": model}
+    if target is not None and target.follows_student:
+        modules["target"] = target
+    for name, module in modules.items():
+        path = folder / f"{name}.safetensors"
+        checkpoint.load_exactly(module, checkpoint.load_tensors(path)[0], str(path))
 
 
 def epoch_losses(folder: Path) -> tuple[tuple[int, float], ...]:

@@ -210,12 +210,12 @@ def test_single_class__is_refused(cli, tmp_path):
 
 
 def test_full_disk__is_the_users_to_mend(cli, monkeypatch):
-    from mim_bench.evaluate import picture
+    from mim_bench.evaluate import reconstruction
 
     def full(figure, path):
         raise OSError(28, "No space left on device", "picture.png")
 
-    monkeypatch.setattr(picture, "write", full)
+    monkeypatch.setattr(reconstruction, "write", full)
     code, _, err = cli(*RUN)
     assert code == 2 and "error: picture.png: No space left on device" in err
 

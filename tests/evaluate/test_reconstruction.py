@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import Tensor
 
-from mim_bench.evaluate.picture import draw_grid
+from mim_bench.errors import UserError
+from mim_bench.evaluate.reconstruction import draw_grid
 from mim_bench.target import Geometry
 
 GEOMETRY = Geometry((32, 64), 16, 1, (0.5,), (0.25,))
@@ -23,8 +24,8 @@ def inputs(num: int = 8, scale: int = 1, geometry: Geometry = GEOMETRY) -> dict[
     return {
         "images": torch.rand(num, geometry.in_chans, height, width, generator=generator),
         "mask": torch.rand(num, geometry.num_patches, generator=generator) < 0.5,
-        "asked": torch.rand(big, generator=generator),
-        "answered": torch.rand(big, generator=generator),
+        "target": torch.rand(big, generator=generator),
+        "prediction": torch.rand(big, generator=generator),
     }
 
 
@@ -62,9 +63,9 @@ def test_draw_grid__shows_four_rows_pixel_for_pixel(
     given = inputs(scale=scale)
     sheet = draw(tmp_path / "a.png", given)
     hidden = levels(given["mask"].view(8, 1, 2, 4).float(), height) > 0
-    image, asked = levels(given["images"], height), levels(given["asked"], height)
-    answered = levels(given["answered"], height)
-    expected = (image, np.where(hidden, GREY, image), asked, np.where(hidden, answered, asked))
+    image, target = levels(given["images"], height), levels(given["target"], height)
+    prediction = levels(given["prediction"], height)
+    expected = (image, np.where(hidden, GREY, image), target, np.where(hidden, prediction, target))
     for row, row_expected in enumerate(expected):
         np.testing.assert_array_equal(tiles(sheet, row, height), row_expected)
 
@@ -106,7 +107,7 @@ def test_draw_grid__keeps_the_old_file_when_writing_fails(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         draw(path, inputs())
     assert [(item.name, item.read_bytes()) for item in tmp_path.iterdir()] == [("a.png", b"old")]
 
@@ -116,8 +117,8 @@ def test_draw_grid__keeps_the_old_file_when_writing_fails(
     [
         ("images", torch.rand(8, 1, 32, 32)),
         ("mask", torch.ones(8, 9).bool()),
-        ("asked", torch.rand(8, 3, 32, 60)),
-        ("answered", torch.rand(8, 3, 64, 128)),
+        ("target", torch.rand(8, 3, 32, 60)),
+        ("prediction", torch.rand(8, 3, 64, 128)),
     ],
 )
 def test_draw_grid__refuses_shapes_that_do_not_belong(

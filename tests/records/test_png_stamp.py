@@ -7,8 +7,8 @@ from fake import fake_record
 from PIL import Image
 
 from mim_bench.config.benchmark import cells
-from mim_bench.evaluate import picture
-from mim_bench.evaluate.picture import lay_out
+from mim_bench.evaluate.reconstruction import lay_out
+from mim_bench.evaluate.reconstruction import write as write_png
 from mim_bench.records import png_stamp
 from mim_bench.records.finished import shown
 from mim_bench.records.record import Record, read, write
@@ -69,7 +69,7 @@ def test_png__keeps_its_stamp_and_nothing_of_matplotlib(tmp_path: Path) -> None:
     import torch
 
     figure = lay_out([torch.zeros(2, 3, 4, 4)], 40, 40, left=2, top=2)
-    picture.write(figure, tmp_path / "a.png", png_stamp.metadata("of these"))
+    write_png(figure, tmp_path / "a.png", png_stamp.metadata("of these"))
     assert png_stamp.read(tmp_path / "a.png") == "of these"
     with Image.open(tmp_path / "a.png") as image:
         assert "Software" not in image.info

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry
+from mim_bench.target import Geometry, TargetContext
 from mim_bench.targets.dvae import DvaeTarget, factor_for, palette
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.encoder import Block
@@ -48,7 +48,7 @@ def _geometry(size: int = 16, patch: int = 4, chans: int = 1) -> Geometry:
 
 
 def _target(geometry: Geometry | None = None, **params: Any) -> DvaeTarget:
-    return DvaeTarget(DvaeParams(**(TINY | params)), geometry or _geometry())
+    return DvaeTarget(DvaeParams(**(TINY | params)), TargetContext(geometry or _geometry()))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_dvae__autocast_changes_no_word(fitted: tuple[DvaeTarget, dict[str, floa
 def test_dvae__loss_is_the_cross_entropy_of_each_patch() -> None:
     target = _target()
     prediction = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
-    words = target.answer(prediction)
+    words = target.decode(prediction)
     loss = target.loss(prediction.bfloat16(), words)
     assert loss.shape == (2, 16)
     assert loss.dtype == torch.float32
@@ -202,13 +202,13 @@ def test_dvae__published_weights_give_the_official_words() -> None:
     with np.load(GOLDEN / "dalle_encoder.npz") as file:
         images = torch.from_numpy(file["b32_u8"]).movedim(-1, 1).float() / 255
         expected = torch.from_numpy(file["b32_tokens"]).flatten(1)
-    target = DvaeTarget(DvaeParams(weights=WEIGHTS), _geometry(32, 8, 3))
+    target = DvaeTarget(DvaeParams(weights=WEIGHTS), TargetContext(_geometry(32, 8, 3)))
     assert not target.needs_fit
     assert target.dim == 512
     assert target.weights_sha256 is not None
     assert len(target.weights_sha256) == 64
     assert torch.equal(target(images), expected)
-    larger = DvaeTarget(DvaeParams(weights=WEIGHTS), _geometry(64, 16, 3))
+    larger = DvaeTarget(DvaeParams(weights=WEIGHTS), TargetContext(_geometry(64, 16, 3)))
     assert larger(torch.rand(1, 3, 64, 64)).shape == (1, 16)
     picture = target.picture(expected, images)
     assert picture.shape == (4, 3, 32, 32)
@@ -216,17 +216,17 @@ def test_dvae__published_weights_give_the_official_words() -> None:
 
 
 def test_dvae__published_weights_take_one_channel_and_no_other_count() -> None:
-    grey = DvaeTarget(DvaeParams(weights=WEIGHTS), _geometry(32, 8, 1))
-    colour = DvaeTarget(DvaeParams(weights=WEIGHTS), _geometry(32, 8, 3))
+    grey = DvaeTarget(DvaeParams(weights=WEIGHTS), TargetContext(_geometry(32, 8, 1)))
+    colour = DvaeTarget(DvaeParams(weights=WEIGHTS), TargetContext(_geometry(32, 8, 3)))
     image = torch.rand(1, 1, 32, 32)
     assert torch.equal(grey(image), colour(image.expand(-1, 3, -1, -1)))
     with pytest.raises(UserError, match="in_chans is 4.*takes 3"):
-        DvaeTarget(DvaeParams(weights=WEIGHTS), _geometry(32, 8, 4))
+        DvaeTarget(DvaeParams(weights=WEIGHTS), TargetContext(_geometry(32, 8, 4)))
 
 
 def test_dvae__says_what_weights_leave_without_effect(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        DvaeTarget(DvaeParams(weights=WEIGHTS, vocab_size=99), _geometry(32, 8, 3))
+        DvaeTarget(DvaeParams(weights=WEIGHTS, vocab_size=99), TargetContext(_geometry(32, 8, 3)))
     assert "without effect: vocab_size" in caplog.text
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mim_bench.config.target_params import HogParams
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry
+from mim_bench.target import Geometry, TargetContext
 from mim_bench.targets.hog import HogTarget, sobel
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "hog.npz")
@@ -23,7 +23,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "hog.npz")
 def build(size: tuple[int, int], patch: int, chans: int, **params: object) -> HogTarget:
     stats = (0.5,) * chans
     geometry = Geometry(size, patch, chans, stats, stats)
-    return HogTarget(HogParams.model_validate(params), geometry)
+    return HogTarget(HogParams.model_validate(params), TargetContext(geometry))
 
 
 def photos(name: str, num: int) -> Tensor:

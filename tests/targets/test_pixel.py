@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mim_bench.config.target_params import LossName, NormPixelParams, PixelParams
 from mim_bench.errors import UserError
-from mim_bench.target import Geometry, Target
+from mim_bench.target import Geometry, Target, TargetContext
 from mim_bench.targets.norm_pixel import NormPixelTarget
 from mim_bench.targets.pixel import PixelTarget
 from mim_bench.targets.regression_loss import regression_loss
@@ -35,7 +35,10 @@ def images_for(geometry: Geometry, num: int = 3) -> Tensor:
 
 
 def both(geometry: Geometry) -> list[Target]:
-    return [PixelTarget(PixelParams(), geometry), NormPixelTarget(NormPixelParams(), geometry)]
+    return [
+        PixelTarget(PixelParams(), TargetContext(geometry)),
+        NormPixelTarget(NormPixelParams(), TargetContext(geometry)),
+    ]
 
 
 def test_patchify__has_official_order() -> None:
@@ -45,12 +48,12 @@ def test_patchify__has_official_order() -> None:
 
 
 def test_pixel__equals_official_patches() -> None:
-    values = PixelTarget(PixelParams(), OFFICIAL)(golden_images())
+    values = PixelTarget(PixelParams(), TargetContext(OFFICIAL))(golden_images())
     torch.testing.assert_close(values, golden("patches"), atol=1e-6, rtol=0)
 
 
 def test_norm_pixel__equals_official_target() -> None:
-    values = NormPixelTarget(NormPixelParams(), OFFICIAL)(golden_images())
+    values = NormPixelTarget(NormPixelParams(), TargetContext(OFFICIAL))(golden_images())
     torch.testing.assert_close(values, golden("norm_pix_target"), atol=1e-6, rtol=0)
 
 
@@ -63,7 +66,7 @@ def test_loss__equals_official_losses() -> None:
 
 
 def test_norm_pixel__has_mean_0_and_variance_1_per_patch() -> None:
-    values = NormPixelTarget(NormPixelParams(eps=1e-12), ODD)(images_for(ODD))
+    values = NormPixelTarget(NormPixelParams(eps=1e-12), TargetContext(ODD))(images_for(ODD))
     assert values.shape == (3, 15, 32)
     torch.testing.assert_close(values.mean(-1), torch.zeros(3, 15), atol=1e-5, rtol=0)
     torch.testing.assert_close(values.var(-1), torch.ones(3, 15), atol=1e-5, rtol=0)
@@ -71,13 +74,15 @@ def test_norm_pixel__has_mean_0_and_variance_1_per_patch() -> None:
 
 def test_norm_pixel__is_0_on_flat_patches() -> None:
     geometry = Geometry((8, 8), 4, 1, (0.5,), (0.25,))
-    values = NormPixelTarget(NormPixelParams(), geometry)(torch.full((2, 1, 8, 8), 0.75))
+    values = NormPixelTarget(NormPixelParams(), TargetContext(geometry))(
+        torch.full((2, 1, 8, 8), 0.75)
+    )
     assert torch.equal(values, torch.zeros(2, 4, 16))
 
 
 def test_norm_pixel__refuses_patches_of_one_value() -> None:
     with pytest.raises(UserError, match="patch_size"):
-        NormPixelTarget(NormPixelParams(), Geometry((4, 4), 1, 1, (0.5,), (0.25,)))
+        NormPixelTarget(NormPixelParams(), TargetContext(Geometry((4, 4), 1, 1, (0.5,), (0.25,))))
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "smooth_l1"])

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from mim_bench.config import recipe
-from mim_bench.targets.build import build_target, target_class
+from mim_bench.config.run import ModelConfig
+from mim_bench.errors import UserError
+from mim_bench.model.mae import MaskedAutoencoder
+from mim_bench.target import target_class
+from mim_bench.targets.build import build_target
 
 TARGETS = recipe.names("targets")
 CASES = [((28, 28), 4, 1), ((16, 24), 8, 3), ((32, 32), 16, 2)]
@@ -31,6 +35,16 @@ class Images:
         yield from self.images.split(32)
 
 
+STUDENT = ModelConfig(
+    embed_dim=16, depth=2, num_heads=2, decoder_depth=1, decoder_dim=16, decoder_num_heads=2
+)
+
+
+def student(target):
+    """The model that a target is predicted by, at its initial weights."""
+    return MaskedAutoencoder(target.context.model, target.geometry, target.dim)
+
+
 @pytest.fixture(
     scope="module", params=[(name, case) for name in TARGETS for case in CASES], ids=str
 )
@@ -44,8 +58,10 @@ def built(request):
         in_chans=channels,
         mean=(0.4,),
         std=(0.3,),
+        model=STUDENT.model_copy(update={"patch_size": patch}),
         **params,
     )
+    target.begin(student(target))
     images = Images(size, channels)
     if target.needs_fit:
         target.fit(images, seed=0)
@@ -77,7 +93,7 @@ def test_loss__is_one_number_a_patch_and_sends_gradient(built):
     assert touched[1, 2] and touched.sum() == 1
 
 
-def test_right_answer__has_a_lower_loss_than_a_wrong_one(built):
+def test_right_prediction__has_a_lower_loss_than_a_wrong_one(built):
     target, images = built
     values = target(images)
     if values.is_floating_point():
@@ -86,7 +102,7 @@ def test_right_answer__has_a_lower_loss_than_a_wrong_one(built):
         right = 20 * torch.nn.functional.one_hot(values, target.dim).float()
     wrong = torch.randn_like(right) * 3
     assert target.loss(right, values).mean() < target.loss(wrong, values).mean()
-    assert torch.equal(target.answer(right), values)
+    assert torch.equal(target.decode(right), values)
 
 
 def test_forward__does_not_depend_on_the_batch(built):
@@ -106,7 +122,8 @@ def test_picture__is_an_image_in_range(built):
 
 def test_state__moves_into_a_fresh_target(built):
     target, images = built
-    fresh = type(target)(target.params, target.geometry)
+    fresh = type(target)(target.params, target.context)
+    fresh.begin(student(target))
     fresh.load_state_dict(target.state_dict())
     assert not fresh.needs_fit
     assert torch.equal(fresh(images), target(images))
@@ -119,3 +136,31 @@ def test_recipe__shares_its_stem_with_the_file_of_its_class(name):
     assert Path(inspect.getfile(cls)).stem == name
     assert found.paper and found.description
     assert all(field.description for field in cls.Params.model_fields.values())
+
+
+def test_feature__is_one_finite_row_an_image(built):
+    target, images = built
+    feature = target.feature(images)
+    assert feature.ndim == 2 and len(feature) == 4 and feature.dtype == torch.float32
+    assert torch.isfinite(feature).all() and not feature.requires_grad
+    if not target(images).is_floating_point():
+        assert torch.allclose(feature.sum(1), torch.ones(4))
+
+
+def test_model__trains_on_it_and_refuses_a_loss_of_another_shape(built, monkeypatch):
+    target, images = built
+    model = student(target)
+    loss, prediction, mask = model(images, target, torch.rand(4, target.geometry.num_patches))
+    each = target.loss(prediction, target(images))
+    assert torch.allclose(loss, each[mask].mean(), rtol=1e-5)
+    loss.backward()
+    assert model.encoder.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+    right = type(target).loss
+    for wrong in (
+        lambda *a: right(*a).mean(),
+        lambda *a: right(*a)[:, :1],
+        lambda *a: right(*a)[0],
+    ):
+        monkeypatch.setattr(type(target), "loss", wrong)
+        with pytest.raises(UserError, match=rf"{type(target).__name__}\.loss returns shape"):
+            model(images, target)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import ranks
 import torch
+from safetensors.torch import load_file
 from timm.layers import DropPath
 
 from mim_bench.errors import UserError
@@ -95,6 +96,17 @@ def test_two_ranks__have_the_losses_of_one(one, two, name, training):
     alone, together = losses(one, "whole", training), losses(two, name, training)
     assert len(alone) == len(together) >= 8
     assert together == pytest.approx(alone, rel=2e-4)
+
+
+def test_two_ranks__have_the_teacher_of_one(two, tmp_path):
+    ranks.run(tmp_path, "ema", *ranks.ONLY, target="ema_feature")
+    assert losses(two, "ema") == pytest.approx(losses(tmp_path, "ema"), rel=2e-4)
+    alone, together = (
+        load_file(folder(out, "ema") / "target.safetensors") for out in (tmp_path, two)
+    )
+    assert alone.keys() == together.keys() and len(alone) > 20
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_two_ranks__evaluate_every_image_once(one, two):

@@ -48,10 +48,13 @@ def pretrained(config, folder, report=None):
     return pretrain(config, data, target, folder, CPU, report)[0].state_dict()
 
 
-@pytest.mark.parametrize("steps", [(1,), (5,), (7, 9), (11,)])
-def test_pretraining__resumes_bit_equal(small, tmp_path, steps):
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [*(("hog", steps) for steps in ((1,), (5,), (7, 9), (11,))), ("ema_feature", (5, 9))],
+)
+def test_pretraining__resumes_bit_equal(small, tmp_path, target, steps):
     config = small(
-        "hog", "runtime.log_every_steps=1", "pretrain.accumulation_steps=2", "pretrain.clip_norm=1"
+        target, "runtime.log_every_steps=1", "pretrain.accumulation_steps=2", "pretrain.clip_norm=1"
     )
     whole = pretrained(config, tmp_path / "whole")
     for step in steps:

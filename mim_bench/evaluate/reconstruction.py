@@ -1,8 +1,8 @@
-"""The picture of a run: what a target asks for and what the model answered, for a few test images.
+"""The picture of a run: target and prediction on a few test images, under the same masks for every target.
 
-Four rows: image, image with the hidden patches grey, what was asked, what was answered. In the last row the
-visible patches show what was asked, as no answer was trained there. Pixels are enlarged by whole
-factors and placed one to one, so that nothing is blurred.
+Four rows: image, image with the hidden patches grey, target, prediction. In the last row the visible patches show
+the target, as no prediction was trained there. Pixels are enlarged by whole factors and placed one to one, so
+that nothing is blurred.
 
 Legend: N images, C channels, H W image, H' W' = k*H k*W with a whole k, L patches (row-major grid).
 """
@@ -10,6 +10,7 @@ Legend: N images, C channels, H W image, H' W' = k*H k*W with a whole k, L patch
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +21,20 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from torch import Tensor
 
-from mim_bench.target import Geometry, to_rgb
+from mim_bench import rng
+from mim_bench.config.run import RunConfig
+from mim_bench.data.run_data import Data, open_data
+from mim_bench.evaluate.context import Features
+from mim_bench.files import replacing
+from mim_bench.model import masking
+from mim_bench.model.mae import MaskedAutoencoder, compute_values
+from mim_bench.records.run_folder import read_config
+from mim_bench.target import Geometry, Target, to_rgb
+from mim_bench.targets.build import geometry as geometry_of
+from mim_bench.train import loop, pretrain
+from mim_bench.train.fit import fitted_target
 
+_NUM_PICTURES = 8
 _DPI = 100
 _MIN_TILE = 112
 """Pixels; an image is enlarged by the least whole factor that makes its shorter side this long."""
@@ -37,14 +50,84 @@ _FOOTNOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Target and prediction of a run on a few evaluated images."""
+
+    images: Tensor
+    """(N, C, H, W) in [0, 1]."""
+    mask: Tensor
+    """(N, L) bool, True = hidden."""
+    target: Tensor
+    """(N, 3, k*H, k*W) in [0, 1]."""
+    prediction: Tensor
+    """(N, 3, k*H, k*W) in [0, 1]."""
+    ground_truth: bool
+    """True if statistics of the true images were used to draw."""
+
+
+def sample(
+    config: RunConfig, data: Data, target: Target, model: MaskedAutoencoder, device: torch.device
+) -> Sample:
+    """The same images, under the same masks, for every target of a seed."""
+    split = data.evaluate
+    index = rng.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
+    clean = Features(config, data, model.encoder, device).crop
+    images = next(iter(split.batches([index], clean, device=device)))[0].float() / 255
+    noise = masking.MaskSampler(config.mask, model.geometry.grid).noise(
+        index.to(device), seed=config.seed, epoch=0
+    )
+    model.eval()
+    with torch.no_grad(), loop.autocast(device, config.runtime):
+        _, output, mask = model(images, target, noise)
+        values = target.picture(compute_values(target, images), images)
+        prediction = target.picture(target.decode(output.float()), images)
+    return Sample(
+        images.cpu(),
+        mask.cpu(),
+        values.float().cpu(),
+        prediction.float().cpu(),
+        target.picture_uses_ground_truth,
+    )
+
+
+def draw_picture(path: Path, config: RunConfig, taken: Sample) -> None:
+    """`picture.png`: image, masked image, target, prediction."""
+    draw_grid(
+        path,
+        target_name=config.target.name,
+        images=taken.images,
+        mask=taken.mask,
+        target=taken.target,
+        prediction=taken.prediction,
+        geometry=geometry_of(config),
+        ground_truth=taken.ground_truth,
+        title=config.run_id,
+    )
+
+
+def reopen(folder: Path, device: torch.device) -> tuple[RunConfig, Sample]:
+    """A finished run's sample, taken again from its weights.
+
+    Raises:
+        UserError: the run is not finished, or its weights do not match.
+    """
+    config = read_config(folder)
+    data = open_data(config, device)
+    target = fitted_target(config, data, folder.parent, device).target
+    model = pretrain.build_model(config, target.dim).to(device)
+    pretrain.load_weights(folder, model, target)
+    return config, sample(config, data, target, model, device)
+
+
 def draw_grid(
     path: str | os.PathLike[str],
     *,
     target_name: str,
     images: Tensor,
     mask: Tensor,
-    asked: Tensor,
-    answered: Tensor,
+    target: Tensor,
+    prediction: Tensor,
     geometry: Geometry,
     ground_truth: bool,
     title: str,
@@ -56,34 +139,34 @@ def draw_grid(
         target_name: for the row label.
         images: (N, C, H, W) in [0, 1].
         mask: (N, L) bool, True = hidden.
-        asked: (N, 3, H', W') in [0, 1], `Target.picture` of the target's values.
-        answered: the same of the model's answer; only its hidden patches are shown.
+        target: (N, 3, H', W') in [0, 1], `Target.picture` of the target's values.
+        prediction: the same of the model's prediction; only its hidden patches are shown.
         geometry: of the target.
         ground_truth: whether statistics of the true image were used to draw; the picture then says so.
         title: one line at the top.
     """
     shown = to_rgb(images.detach().float().cpu())
-    asked, answered = (x.detach().float().cpu().clamp(0, 1) for x in (asked, answered))
+    target, prediction = (x.detach().float().cpu().clamp(0, 1) for x in (target, prediction))
     hidden = mask.detach().cpu().bool()
-    _check(shown, hidden, asked, answered, geometry)
+    _check(shown, hidden, target, prediction, geometry)
 
     height, width = geometry.image_size
-    factor = asked.shape[-1] // width
+    factor = target.shape[-1] // width
     factor *= max(1, -(-_MIN_TILE // (factor * min(height, width))))
-    shown, asked, answered = (enlarge(x, factor * width) for x in (shown, asked, answered))
+    shown, target, prediction = (enlarge(x, factor * width) for x in (shown, target, prediction))
     covered = enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
     rows = (
         ("image", "", shown),
         ("input", "hidden patches grey", torch.where(covered, HIDDEN_GREY, shown)),
-        ("asked", textwrap.fill(f"target: {target_name}", 24), asked),
-        ("answered", "on hidden patches;\nvisible ones as asked", torch.where(covered, answered, asked)),
+        ("target", textwrap.fill(target_name, 24), target),
+        ("prediction", "of hidden patches;\ntarget elsewhere", torch.where(covered, prediction, target)),
     )  # fmt: skip
     figure = _compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
     write(figure, Path(path))
 
 
 def _check(
-    shown: Tensor, hidden: Tensor, asked: Tensor, answered: Tensor, geometry: Geometry
+    shown: Tensor, hidden: Tensor, target: Tensor, prediction: Tensor, geometry: Geometry
 ) -> None:
     """Raises ValueError where shapes do not belong together."""
     num, (height, width) = shown.shape[0], geometry.image_size
@@ -91,11 +174,11 @@ def _check(
         raise ValueError(f"images {tuple(shown.shape)} for image size {height} x {width}")
     if hidden.shape != (num, geometry.num_patches):
         raise ValueError(f"mask {tuple(hidden.shape)}, expected {(num, geometry.num_patches)}")
-    factor = asked.shape[-1] // width
+    factor = target.shape[-1] // width
     expected = (num, 3, factor * height, factor * width)
-    if factor < 1 or asked.shape != expected or answered.shape != expected:
+    if factor < 1 or target.shape != expected or prediction.shape != expected:
         raise ValueError(
-            f"asked {tuple(asked.shape)}, answered {tuple(answered.shape)}: both must be "
+            f"target {tuple(target.shape)}, prediction {tuple(prediction.shape)}: both must be "
             f"({num}, 3, k*{height}, k*{width})"
         )
 
@@ -157,11 +240,6 @@ def text(
 
 
 def write(figure: Figure, path: Path, metadata: Mapping[str, str | None] | None = None) -> None:
-    """Saves as PNG under a temporary name, then replaces; `metadata` as matplotlib takes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Saves as PNG, atomically; `metadata` as matplotlib takes it."""
+    with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
