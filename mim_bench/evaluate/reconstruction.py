@@ -45,8 +45,8 @@ _MIN_WIDTH = 720
 HIDDEN_GREY = 0.62
 _INK, _SOFT_INK, _FONT = "#1a1a1a", "#5f5f5f", "DejaVu Sans"
 _FOOTNOTE = (
-    "Drawn with statistics of the true image that the model did not predict (of pixels: each patch's mean and std; "
-    "of features: their principal components)."
+    "Drawn with statistics of the true image (a patch's mean and std; axes of features) "
+    "that the model did not predict."
 )
 
 
