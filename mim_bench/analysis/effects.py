@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.config.benchmark import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
@@ -173,19 +174,24 @@ def against_seed(values: np.ndarray, axis: int) -> tuple[float, float | None]:
     return expected, float(stats.f.sf(effect / expected, degrees, degrees * (num_seeds - 1)))
 
 
-def texts(effects: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, as those of `mim_bench.analysis.render`."""
+def grid(effects: Sequence[Effect]) -> Grid:
+    """The shares as a table, one row per effect."""
     headings = ["spread of", "comes from", "share %", "by chance %", "p", "points", "levels",
                 "cells", "seeds"]  # fmt: skip
-    lines = []
-    for one in effects:
-        chance = "-" if one.by_chance is None else f"{100 * one.by_chance:.1f}"
-        p = "-" if one.p is None else f"{one.p:.3f}" if one.p >= 0.001 else "<0.001"
-        name = f"{one.benchmark}, {one.measure}" + (" (stale)" if one.is_stale else "")
-        levels = "-" if one.num_levels is None else str(one.num_levels)
-        lines.append([name, one.factor, f"{100 * one.share:.1f}", chance, p, f"{one.points:.2f}",
-                      levels, str(one.num_cells), str(one.num_seeds)])  # fmt: skip
-    return headings, lines
+
+    def number(value: float | None, decimals: int) -> TableCell:
+        return MISSING if value is None else TableCell(f"{value:.{decimals}f}", value)
+
+    rows = []
+    for effect in effects:
+        name = f"{effect.benchmark}, {effect.measure}" + (" (stale)" if effect.is_stale else "")
+        chance = None if effect.by_chance is None else 100 * effect.by_chance
+        is_tiny = effect.p is not None and effect.p < 0.001
+        p = TableCell("<0.001", effect.p) if is_tiny else number(effect.p, 3)
+        rows.append([TableCell(name), TableCell(effect.factor), number(100 * effect.share, 1),
+                     number(chance, 1), p, number(effect.points, 2), number(effect.num_levels, 0),
+                     number(effect.num_cells, 0), number(effect.num_seeds, 0)])  # fmt: skip
+    return Grid(headings, rows)
 
 
 # ---- in words ----

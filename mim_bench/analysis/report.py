@@ -7,7 +7,7 @@ for byte. What is damaged does not stop it: its error stands where it would have
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mim_bench.analysis import effects, render, table
+from mim_bench.analysis.grid import Grid, TableCell
 from mim_bench.analysis.table import Table
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
@@ -24,9 +25,6 @@ from mim_bench.files import write_text
 from mim_bench.records import store
 from mim_bench.records.record import Record
 
-_NUMBER = re.compile(r"<?([-+]?\d[\d,]*\.?\d*)(?![\w.])")
-_NO_DIFFERENCE = ("reference", "indistinguishable")
-"""Sorted as 0: such rows are not ranked."""
 _FIGURES = {
     "figure": "accuracy along the quantity that the benchmark varies, published curve in grey",
     "pareto": "accuracy against the time of pre-training",
@@ -38,23 +36,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell of a table."""
-
-    html: Markup
-    number: float | None
-    """What it is sorted by; None: by its text, or last among numbers."""
-
-
-@dataclass(frozen=True)
 class Sheet:
-    """A table of the page."""
+    """A table of the page with its caption."""
 
     caption: str
-    headings: list[str]
-    kinds: list[str]
-    """`number`, `difference` or `text` of each column."""
-    lines: list[list[Shown]]
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -134,7 +120,7 @@ def _page(**content: Any) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.jinja")
-    return template.render(content, method=effects.METHOD)
+    return template.render(content, html=cell_html, method=effects.METHOD)
 
 
 def _provenance(records: Sequence[Record]) -> dict[str, Any]:
@@ -182,14 +168,12 @@ def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
 def _fill(part: Part, found: Table) -> None:
     title = found.benchmark.title
     if found.rows:
-        part.main = _sheet(f"{title}, preset {part.preset}", *render.texts(found))
+        part.main = Sheet(f"{title}, preset {part.preset}", render.main_grid(found))
         part.notes = [inline(note) for note in render.notes(found)]
-    headings, lines = render.readout_texts(found)
-    if lines:
-        part.readouts = _sheet(f"{title}, preset {part.preset}: every readout", headings, lines)
+    if (readouts := render.readout_grid(found)).rows:
+        part.readouts = Sheet(f"{title}, preset {part.preset}: every readout", readouts)
     if found.published_only:
-        caption = f"{title}: published rows"
-        part.published = _sheet(caption, *render.published_texts(found))
+        part.published = Sheet(f"{title}: published rows", render.published_grid(found))
     part.records = found.records
 
 
@@ -207,7 +191,7 @@ def _leads(results: Path) -> list[Lead]:
         if shares:
             lead.sentence = effects.sentence(shares)
             caption = f"Where the spread of accuracy comes from, preset {preset}"
-            lead.sheet = _sheet(caption, *effects.texts(shares))
+            lead.sheet = Sheet(caption, effects.grid(shares))
         leads.append(lead)
     return leads
 
@@ -215,40 +199,20 @@ def _leads(results: Path) -> list[Lead]:
 # ---- tables ----
 
 
-def _sheet(caption: str, headings: list[str], lines: Sequence[Sequence[str]]) -> Sheet:
-    columns = list(zip(*lines, strict=True))
-    kinds = ["text", *(_kind(h, c) for h, c in zip(headings[1:], columns[1:], strict=True))]
-    shown = [[_shown(*both) for both in zip(line, kinds, strict=True)] for line in lines]
-    return Sheet(caption, headings, kinds, shown)
-
-
-def _shown(text: str, kind: str) -> Shown:
-    return Shown(inline(text), None if kind == "text" else number(text))
-
-
-def _kind(heading: str, column: Iterable[str]) -> str:
-    told = [text for text in column if text != "-"]
-    if any(number(text) is None for text in told):
-        return "text"
-    return "difference" if heading.startswith("Δ") else "number"
-
-
-def number(text: str) -> float | None:
-    """The number that a cell begins with: `**77.0 ± 2.2**` -> 77.0, `1,234 [1]` -> 1234; None without."""
-    if text.startswith(_NO_DIFFERENCE):
-        return 0.0
-    match = _NUMBER.match(text.removeprefix("**"))
-    return float(match[1].replace(",", "")) if match else None
+def cell_html(cell: TableCell) -> Markup:
+    """A cell as HTML: the interval, and a difference that is none, set back."""
+    if cell.is_faint:
+        return Markup("<small>{} <span>{}</span></small>").format(cell.main, cell.detail)
+    html = escape(cell.main)
+    if cell.detail:
+        html += Markup(" <small>{}</small>").format(cell.detail)
+    return Markup("<strong>{}</strong>").format(html) if cell.is_bold else html
 
 
 def inline(text: str) -> Markup:
-    """Markdown's bold and code as HTML; the half interval and "indistinguishable" set back."""
-    html = str(escape(text))
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
-    html = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html)
-    html = re.sub(r"(?<=\d) (± [\d.]+)(?=<|$)", r" <small>\1</small>", html)
-    html = re.sub(r"^(indistinguishable) (\[.*\])$", r"<small>\1 <span>\2</span></small>", html)
-    return Markup(re.sub(r"^([-+][\d.]+) (\[.*\])$", r"\1 <small>\2</small>", html))
+    """Markdown's bold and code as HTML."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html))
 
 
 # ---- figures and pictures ----
