@@ -238,11 +238,7 @@ def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
 
 
 def insert(page: Path, table: Table) -> None:
-    """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`.
-
-    Raises:
-        UserError: the page has no such marks.
-    """
+    """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`."""
     start = f"<!-- table {table.name} {table.preset} -->"
     marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8") if page.is_file() else ""

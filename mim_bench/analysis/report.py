@@ -1,8 +1,8 @@
 """The report: every table, figure and picture of `results/` on one page that needs nothing but itself.
 
-No network and no file beside it: figures are put in as SVG, pictures as base64, style and script inline, and
+No network and no other file: figures are put in as SVG, pictures as base64, style and script inline, and
 the page's own policy forbids the browser to load anything else. The same records make the same page, byte
-for byte. What is damaged does not stop it: its error stands where it would have stood.
+for byte. What is damaged does not stop it: its error is printed in its place.
 """
 
 import base64
@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mim_bench.analysis import effects, render, table
+from mim_bench.analysis import effects, render
+from mim_bench.analysis import table as tables
 from mim_bench.analysis.grid import Grid, TableCell
 from mim_bench.analysis.table import Table
 from mim_bench.config import recipe
@@ -86,12 +87,8 @@ class Lead:
     errors: list[str] = field(default_factory=list)
 
 
-def write_report(results: Path = Path("results"), told: Callable[[str], object] = print) -> Path:
-    """Writes `report.html` over everything in a folder of results; `told` hears of what is damaged.
-
-    Raises:
-        UserError: no such folder, or it cannot be written to.
-    """
+def write_report(results: Path = Path("results"), warn: Callable[[str], object] = print) -> Path:
+    """Writes `report.html` over everything in a folder of results; `warn` is called with each damage."""
     if not results.is_dir():
         raise UserError(
             f"no folder {results}; `sweep targets` makes records, `report` a page of them"
@@ -99,11 +96,11 @@ def write_report(results: Path = Path("results"), told: Callable[[str], object] 
     first = [name for name in effects.BENCHMARKS if name in recipe.names("benchmarks")]
     entries, missing = [], []
     for name in dict.fromkeys([*first, *recipe.names("benchmarks")]):
-        entry = _entry(name, results, told)
+        entry = _entry(name, results, warn)
         (entries if entry.parts else missing).append(entry)
     for folder in sorted(results.iterdir()):
         if _presets(folder) and folder.name not in recipe.names("benchmarks"):
-            told(f"{folder}: left out, as no benchmark has that name")
+            warn(f"{folder}: left out, as no benchmark has that name")
     records = [record for entry in entries for part in entry.parts for record in part.records]
     path = results / "report.html"
     page = _page(entries=entries, missing=missing, leads=_leads(results), **_provenance(records))
@@ -137,7 +134,7 @@ def _presets(folder: Path) -> list[str]:
 # ---- a benchmark ----
 
 
-def _entry(name: str, results: Path, told: Callable[[str], object]) -> Entry:
+def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
     benchmark = load_benchmark(name)
     presets = _presets(results / name)
     if benchmark.division == "published":
@@ -145,14 +142,14 @@ def _entry(name: str, results: Path, told: Callable[[str], object]) -> Entry:
     parts = [_part(name, benchmark, preset, results) for preset in presets]
     for part in parts:
         for error in part.errors:
-            told(f"{name}, preset {part.preset}: {error}")
+            warn(f"{name}, preset {part.preset}: {error}")
     return Entry(name, benchmark, parts)
 
 
 def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
     part = Part(preset, f"{name}-{preset}")
     try:
-        _fill(part, table.build(name, preset, results))
+        _fill(part, tables.build(name, preset, results))
     except UserError as error:
         part.errors.append(str(error))
     for path in _image_files(store.home(name, preset, results)):
@@ -165,16 +162,16 @@ def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
     return part
 
 
-def _fill(part: Part, found: Table) -> None:
-    title = found.benchmark.title
-    if found.rows:
-        part.main = Sheet(f"{title}, preset {part.preset}", render.main_grid(found))
-        part.notes = [inline(note) for note in render.notes(found)]
-    if (readouts := render.readout_grid(found)).rows:
+def _fill(part: Part, table: Table) -> None:
+    title = table.benchmark.title
+    if table.rows:
+        part.main = Sheet(f"{title}, preset {part.preset}", render.main_grid(table))
+        part.notes = [inline(note) for note in render.notes(table)]
+    if (readouts := render.readout_grid(table)).rows:
         part.readouts = Sheet(f"{title}, preset {part.preset}: every readout", readouts)
-    if found.published_only:
-        part.published = Sheet(f"{title}: published rows", render.published_grid(found))
-    part.records = found.records
+    if table.published_only:
+        part.published = Sheet(f"{title}: published rows", render.published_grid(table))
+    part.records = table.records
 
 
 def _leads(results: Path) -> list[Lead]:
@@ -226,11 +223,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _image(path: Path, alt: str, prefix: str) -> Image:
-    """An image as part of the page.
-
-    Raises:
-        UserError: the file cannot be read or is not what its name says.
-    """
+    """An image as part of the page."""
     try:
         content = path.read_bytes()
         if path.suffix == ".svg":

@@ -194,7 +194,7 @@ def report(results: Results = Path("results")) -> None:
     """Put all tables, figures and pictures on one self-contained page, results/report.html."""
     from mim_bench.analysis.report import write_report
 
-    path = write_report(results, told=lambda line: err_console.print(line, highlight=False))
+    path = write_report(results, warn=lambda line: err_console.print(line, highlight=False))
     out_console.print(f"wrote {path}", highlight=False)
 
 

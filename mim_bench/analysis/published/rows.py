@@ -73,11 +73,7 @@ def _all_rows() -> tuple[PublishedRow, ...]:
 
 
 def rows(tables: Sequence[str]) -> list[PublishedRow]:
-    """The rows of some tables, in the file's order.
-
-    Raises:
-        UserError: a table that is not carried.
-    """
+    """The rows of some tables, in the file's order."""
     known = {row.table_id for row in _all_rows()}
     for table in tables:
         if table not in known:
