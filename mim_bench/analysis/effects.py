@@ -36,7 +36,7 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Effect:
-    """What one factor, or the rest, does to one measure of one benchmark."""
+    """Effect of one factor, or of the rest, on one measure of one benchmark."""
 
     benchmark: str
     preset: str
@@ -45,13 +45,13 @@ class Effect:
     factor: str
     """`target`, `mask ratio`, `readout`, `seed`, or `REST`."""
     share: float
-    """Of the total sum of squares, in [0, 1]; those of a measure add up to 1."""
+    """Part of the total sum of squares, in [0, 1]; the shares of a measure add up to 1."""
     points: float
     """Standard deviation (over K) of the means of the levels, in points of accuracy: sqrt(SS / N)."""
     by_chance: float | None = None
     """Share expected without any effect; None for the seed, the rest, and where there is one seed."""
     p: float | None = None
-    """Of the F test against the interaction with the seed."""
+    """p value of the F test against the interaction with the seed."""
     num_levels: int | None = None
     """None for the rest."""
     num_cells: int = 0
@@ -68,11 +68,7 @@ class Effect:
 
 
 def analyse(results: Path, preset: str, names: Sequence[str] = BENCHMARKS) -> list[Effect]:
-    """Effects by benchmark and measure, the factors in the order of the grid, the rest last.
-
-    Raises:
-        UserError: no seed has every cell, or a record is damaged or proves nothing.
-    """
+    """Effects by benchmark and measure, the factors in the order of the grid, the rest last."""
     effects = []
     for name in names:
         if not any((store.home(name, preset, results) / "records").glob("*.json")):
@@ -202,11 +198,13 @@ def sentence(effects: Sequence[Effect]) -> str:
     groups: dict[tuple[str, str], list[Effect]] = {}
     for one in effects:
         groups.setdefault((one.benchmark, one.measure), []).append(one)
-    told = [group for (_, measure), group in groups.items() if measure != "kNN"]
-    told = told or list(groups.values())
-    verdicts = set(map(_verdict, told))
+    in_words = [group for (_, measure), group in groups.items() if measure != "kNN"]
+    in_words = in_words or list(groups.values())
+    verdicts = set(map(_verdict, in_words))
     whole = verdicts.pop()[0] if len(verdicts) == 1 else None
-    clauses = [_clause(group, is_first=group is told[0], is_alike=bool(whole)) for group in told]
+    clauses = [
+        _clause(group, is_first=group is in_words[0], is_alike=bool(whole)) for group in in_words
+    ]
     stale = " (from stale records)" if any(one.is_stale for one in effects) else ""
     return (
         f"At preset {effects[0].preset} {whole or 'how much the target matters depends on the comparison'}: "
@@ -237,8 +235,8 @@ def _clause(group: Sequence[Effect], *, is_first: bool, is_alike: bool) -> str:
         numbers.insert(0, f"chance alone {_percent(target.by_chance)}")
     what = f"the spread of {target.measure} accuracy" if is_first else target.measure
     verdict = "" if is_alike else f", {_verdict(group)[1]}"
-    told = "; ".join([f"{target.points:.1f} points{verdict}", ", ".join(numbers)])
-    return f"{_percent(target.share)} of {what}{over} ({told})"
+    details = "; ".join([f"{target.points:.1f} points{verdict}", ", ".join(numbers)])
+    return f"{_percent(target.share)} of {what}{over} ({details})"
 
 
 def _target(group: Sequence[Effect]) -> Effect:

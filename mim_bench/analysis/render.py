@@ -1,6 +1,6 @@
 """A table as text: Markdown for people, CSV for programs, TeX for papers.
 
-Accuracies are per cent here and fractions in the CSV. `indistinguishable` stands where the interval of a
+Accuracies are per cent here and fractions in the CSV. `indistinguishable` is printed where the interval of a
 difference contains 0; such rows are not ranked.
 """
 
@@ -66,7 +66,7 @@ def main_columns(table: Table) -> list[Column]:
 
 
 def first_heading(table: Table) -> str:
-    """What the labels of the rows name: `target`, `target, ratio`."""
+    """Heading of the row labels: `target`, `target, ratio`."""
     cell = next((one.cell for one in table.found), None)
     fields = (
         ["" if field == "variant" else field.rpartition(".")[2] for field in cell.place]

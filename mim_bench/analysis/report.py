@@ -2,7 +2,7 @@
 
 No network and no other file: figures are put in as SVG, pictures as base64, style and script inline, and
 the page's own policy forbids the browser to load anything else. The same records make the same page, byte
-for byte. What is damaged does not stop it: its error is printed in its place.
+for byte. Damaged results do not stop it: their error is printed in their place.
 """
 
 import base64

@@ -168,7 +168,7 @@ def _columns(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> list[C
 
 
 def _heading(key: str) -> str:
-    """Of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
+    """Heading of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
     protocol, _, rest = key.partition(" ")
     if "%" in rest:
         return f"{PROTOCOLS[protocol].title} {rest.replace('%', ' % of labels')}"
