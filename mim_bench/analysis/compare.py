@@ -32,11 +32,7 @@ class Compared:
 
 
 def records_of(name: str, *, out: Path, results: Path) -> dict[Path, Record]:
-    """Path -> record of a run, wherever it lies.
-
-    Raises:
-        UserError: no such run, or it has no records.
-    """
+    """Path -> record of a run, wherever it lies."""
     for folder in (Path(name), out / name):
         if (folder / "config.json").is_file():
             found = {path: read(path) for path in sorted((folder / "records").glob("*.json"))}
@@ -55,18 +51,14 @@ def records_of(name: str, *, out: Path, results: Path) -> dict[Path, Record]:
 
 
 def _near(name: str, there: Sequence[str]) -> str:
-    told = suggest(name, there)
-    return told.partition("; allowed")[0] if len(set(there)) > 20 else told
+    suggestion = suggest(name, there)
+    return suggestion.partition("; allowed")[0] if len(set(there)) > 20 else suggestion
 
 
 def compare(
     a: dict[Path, Record], b: dict[Path, Record]
 ) -> tuple[list[Compared], dict[str, tuple[object, object]]]:
-    """Every number that both runs have, a minus b, and the fields in which their configs differ.
-
-    Raises:
-        UserError: they were evaluated on different images, or share no number.
-    """
+    """Every number that both runs have, a minus b, and the fields in which their configs differ."""
     prints = {record.data.fingerprint for found in (a, b) for record in found.values()}
     if len(prints) > 1:
         raise UserError(

@@ -33,7 +33,7 @@ class Difference:
     high: float
     """Upper end of the 95 % interval."""
     stderr: float
-    """Of the mean, from the bootstrap."""
+    """Standard error of the mean, from the bootstrap."""
     num_seeds: int
     """Seeds that both rows have."""
 

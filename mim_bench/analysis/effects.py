@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.config.benchmark import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
@@ -35,7 +36,7 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Effect:
-    """What one factor, or the rest, does to one measure of one benchmark."""
+    """Effect of one factor, or of the rest, on one measure of one benchmark."""
 
     benchmark: str
     preset: str
@@ -44,13 +45,13 @@ class Effect:
     factor: str
     """`target`, `mask ratio`, `readout`, `seed`, or `REST`."""
     share: float
-    """Of the total sum of squares, in [0, 1]; those of a measure add up to 1."""
+    """Part of the total sum of squares, in [0, 1]; the shares of a measure add up to 1."""
     points: float
     """Standard deviation (over K) of the means of the levels, in points of accuracy: sqrt(SS / N)."""
     by_chance: float | None = None
     """Share expected without any effect; None for the seed, the rest, and where there is one seed."""
     p: float | None = None
-    """Of the F test against the interaction with the seed."""
+    """p value of the F test against the interaction with the seed."""
     num_levels: int | None = None
     """None for the rest."""
     num_cells: int = 0
@@ -67,11 +68,7 @@ class Effect:
 
 
 def analyse(results: Path, preset: str, names: Sequence[str] = BENCHMARKS) -> list[Effect]:
-    """Effects by benchmark and measure, the factors in the order of the grid, the rest last.
-
-    Raises:
-        UserError: no seed has every cell, or a record is damaged or proves nothing.
-    """
+    """Effects by benchmark and measure, the factors in the order of the grid, the rest last."""
     effects = []
     for name in names:
         if not any((store.home(name, preset, results) / "records").glob("*.json")):
@@ -173,19 +170,24 @@ def against_seed(values: np.ndarray, axis: int) -> tuple[float, float | None]:
     return expected, float(stats.f.sf(effect / expected, degrees, degrees * (num_seeds - 1)))
 
 
-def texts(effects: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, as those of `mim_bench.analysis.render`."""
+def grid(effects: Sequence[Effect]) -> Grid:
+    """The shares as a table, one row per effect."""
     headings = ["spread of", "comes from", "share %", "by chance %", "p", "points", "levels",
                 "cells", "seeds"]  # fmt: skip
-    lines = []
-    for one in effects:
-        chance = "-" if one.by_chance is None else f"{100 * one.by_chance:.1f}"
-        p = "-" if one.p is None else f"{one.p:.3f}" if one.p >= 0.001 else "<0.001"
-        name = f"{one.benchmark}, {one.measure}" + (" (stale)" if one.is_stale else "")
-        levels = "-" if one.num_levels is None else str(one.num_levels)
-        lines.append([name, one.factor, f"{100 * one.share:.1f}", chance, p, f"{one.points:.2f}",
-                      levels, str(one.num_cells), str(one.num_seeds)])  # fmt: skip
-    return headings, lines
+
+    def number(value: float | None, decimals: int) -> TableCell:
+        return MISSING if value is None else TableCell(f"{value:.{decimals}f}", value)
+
+    rows = []
+    for effect in effects:
+        name = f"{effect.benchmark}, {effect.measure}" + (" (stale)" if effect.is_stale else "")
+        chance = None if effect.by_chance is None else 100 * effect.by_chance
+        is_tiny = effect.p is not None and effect.p < 0.001
+        p = TableCell("<0.001", effect.p) if is_tiny else number(effect.p, 3)
+        rows.append([TableCell(name), TableCell(effect.factor), number(100 * effect.share, 1),
+                     number(chance, 1), p, number(effect.points, 2), number(effect.num_levels, 0),
+                     number(effect.num_cells, 0), number(effect.num_seeds, 0)])  # fmt: skip
+    return Grid(headings, rows)
 
 
 # ---- in words ----
@@ -196,11 +198,13 @@ def sentence(effects: Sequence[Effect]) -> str:
     groups: dict[tuple[str, str], list[Effect]] = {}
     for one in effects:
         groups.setdefault((one.benchmark, one.measure), []).append(one)
-    told = [group for (_, measure), group in groups.items() if measure != "kNN"]
-    told = told or list(groups.values())
-    verdicts = set(map(_verdict, told))
+    in_words = [group for (_, measure), group in groups.items() if measure != "kNN"]
+    in_words = in_words or list(groups.values())
+    verdicts = set(map(_verdict, in_words))
     whole = verdicts.pop()[0] if len(verdicts) == 1 else None
-    clauses = [_clause(group, is_first=group is told[0], is_alike=bool(whole)) for group in told]
+    clauses = [
+        _clause(group, is_first=group is in_words[0], is_alike=bool(whole)) for group in in_words
+    ]
     stale = " (from stale records)" if any(one.is_stale for one in effects) else ""
     return (
         f"At preset {effects[0].preset} {whole or 'how much the target matters depends on the comparison'}: "
@@ -231,8 +235,8 @@ def _clause(group: Sequence[Effect], *, is_first: bool, is_alike: bool) -> str:
         numbers.insert(0, f"chance alone {_percent(target.by_chance)}")
     what = f"the spread of {target.measure} accuracy" if is_first else target.measure
     verdict = "" if is_alike else f", {_verdict(group)[1]}"
-    told = "; ".join([f"{target.points:.1f} points{verdict}", ", ".join(numbers)])
-    return f"{_percent(target.share)} of {what}{over} ({told})"
+    details = "; ".join([f"{target.points:.1f} points{verdict}", ", ".join(numbers)])
+    return f"{_percent(target.share)} of {what}{over} ({details})"
 
 
 def _target(group: Sequence[Effect]) -> Effect:

@@ -1,4 +1,4 @@
-"""What must stand under a table: setting, readout, method, proof, sources, provenance."""
+"""Table notes: setting, readout, method, differences of the rows, sources, provenance."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from mim_bench.records.record import Record
 
 
 def sources(table: Table) -> list[str]:
-    """What is cited, in the order of the rows."""
+    """Cited publications, in the order of the rows."""
     cited = [
         row.cite for line in table.rows for several in line.published.values() for row in several
     ]
@@ -17,17 +17,17 @@ def sources(table: Table) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """What must stand under the numbers."""
+    """The notes of a table, one sentence or more each."""
     records, first = table.records, table.records[0]
     has_readout = any(
         protocol.has_readouts
         for column in table.columns
         if (protocol := PROTOCOLS.get(column.key.split()[0]))
     )
-    found = [_setting(first)]
+    lines = [_setting(first)]
     if has_readout:
         evaluate = first.config["evaluate"]
-        found.append(
+        lines.append(
             f"Readout {evaluate['layer']}/{evaluate['pooling']}, the same for every row, on clean images"
             + (
                 "; control: the same encoder at its random initial weights."
@@ -37,20 +37,20 @@ def notes(table: Table) -> list[str]:
         )
     if any(row.differences for row in table.rows):
         least = max(d.detectable for row in table.rows for d in row.differences.values())
-        found.append(
+        lines.append(
             f"{difference.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
             f"**Bold**: differs from every other row."
         )
-    found.append(
+    lines.append(
         f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
     )
-    found += _cited(table)
+    lines += _cited(table)
     missing = sum(row.num_missing for row in table.rows)
-    found.append(f"Cells failed or not run: {missing}.")
+    lines.append(f"Cells failed or not run: {missing}.")
     if stale := {reason for row in table.rows for reason in row.stale}:
-        found.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
-    found.append(_provenance(records))
-    return found
+        lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
+    lines.append(_provenance(records))
+    return lines
 
 
 def _setting(record: Record) -> str:
@@ -102,11 +102,14 @@ def _cited(table: Table) -> list[str]:
             if text not in why.setdefault(aspect, []):
                 why[aspect].append(text)
     listed = "; ".join(f"[{number}] {cite}" for number, cite in enumerate(cited, start=1))
-    told = "; ".join(
+    reasons = "; ".join(
         f"{aspect}: {' / '.join(each[:3])}{' / ...' if len(each) > 3 else ''}"
         for aspect, each in why.items()
     )
-    return [f"Published: {listed}.", f"Not comparable because (measured, not published): {told}."]
+    return [
+        f"Published: {listed}.",
+        f"Not comparable because (measured, not published): {reasons}.",
+    ]
 
 
 def _provenance(records: Sequence[Record]) -> str:

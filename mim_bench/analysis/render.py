@@ -1,16 +1,18 @@
 """A table as text: Markdown for people, CSV for programs, TeX for papers.
 
-Accuracies are per cent here and fractions in the CSV. `indistinguishable` stands where the interval of a
+Accuracies are per cent here and fractions in the CSV. `indistinguishable` is printed where the interval of a
 difference contains 0; such rows are not ranked.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from mim_bench.analysis.difference import Difference
+from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.notes import notes, sources
 from mim_bench.analysis.published import match
 from mim_bench.analysis.published.rows import PublishedRow
@@ -20,19 +22,18 @@ from mim_bench.errors import UserError
 from mim_bench.files import write_text
 from mim_bench.records import store
 
-_MARK = "**"
 
-
-def cell(value: Value | None, column: Column) -> str:
+def value_cell(value: Value | None, column: Column) -> TableCell:
     """`mean ± half the 95 % interval`; `-` without a value."""
     if value is None:
-        return "-"
+        return MISSING
     factor = 100 if column.is_accuracy else 1
     decimals = _decimals(column, value)
-    text = f"{factor * value.mean:.{decimals}f}"
+    detail = ""
     if value.half is not None and (column.is_accuracy or value.half > 0):
-        text += f" ± {factor * value.half:.{decimals}f}"
-    return text
+        detail = f"± {factor * value.half:.{decimals}f}"
+    mean = factor * value.mean
+    return TableCell(f"{mean:.{decimals}f}", mean, detail, is_bold=value.is_best)
 
 
 def _decimals(column: Column, value: Value) -> int:
@@ -41,20 +42,22 @@ def _decimals(column: Column, value: Value) -> int:
     return 0 if column.key == "fit_s" else (2 if value.mean < 100 else 0)
 
 
-def difference(found: Difference | None) -> str:
+def difference_cell(difference: Difference | None) -> TableCell:
     """`+2.0 [+0.8, +3.1]` in points of accuracy, or `indistinguishable` with its interval."""
-    if found is None:
-        return "-"
-    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    if not found.is_distinguishable:
-        return f"indistinguishable {interval}"
-    return f"{100 * found.mean:+.1f} {interval}"
+    if difference is None:
+        return MISSING
+    interval = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    if not difference.is_distinguishable:
+        return TableCell("indistinguishable", 0.0, interval, is_faint=True)
+    return TableCell(f"{100 * difference.mean:+.1f}", 100 * difference.mean, interval)
 
 
-def published(found: Sequence[PublishedRow], sources: Sequence[str]) -> str:
+def _published_cell(rows: Sequence[PublishedRow], cited: Sequence[str]) -> TableCell:
     """`84.9 [1]`: values with the number of their source; `-` without any."""
-    shown = [f"{row.shown()} [{sources.index(row.cite) + 1}]" for row in found]
-    return "; ".join(shown) or "-"
+    if not rows:
+        return MISSING
+    texts = [f"{row.shown()} [{cited.index(row.cite) + 1}]" for row in rows]
+    return TableCell("; ".join(texts), rows[0].value)
 
 
 def main_columns(table: Table) -> list[Column]:
@@ -63,7 +66,7 @@ def main_columns(table: Table) -> list[Column]:
 
 
 def first_heading(table: Table) -> str:
-    """What the labels of the rows name: `target`, `target, ratio`."""
+    """Heading of the row labels: `target`, `target, ratio`."""
     cell = next((one.cell for one in table.found), None)
     fields = (
         ["" if field == "variant" else field.rpartition(".")[2] for field in cell.place]
@@ -73,51 +76,50 @@ def first_heading(table: Table) -> str:
     return ", ".join(field.replace("_", " ") for field in fields if field) or "row"
 
 
-def texts(table: Table, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the main table; `brief`: without published numbers, which then stand elsewhere."""
+def main_grid(table: Table, *, brief: bool = False) -> Grid:
+    """The main table; `brief`: without published numbers, which are then printed elsewhere."""
     columns, cited = main_columns(table), sources(table)
     compared = [
-        c
-        for c in columns
-        if is_compared(c.key) and any(c.key in row.differences for row in table.rows)
+        column
+        for column in columns
+        if is_compared(column.key)
+        and any(column.key in row.differences for row in table.rows)
+        and (PROTOCOLS[column.key].panel or not brief)
     ]
-    if brief:
-        compared = [c for c in compared if PROTOCOLS[c.key].panel]
-    beside = (
-        [] if brief else [c for c in columns if any(c.key in row.published for row in table.rows)]
-    )
+    with_published = [
+        c for c in columns if not brief and any(c.key in row.published for row in table.rows)
+    ]
     headings = [first_heading(table)]
     for column in columns:
         headings.append(column.heading)
         if column in compared:
             headings.append("Δ to " + table.reference)
-    headings += [f"published {c.heading}" for c in beside]
-    headings += ["not comparable because"] if beside else []
+    headings += [f"published {c.heading}" for c in with_published]
+    headings += ["not comparable because"] if with_published else []
     headings += ["seeds"]
-    lines = []
+    rows = []
     for row in table.rows:
-        line = [row.label + (" (stale)" if row.stale else "")]
+        cells = [TableCell(row.label + (" (stale)" if row.stale else ""))]
         for column in columns:
-            value = row.values.get(column.key)
-            marked = _MARK if value is not None and value.is_best else ""
-            line.append(f"{marked}{cell(value, column)}{marked}")
+            cells.append(value_cell(row.values.get(column.key), column))
             if column in compared:
                 is_reference = row.label == table.reference
-                line.append(
-                    "reference" if is_reference else difference(row.differences.get(column.key))
-                )
-        line += [published(row.published.get(c.key, []), cited) for c in beside]
-        line += [", ".join(row.reasons) or "-"] if beside else []
-        line += [f"{row.num_seeds}" + (f" ({row.num_missing} missing)" if row.num_missing else "")]
-        lines.append(line)
-    return headings, lines
+                difference = difference_cell(row.differences.get(column.key))
+                cells.append(TableCell("reference", 0.0) if is_reference else difference)
+        cells += [_published_cell(row.published.get(c.key, []), cited) for c in with_published]
+        if with_published:
+            cells.append(TableCell(", ".join(row.reasons) or "-"))
+        missing = f" ({row.num_missing} missing)" if row.num_missing else ""
+        cells.append(TableCell(f"{row.num_seeds}{missing}", row.num_seeds))
+        rows.append(cells)
+    return Grid(headings, rows)
 
 
-def readout_texts(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of linear probe and kNN at every readout; no rows if nothing was read out so."""
+def readout_grid(table: Table) -> Grid:
+    """Linear probe and kNN at every readout; no rows where there is only one readout."""
     columns = [c for c in table.columns if _has_readouts(c.key.partition(" ")[0])]
     if not any("@" in column.key for column in columns):
-        return [], []
+        return Grid([], [])
     columns.sort(key=lambda column: column.key.partition(" ")[0])
     first = table.records[0].config["evaluate"]
     declared = f"{first['layer']}/{first['pooling']}"
@@ -125,8 +127,16 @@ def readout_texts(table: Table) -> tuple[list[str], list[list[str]]]:
         c.heading.replace(" @", "") if "@" in c.key else c.heading.replace(" %", f" {declared} * %")
         for c in columns
     ]
-    lines = [[row.label, *(cell(row.values.get(c.key), c) for c in columns)] for row in table.rows]
-    return headings, lines
+    return Grid(
+        headings,
+        [
+            [
+                TableCell(row.label),
+                *(replace(value_cell(row.values.get(c.key), c), is_bold=False) for c in columns),
+            ]
+            for row in table.rows
+        ],
+    )
 
 
 def _has_readouts(protocol: str) -> bool:
@@ -136,19 +146,18 @@ def _has_readouts(protocol: str) -> bool:
 
 
 def markdown(table: Table) -> str:
-    """The whole table with what must stand under it."""
+    """The whole table with its notes."""
     parts = [
         f"# {table.benchmark.title}",
         f"Rebuilds: {table.benchmark.rebuilds}. {table.benchmark.claim}",
     ]
     if table.rows:
-        parts += [_pipes(*texts(table)), _bullets(notes(table))]
-        headings, lines = readout_texts(table)
-        if lines:
-            parts += ["## Every readout", _pipes(headings, lines), "* the declared readout."]
+        parts += [main_grid(table).markdown(), _bullets(notes(table))]
+        if (readouts := readout_grid(table)).rows:
+            parts += ["## Every readout", readouts.markdown(), "* the declared readout."]
     if table.published_only:
         heading = "## Published, without a measured row beside" if table.rows else "## Published"
-        parts += [heading, _pipes(*published_texts(table))]
+        parts += [heading, published_grid(table).markdown()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,16 +169,20 @@ def brief_markdown(table: Table) -> str:
     kept = [
         note for note in shown if note.startswith(("Preset", "Readout", "Differences", "Commit"))
     ]
-    return _pipes(*texts(table, brief=True)) + "\n\n" + _bullets([*kept, rest]) + "\n"
+    return main_grid(table, brief=True).markdown() + "\n\n" + _bullets([*kept, rest]) + "\n"
 
 
-def published_texts(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the published numbers that stand alone."""
-    lines = [
-        [match.setting(row), row.protocol, row.metric, row.shown(), row.cite]
+def published_grid(table: Table) -> Grid:
+    """The published numbers without a measured row."""
+    rows = [
+        [
+            *map(TableCell, (match.setting(row), row.protocol, row.metric)),
+            TableCell(row.shown(), row.value),
+            TableCell(row.cite),
+        ]
         for row in table.published_only
     ]
-    return ["published", "protocol", "metric", "value", "source"], lines
+    return Grid(["published", "protocol", "metric", "value", "source"], rows)
 
 
 def csv(table: Table) -> str:
@@ -208,30 +221,9 @@ def csv(table: Table) -> str:
 
 def tex(table: Table) -> str:
     """The main table for a paper that loads `booktabs`."""
-    headings, lines = texts(table) if table.rows else published_texts(table)
-    rows = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
-    return "\n".join(
-        [
-            f"% {table.benchmark.title}, preset {table.preset}; made by: python -m mim_bench table {table.name}",
-            rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
-            r"\toprule",
-            " & ".join(map(_tex, headings)) + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
-
-
-def _tex(text: str) -> str:
-    bold = text.startswith(_MARK) and text.endswith(_MARK)
-    text = text.removeprefix(_MARK).removesuffix(_MARK)
-    for plain, written in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
-                           ("±", r"$\pm$"), ("×", r"$\times$"), ("Δ", r"$\Delta$")):  # fmt: skip
-        text = text.replace(plain, written)
-    return rf"\textbf{{{text}}}" if bold else text
+    grid = main_grid(table) if table.rows else published_grid(table)
+    command = f"python -m mim_bench table {table.name}"
+    return f"% {table.benchmark.title}, preset {table.preset}; made by: {command}\n" + grid.tex()
 
 
 def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
@@ -246,23 +238,13 @@ def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
 
 
 def insert(page: Path, table: Table) -> None:
-    """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`.
-
-    Raises:
-        UserError: the page has no such marks.
-    """
+    """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`."""
     start = f"<!-- table {table.name} {table.preset} -->"
     marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if not marks.search(text):
         raise UserError(f"{page} has no marks {start} ... <!-- end -->")
     write_text(page, marks.sub(lambda m: m[1] + brief_markdown(table) + m[2], text))
-
-
-def _pipes(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(headings) - 1)
-    rows = [headings, rule, *([cell.replace("|", r"\|") for cell in line] for line in lines)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _bullets(found: Sequence[str]) -> str:

@@ -1,13 +1,13 @@
 """The report: every table, figure and picture of `results/` on one page that needs nothing but itself.
 
-No network and no file beside it: figures are put in as SVG, pictures as base64, style and script inline, and
+No network and no other file: figures are put in as SVG, pictures as base64, style and script inline, and
 the page's own policy forbids the browser to load anything else. The same records make the same page, byte
-for byte. What is damaged does not stop it: its error stands where it would have stood.
+for byte. Damaged results do not stop it: their error is printed in their place.
 """
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mim_bench.analysis import effects, render, table
+from mim_bench.analysis import effects, render
+from mim_bench.analysis import table as tables
+from mim_bench.analysis.grid import Grid, TableCell
 from mim_bench.analysis.table import Table
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
@@ -24,9 +26,6 @@ from mim_bench.files import write_text
 from mim_bench.records import store
 from mim_bench.records.record import Record
 
-_NUMBER = re.compile(r"<?([-+]?\d[\d,]*\.?\d*)(?![\w.])")
-_NO_DIFFERENCE = ("reference", "indistinguishable")
-"""Sorted as 0: such rows are not ranked."""
 _FIGURES = {
     "figure": "accuracy along the quantity that the benchmark varies, published curve in grey",
     "pareto": "accuracy against the time of pre-training",
@@ -38,23 +37,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell of a table."""
-
-    html: Markup
-    number: float | None
-    """What it is sorted by; None: by its text, or last among numbers."""
-
-
-@dataclass(frozen=True)
 class Sheet:
-    """A table of the page."""
+    """A table of the page with its caption."""
 
     caption: str
-    headings: list[str]
-    kinds: list[str]
-    """`number`, `difference` or `text` of each column."""
-    lines: list[list[Shown]]
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -100,12 +87,8 @@ class Lead:
     errors: list[str] = field(default_factory=list)
 
 
-def write_report(results: Path = Path("results"), told: Callable[[str], object] = print) -> Path:
-    """Writes `report.html` over everything in a folder of results; `told` hears of what is damaged.
-
-    Raises:
-        UserError: no such folder, or it cannot be written to.
-    """
+def write_report(results: Path = Path("results"), warn: Callable[[str], object] = print) -> Path:
+    """Writes `report.html` over everything in a folder of results; `warn` is called with each damage."""
     if not results.is_dir():
         raise UserError(
             f"no folder {results}; `sweep targets` makes records, `report` a page of them"
@@ -113,11 +96,11 @@ def write_report(results: Path = Path("results"), told: Callable[[str], object] 
     first = [name for name in effects.BENCHMARKS if name in recipe.names("benchmarks")]
     entries, missing = [], []
     for name in dict.fromkeys([*first, *recipe.names("benchmarks")]):
-        entry = _entry(name, results, told)
+        entry = _entry(name, results, warn)
         (entries if entry.parts else missing).append(entry)
     for folder in sorted(results.iterdir()):
         if _presets(folder) and folder.name not in recipe.names("benchmarks"):
-            told(f"{folder}: left out, as no benchmark has that name")
+            warn(f"{folder}: left out, as no benchmark has that name")
     records = [record for entry in entries for part in entry.parts for record in part.records]
     path = results / "report.html"
     page = _page(entries=entries, missing=missing, leads=_leads(results), **_provenance(records))
@@ -134,7 +117,7 @@ def _page(**content: Any) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.jinja")
-    return template.render(content, method=effects.METHOD)
+    return template.render(content, html=cell_html, method=effects.METHOD)
 
 
 def _provenance(records: Sequence[Record]) -> dict[str, Any]:
@@ -151,7 +134,7 @@ def _presets(folder: Path) -> list[str]:
 # ---- a benchmark ----
 
 
-def _entry(name: str, results: Path, told: Callable[[str], object]) -> Entry:
+def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
     benchmark = load_benchmark(name)
     presets = _presets(results / name)
     if benchmark.division == "published":
@@ -159,14 +142,14 @@ def _entry(name: str, results: Path, told: Callable[[str], object]) -> Entry:
     parts = [_part(name, benchmark, preset, results) for preset in presets]
     for part in parts:
         for error in part.errors:
-            told(f"{name}, preset {part.preset}: {error}")
+            warn(f"{name}, preset {part.preset}: {error}")
     return Entry(name, benchmark, parts)
 
 
 def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
     part = Part(preset, f"{name}-{preset}")
     try:
-        _fill(part, table.build(name, preset, results))
+        _fill(part, tables.build(name, preset, results))
     except UserError as error:
         part.errors.append(str(error))
     for path in _image_files(store.home(name, preset, results)):
@@ -179,18 +162,16 @@ def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
     return part
 
 
-def _fill(part: Part, found: Table) -> None:
-    title = found.benchmark.title
-    if found.rows:
-        part.main = _sheet(f"{title}, preset {part.preset}", *render.texts(found))
-        part.notes = [inline(note) for note in render.notes(found)]
-    headings, lines = render.readout_texts(found)
-    if lines:
-        part.readouts = _sheet(f"{title}, preset {part.preset}: every readout", headings, lines)
-    if found.published_only:
-        caption = f"{title}: published rows"
-        part.published = _sheet(caption, *render.published_texts(found))
-    part.records = found.records
+def _fill(part: Part, table: Table) -> None:
+    title = table.benchmark.title
+    if table.rows:
+        part.main = Sheet(f"{title}, preset {part.preset}", render.main_grid(table))
+        part.notes = [inline(note) for note in render.notes(table)]
+    if (readouts := render.readout_grid(table)).rows:
+        part.readouts = Sheet(f"{title}, preset {part.preset}: every readout", readouts)
+    if table.published_only:
+        part.published = Sheet(f"{title}: published rows", render.published_grid(table))
+    part.records = table.records
 
 
 def _leads(results: Path) -> list[Lead]:
@@ -207,7 +188,7 @@ def _leads(results: Path) -> list[Lead]:
         if shares:
             lead.sentence = effects.sentence(shares)
             caption = f"Where the spread of accuracy comes from, preset {preset}"
-            lead.sheet = _sheet(caption, *effects.texts(shares))
+            lead.sheet = Sheet(caption, effects.grid(shares))
         leads.append(lead)
     return leads
 
@@ -215,40 +196,20 @@ def _leads(results: Path) -> list[Lead]:
 # ---- tables ----
 
 
-def _sheet(caption: str, headings: list[str], lines: Sequence[Sequence[str]]) -> Sheet:
-    columns = list(zip(*lines, strict=True))
-    kinds = ["text", *(_kind(h, c) for h, c in zip(headings[1:], columns[1:], strict=True))]
-    shown = [[_shown(*both) for both in zip(line, kinds, strict=True)] for line in lines]
-    return Sheet(caption, headings, kinds, shown)
-
-
-def _shown(text: str, kind: str) -> Shown:
-    return Shown(inline(text), None if kind == "text" else number(text))
-
-
-def _kind(heading: str, column: Iterable[str]) -> str:
-    told = [text for text in column if text != "-"]
-    if any(number(text) is None for text in told):
-        return "text"
-    return "difference" if heading.startswith("Δ") else "number"
-
-
-def number(text: str) -> float | None:
-    """The number that a cell begins with: `**77.0 ± 2.2**` -> 77.0, `1,234 [1]` -> 1234; None without."""
-    if text.startswith(_NO_DIFFERENCE):
-        return 0.0
-    match = _NUMBER.match(text.removeprefix("**"))
-    return float(match[1].replace(",", "")) if match else None
+def cell_html(cell: TableCell) -> Markup:
+    """A cell as HTML: the interval, and a difference that is none, set back."""
+    if cell.is_faint:
+        return Markup("<small>{} <span>{}</span></small>").format(cell.main, cell.detail)
+    html = escape(cell.main)
+    if cell.detail:
+        html += Markup(" <small>{}</small>").format(cell.detail)
+    return Markup("<strong>{}</strong>").format(html) if cell.is_bold else html
 
 
 def inline(text: str) -> Markup:
-    """Markdown's bold and code as HTML; the half interval and "indistinguishable" set back."""
-    html = str(escape(text))
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
-    html = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html)
-    html = re.sub(r"(?<=\d) (± [\d.]+)(?=<|$)", r" <small>\1</small>", html)
-    html = re.sub(r"^(indistinguishable) (\[.*\])$", r"<small>\1 <span>\2</span></small>", html)
-    return Markup(re.sub(r"^([-+][\d.]+) (\[.*\])$", r"\1 <small>\2</small>", html))
+    """Markdown's bold and code as HTML."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html))
 
 
 # ---- figures and pictures ----
@@ -262,11 +223,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _image(path: Path, alt: str, prefix: str) -> Image:
-    """An image as part of the page.
-
-    Raises:
-        UserError: the file cannot be read or is not what its name says.
-    """
+    """An image as part of the page."""
     try:
         content = path.read_bytes()
         if path.suffix == ".svg":

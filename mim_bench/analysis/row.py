@@ -1,4 +1,4 @@
-"""What the records of one row say: numbers over seeds, answers to every test image, costs.
+"""The records of one row of a table: numbers over seeds, correctness on every test image, costs.
 
 Everything here is by column: the name of a measure (`mim_bench.records.measure`) or of a cost.
 """
@@ -28,8 +28,8 @@ COSTS = {
 
 
 @dataclass
-class Line:
-    """What is known of a row before it is made."""
+class RowRecords:
+    """All records of one row, and the seeds and protocols that it should have."""
 
     label: str
     cell: Cell
@@ -40,19 +40,22 @@ class Line:
 
     @cached_property
     def measured(self) -> dict[str, dict[int, tuple[Measure, Found]]]:
-        """Column -> seed -> number and where it comes from; `scratch` stands below `finetune`."""
+        """Column -> seed -> number and where it comes from; `scratch` is in the column of `finetune`."""
         named: dict[str, dict[int, tuple[Measure, Found]]] = {}
-        for one in self.found:
-            for key, measure in measures(one.record).items():
+        for entry in self.found:
+            for key, measure in measures(entry.record).items():
                 column = _column(key)
-                named.setdefault(column, {})[one.record.seed] = (measure, one)
+                named.setdefault(column, {})[entry.record.seed] = (measure, entry)
         return named
 
     def values(self, column: str) -> dict[int, float]:
         """Seed -> number."""
-        return {seed: one.value for seed, (one, _) in sorted(self.measured.get(column, {}).items())}
+        return {
+            seed: measure.value
+            for seed, (measure, _) in sorted(self.measured.get(column, {}).items())
+        }
 
-    def answers(self, column: str) -> dict[int, np.ndarray]:
+    def correctness(self, column: str) -> dict[int, np.ndarray]:
         """Seed -> (N,) correctness of each test image."""
         return {
             seed: measure.of_images(store.correct(found.path))
@@ -61,75 +64,79 @@ class Line:
 
     def record(self, protocol: str) -> Record | None:
         """Its first record of a protocol."""
-        return next((o.record for o in self.found if o.record.protocol == protocol), None)
+        return next(
+            (entry.record for entry in self.found if entry.record.protocol == protocol), None
+        )
 
 
-def lines(benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[Found]) -> dict[str, Line]:
-    """Label -> row in the making; what runs in a seed's first cell alone has a row of its own."""
-    found_lines: dict[str, Line] = {}
+def records_by_row(
+    benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[Found]
+) -> dict[str, RowRecords]:
+    """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
+    by_label: dict[str, RowRecords] = {}
     seeds = list(benchmark.seeds)
     for protocol in benchmark.first_only:
-        found_lines[protocol] = Line(protocol, todo[0], {protocol}, seeds)
+        by_label[protocol] = RowRecords(protocol, todo[0], {protocol}, seeds)
     for cell in todo:
         protocols = set(benchmark.protocols)
-        found_lines.setdefault(cell.label, Line(cell.label, cell, protocols, seeds))
-    for one in found:
-        is_shared = one.record.protocol in benchmark.first_only
-        found_lines[one.record.protocol if is_shared else one.cell.label].found.append(one)
-    return found_lines
+        by_label.setdefault(cell.label, RowRecords(cell.label, cell, protocols, seeds))
+    for entry in found:
+        is_shared = entry.record.protocol in benchmark.first_only
+        by_label[entry.record.protocol if is_shared else entry.cell.label].found.append(entry)
+    return by_label
 
 
 def _column(key: str) -> str:
-    """The measure in whose column another stands, as its protocol's spec says."""
+    """Column of a measure: its own, or that of another measure as its protocol's spec says."""
     spec = PROTOCOLS.get(key)
     return spec.column if spec and spec.column else key
 
 
-def cost(key: str, line: Line, reference: Line) -> dict[int, float]:
+def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
     """Seed -> cost; ratios are to the reference row of the same seed."""
     if key == "fit_s":
         return {
-            one.record.seed: one.record.pretrain.fit["fit_seconds"]
-            for one in line.found
-            if one.record.pretrain and "fit_seconds" in one.record.pretrain.fit
+            entry.record.seed: entry.record.pretrain.fit["fit_seconds"]
+            for entry in row.found
+            if entry.record.pretrain and "fit_seconds" in entry.record.pretrain.fit
         }
     if key == "epochs_to_scratch":
-        return _epochs_to_scratch(line, reference)
-    steps, of_reference = line.values("step_s"), reference.values("step_s")
+        return _epochs_to_scratch(row, reference)
+    steps, of_reference = row.values("step_s"), reference.values("step_s")
     if key == "step_ms":
         return {seed: 1000 * step for seed, step in steps.items()}
     if key == "peak_gb":
-        return line.values("peak_gb")
+        return row.values("peak_gb")
     if key == "target_share":
-        return {seed: 100 * own / steps[seed] for seed, own in line.values("target_s").items()}
+        return {seed: 100 * own / steps[seed] for seed, own in row.values("target_s").items()}
     if key == "speed_up":
         return {
             seed: of_reference[seed] / step for seed, step in steps.items() if seed in of_reference
         }
     if key == "flops_ratio":
         theirs = reference.values("step_flops")
-        mine = line.values("step_flops")
+        mine = row.values("step_flops")
         return {seed: flops / theirs[seed] for seed, flops in mine.items() if seed in theirs}
-    record = line.record("speed")
+    record = row.record("speed")
     if record is None:
         return {}
     images = record.config["pretrain"]["epochs"] * record.data.num_train_images
-    return {seed: images / each / 3600 for seed, each in line.values("images_per_s").items()}
+    return {seed: images / each / 3600 for seed, each in row.values("images_per_s").items()}
 
 
-def _epochs_to_scratch(line: Line, reference: Line) -> dict[int, float]:
+def _epochs_to_scratch(row: RowRecords, reference: RowRecords) -> dict[int, float]:
     """Seed -> first epoch of fine-tuning whose held-out accuracy is that of the last epoch from scratch."""
     goals = {
-        one.record.seed: one.record.curves["model"][-1]
-        for one in reference.found
-        if one.record.protocol == "scratch" and "model" in one.record.curves
+        entry.record.seed: entry.record.curves["model"][-1]
+        for entry in reference.found
+        if entry.record.protocol == "scratch" and "model" in entry.record.curves
     }
-    found = {}
-    for one in line.found:
-        curve = one.record.curves.get("model", ())
-        goal = goals.get(one.record.seed)
-        if one.record.protocol == "finetune" and goal is not None:
+    epochs = {}
+    for entry in row.found:
+        curve = entry.record.curves.get("model", ())
+        goal = goals.get(entry.record.seed)
+        if entry.record.protocol == "finetune" and goal is not None:
             reached = [epoch for epoch, value in enumerate(curve, start=1) if value >= goal]
             if reached:
-                found[one.record.seed] = float(reached[0])
-    return found
+                epochs[entry.record.seed] = float(reached[0])
+    return epochs

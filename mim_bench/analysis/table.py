@@ -1,4 +1,4 @@
-"""The table of a benchmark, from records alone: measured numbers, their differences, published ones beside.
+"""The table of a benchmark, from records alone: measured numbers, their differences, published ones next to them.
 
 A cell is a mean over seeds with a 95 % interval (Student's t). Differences to the reference row are paired
 (`mim_bench.analysis.difference`). Best rows are marked only where they differ from every other row.
@@ -17,7 +17,7 @@ from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.published import match
 from mim_bench.analysis.published.reason import reasons
 from mim_bench.analysis.published.rows import PublishedRow
-from mim_bench.analysis.row import COSTS, Line, cost, lines
+from mim_bench.analysis.row import COSTS, RowRecords, cost, records_by_row
 from mim_bench.config.benchmark import Benchmark, at_preset, cells, load_benchmark
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError, suggest
@@ -67,7 +67,7 @@ class Row:
     """To the reference row; empty for that row itself and for the control."""
     published: dict[str, list[PublishedRow]]
     reasons: dict[str, str]
-    """Why the published numbers beside it are not comparable, as `mim_bench.analysis.published.reason` says."""
+    """Why the published numbers next to it are not comparable, as `mim_bench.analysis.published.reason` says."""
     num_seeds: int
     num_missing: int
     """Declared seeds for which a record of a protocol is missing: failed, or not run yet."""
@@ -116,27 +116,23 @@ def half_interval(values: Sequence[float]) -> float | None:
 def build(
     name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
 ) -> Table:
-    """The table of a benchmark at a preset.
-
-    Raises:
-        UserError: no records, a damaged or foreign one, or rows that may not stand in one table.
-    """
+    """The table of a benchmark at a preset."""
     benchmark = at_preset(load_benchmark(name), preset)
     available = match.published_rows(benchmark)
     if benchmark.division == "published":
         return Table(benchmark, name, preset, [], [], "", available)
     found = store.benchmark_records(name, preset, results, overrides)
     differing = comparability.check(found)
-    of_label = lines(benchmark, cells(name, preset, overrides), found)
-    reference = _reference(benchmark, of_label)
-    columns = _columns(benchmark, of_label)
+    by_label = records_by_row(benchmark, cells(name, preset, overrides), found)
+    reference = _reference(benchmark, by_label)
+    columns = _columns(benchmark, by_label)
     rows = [
-        _row(line, columns, of_label[reference], benchmark, available) for line in of_label.values()
+        _row(line, columns, by_label[reference], benchmark, available) for line in by_label.values()
     ]
-    rows = _mark_best(rows, columns, of_label)
+    rows = _mark_best(rows, columns, by_label)
     if control := _control(found, columns):
         rows.append(control)
-    taken = {id(row) for line in rows for several in line.published.values() for row in several}
+    taken = {id(number) for row in rows for several in row.published.values() for number in several}
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
@@ -144,19 +140,19 @@ def build(
     )  # fmt: skip
 
 
-def _reference(benchmark: Benchmark, lines: Mapping[str, Line]) -> str:
-    named = benchmark.reference or next(iter(lines))
-    if named not in lines:
-        raise UserError(f"reference: no row '{named}'; {suggest(named, lines)}")
+def _reference(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> str:
+    named = benchmark.reference or next(iter(by_label))
+    if named not in by_label:
+        raise UserError(f"reference: no row '{named}'; {suggest(named, by_label)}")
     return named
 
 
-def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
+def _columns(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> list[Column]:
     """Accuracies in the order of importance, those of other readouts last, then costs."""
     order = list(PROTOCOLS)
     is_accuracy = {
         key: next(iter(of_seed.values()))[0].is_accuracy
-        for line in lines.values()
+        for line in by_label.values()
         for key, of_seed in line.measured.items()
     }
     keys = [key for key, accuracy in is_accuracy.items() if accuracy]
@@ -166,13 +162,13 @@ def _columns(benchmark: Benchmark, lines: Mapping[str, Line]) -> list[Column]:
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
     if "step_s" in is_accuracy:
         columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
-    if any(cost("fit_s", line, line) for line in lines.values()):
+    if any(cost("fit_s", line, line) for line in by_label.values()):
         columns.append(Column("fit_s", "fit s", False, False))
     return columns
 
 
 def _heading(key: str) -> str:
-    """Of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
+    """Heading of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
     protocol, _, rest = key.partition(" ")
     if "%" in rest:
         return f"{PROTOCOLS[protocol].title} {rest.replace('%', ' % of labels')}"
@@ -181,39 +177,41 @@ def _heading(key: str) -> str:
 
 
 def _row(
-    line: Line,
+    records: RowRecords,
     columns: Sequence[Column],
-    reference: Line,
+    reference: RowRecords,
     benchmark: Benchmark,
     available: list[PublishedRow],
 ) -> Row:
     values, differences, published, why = {}, {}, {}, {}
     for column in columns:
         key = column.key
-        of_seed = line.values(key) if column.is_accuracy else cost(key, line, reference)
+        of_seed = records.values(key) if column.is_accuracy else cost(key, records, reference)
         if of_seed:
             values[key] = Value(of_seed)
-        if is_compared(key) and line is not reference:
-            found = difference.difference(line.answers(key), reference.answers(key))
-            if found is not None:
-                differences[key] = found
-        named = "scratch" if line.label == "scratch" and key == "finetune" else key
-        beside = match.counterparts(benchmark, line.cell, named, available) if available else []
-        if beside and of_seed:
-            published[key] = beside
-            record = line.record(_protocol_of(named))
-            why |= {} if record is None else reasons(beside[0], record)
-    have = {(one.record.seed, one.record.protocol) for one in line.found}
-    wanted = {(seed, protocol) for seed in line.declared for protocol in line.protocols}
+        if is_compared(key) and records is not reference:
+            delta = difference.difference(records.correctness(key), reference.correctness(key))
+            if delta is not None:
+                differences[key] = delta
+        named = "scratch" if records.label == "scratch" and key == "finetune" else key
+        counterparts = (
+            match.counterparts(benchmark, records.cell, named, available) if available else []
+        )
+        if counterparts and of_seed:
+            published[key] = counterparts
+            record = records.record(_protocol_of(named))
+            why |= {} if record is None else reasons(counterparts[0], record)
+    have = {(entry.record.seed, entry.record.protocol) for entry in records.found}
+    wanted = {(seed, protocol) for seed in records.declared for protocol in records.protocols}
     return Row(
-        label=line.label,
+        label=records.label,
         values=values,
         differences=differences,
         published=published,
         reasons=why,
         num_seeds=len({seed for seed, _ in have}),
         num_missing=len(wanted - have),
-        stale=tuple(sorted({why for one in line.found for why in one.stale})),
+        stale=tuple(sorted({why for entry in records.found for why in entry.stale})),
     )
 
 
@@ -221,7 +219,9 @@ def _protocol_of(key: str) -> str:
     return "speed" if key in COSTS else key.split()[0]
 
 
-def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, Line]) -> list[Row]:
+def _mark_best(
+    rows: list[Row], columns: Sequence[Column], by_label: Mapping[str, RowRecords]
+) -> list[Row]:
     """Marks a value where its row differs from every other one, and no value otherwise."""
     for column in columns:
         if not is_compared(column.key):
@@ -230,10 +230,10 @@ def _mark_best(rows: list[Row], columns: Sequence[Column], lines: Mapping[str, L
         if len(having) < 2:
             continue
         best = max(having, key=lambda row: row.values[column.key].mean)
-        answers = lines[best.label].answers(column.key)
-        others = [lines[row.label].answers(column.key) for row in having if row is not best]
-        found = [difference.difference(answers, other) for other in others]
-        if all(one is not None and one.is_distinguishable and one.mean > 0 for one in found):
+        correctness = by_label[best.label].correctness(column.key)
+        others = [by_label[row.label].correctness(column.key) for row in having if row is not best]
+        differences = [difference.difference(correctness, other) for other in others]
+        if all(d is not None and d.is_distinguishable and d.mean > 0 for d in differences):
             best.values[column.key] = Value(best.values[column.key].of_seed, is_best=True)
     return rows
 

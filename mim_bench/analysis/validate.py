@@ -17,7 +17,7 @@ from mim_bench.records import comparability, store
 
 
 def validate(results: Path) -> tuple[list[str], list[str]]:
-    """What was checked, one line a kind, and the faults that were found."""
+    """Lines that count the checks of each kind, and the faults."""
     checked: list[str] = []
     faults: list[str] = []
 

@@ -24,6 +24,7 @@ from mim_bench.cli.options import (
 from mim_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from mim_bench.analysis.grid import Grid
     from mim_bench.experiment.request import SweepRequest
 
 app = typer.Typer()
@@ -149,7 +150,7 @@ def table(
 
     made = tables.build(benchmark, preset, results, overrides or [])
     paths = render.write_tables(made, results)
-    _print_table(*(render.texts(made, brief=True) if made.rows else render.published_texts(made)))
+    _print_table(render.main_grid(made, brief=True) if made.rows else render.published_grid(made))
     for note in render.notes(made) if made.rows else [made.benchmark.claim]:
         out_console.print(note, style="dim", markup=False, highlight=False)
     if into is not None:
@@ -158,14 +159,14 @@ def table(
     out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
 
 
-def _print_table(headings: list[str], lines: list[list[str]]) -> None:
+def _print_table(grid: "Grid") -> None:
     shown = Table()
-    for place, heading in enumerate(headings):
-        longest = max(len(word) for line in lines for word in line[place].split() or [""])
-        justify = "right" if place else "left"
+    for column, heading in enumerate(grid.headings):
+        longest = max(len(word) for row in grid.texts for word in row[column].split() or [""])
+        justify = "right" if column else "left"
         shown.add_column(heading, justify=justify, overflow="fold", min_width=min(longest, 18))
-    for line in lines:
-        shown.add_row(*(cell.replace("**", "").replace("[", r"\[") for cell in line))
+    for row in grid.texts:
+        shown.add_row(*(text.replace("[", r"\[") for text in row))
     out_console.print(shown)
 
 
@@ -193,7 +194,7 @@ def report(results: Results = Path("results")) -> None:
     """Put all tables, figures and pictures on one self-contained page, results/report.html."""
     from mim_bench.analysis.report import write_report
 
-    path = write_report(results, told=lambda line: err_console.print(line, highlight=False))
+    path = write_report(results, warn=lambda line: err_console.print(line, highlight=False))
     out_console.print(f"wrote {path}", highlight=False)
 
 
@@ -209,16 +210,17 @@ def compare(
     """Paired difference of two runs with its interval, and the difference of their configs."""
     from mim_bench.analysis import compare as comparison
     from mim_bench.analysis import render
+    from mim_bench.analysis.grid import Grid, TableCell
 
     a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
     shared, fields = comparison.compare(a, b)
     names = [next(iter(found.values())).run_id for found in (a, b)]
-    lines = []
-    for one in shared:
-        scale = 100 if one.difference else 1
-        values = [f"{scale * value:.4g}" for value in (one.a, one.b)]
-        lines.append([one.measure, *values, render.difference(one.difference)])
-    _print_table(["measure", *names, "difference"], lines)
+    rows = []
+    for number in shared:
+        scale = 100 if number.difference else 1
+        texts = (number.measure, *(f"{scale * value:.4g}" for value in (number.a, number.b)))
+        rows.append([*map(TableCell, texts), render.difference_cell(number.difference)])
+    _print_table(Grid(["measure", *names, "difference"], rows))
     out_console.print(
         "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
         "images; one run each, so chance between seeds is not in it",

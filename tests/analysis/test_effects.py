@@ -15,9 +15,9 @@ from mim_bench.analysis.effects import (
     Effect,
     against_seed,
     analyse,
+    grid,
     sentence,
     sums_of_squares,
-    texts,
 )
 from mim_bench.config.benchmark import cells
 from mim_bench.errors import UserError
@@ -160,8 +160,8 @@ def test_analyse__nothing_complete(tmp_path: Path) -> None:
         analyse(tmp_path, "tiny")
 
 
-def test_texts__one_row_an_effect(effects: list[Effect]) -> None:
-    headings, lines = texts(effects)
+def test_grid__one_row_an_effect(effects: list[Effect]) -> None:
+    headings, lines = grid(effects).headings, grid(effects).texts
     assert len(lines) == len(effects) and {len(line) for line in lines} == {len(headings)}
     for one, line in zip(effects, lines, strict=True):
         assert line[0] == f"{one.benchmark}, {one.measure}" and line[1] == one.factor
@@ -218,6 +218,6 @@ def test_sentence__of_records(tmp_path: Path) -> None:
 
 def test_effect__stale_records_are_named(effects: list[Effect]) -> None:
     stale = [replace(one, is_stale=True) for one in effects]
-    assert all("(stale)" in line[0] for line in texts(stale)[1])
+    assert all("(stale)" in line[0] for line in grid(stale).texts)
     assert sentence(stale).endswith("(from stale records).")
     assert METHOD

@@ -353,6 +353,5 @@ def test_tiny_record__is_comparable_with_no_row():
 
 def test_facts__name_fields_that_exist():
     fields = set(flatten(load_config("hog", "tiny").model_dump()))
-    known = {field for facts in reason._RECIPES.values() for field in facts}
-    known |= {field for _, field, _ in reason._IN_VARIANT}
+    known = {field for facts in reason.all_facts() for field in facts.fields}
     assert known - fields <= {"target.params.num_components"}

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mim_bench.analysis import render, report, table
+from mim_bench.analysis.grid import TableCell
 from mim_bench.analysis.table import Table
 from mim_bench.errors import UserError
 from mim_bench.records.store import home
@@ -123,24 +124,13 @@ def test_write_report__no_folder(tmp_path: Path) -> None:
     assert "No record yet says" in text and "sweep targets --preset tiny" in text
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("77.0 ± 2.2", 77.0), ("**77.0 ± 2.2**", 77.0), ("+4.8 [+1.0, +8.4]", 4.8), ("-0.3 [-1, 0]", -0.3),
-        ("84.9 [1]; 85.0 [2]", 84.9), ("1,234", 1234.0), ("<0.001", 0.001), ("3 (1 missing)", 3.0),
-        ("reference", 0.0), ("indistinguishable [-2.5, +3.5]", 0.0), ("-", None), ("hog", None),
-    ],
-)  # fmt: skip
-def test_number__of_a_cell(text: str, wanted: float | None) -> None:
-    assert report.number(text) == wanted
-
-
-def test_inline__keeps_the_text_and_escapes_it() -> None:
-    for text in ("77.0 ± 2.2", "+4.8 [+1.0, +8.4]", "indistinguishable [-2.5, +3.5]", "a < b & c"):
-        assert report.inline(text).striptags() == text
-    assert report.inline("**1.0 ± 0.1** `a<b`") == (
-        "<strong>1.0 <small>± 0.1</small></strong> <code>a&lt;b</code>"
-    )
+def test_cell_html__keeps_the_text_and_escapes_it() -> None:
+    cells = [TableCell("77.0", 77.0, "± 2.2", is_bold=True), TableCell("a < b & c"),
+             TableCell("indistinguishable", 0.0, "[-2.5, +3.5]", is_faint=True)]  # fmt: skip
+    for cell in cells:
+        assert report.cell_html(cell).striptags() == cell.text
+    assert report.cell_html(cells[0]) == "<strong>77.0 <small>± 2.2</small></strong>"
+    assert report.inline("**1.0** `a<b`") == "<strong>1.0</strong> <code>a&lt;b</code>"
 
 
 @pytest.mark.parametrize("text", ["", "<svg>", "<svg viewBox='0'></svg>", "<svg><script/></svg>"])
@@ -177,7 +167,7 @@ _MAIN = "Reconstruction targets, preset tiny"
 
 
 def _plain(texts: list[str]) -> list[str]:
-    return [" ".join(text.replace("**", "").split()) for text in texts]
+    return [" ".join(text.split()) for text in texts]
 
 
 @pytest.mark.parametrize("name", ["targets", "wall_time"])
@@ -187,14 +177,17 @@ def test_page__shows_every_number_of_the_tables(
     found = built(name)
     title = found.benchmark.title
     wanted = {
-        f"{title}, preset tiny": render.texts(found),
-        f"{title}, preset tiny: every readout": render.readout_texts(found),
-        f"{title}: published rows": render.published_texts(found),
+        f"{title}, preset tiny": render.main_grid(found),
+        f"{title}, preset tiny: every readout": render.readout_grid(found),
+        f"{title}: published rows": render.published_grid(found),
     }
-    for caption, (headings, lines) in wanted.items():
-        if lines:
+    for caption, grid in wanted.items():
+        if grid.rows:
             shown = browser.run(_TABLE, caption)
-            assert [_plain(line) for line in shown] == [_plain(headings), *map(_plain, lines)]
+            assert [_plain(line) for line in shown] == [
+                _plain(grid.headings),
+                *map(_plain, grid.texts),
+            ]
 
 
 def test_page__numbers_are_those_of_the_csv(

@@ -30,8 +30,9 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("name", recipe.names("benchmarks"))
 def test_table__of_every_benchmark_is_made_as_markdown_csv_and_tex(results, name):
     made = table.build(name, "tiny", results)
-    headings, lines = render.texts(made) if made.rows else render.published_texts(made)
-    assert lines and all(len(line) == len(headings) for line in lines)
+    grid = render.main_grid(made) if made.rows else render.published_grid(made)
+    lines = grid.texts
+    assert lines and all(len(line) == len(grid.headings) for line in lines)
     assert render.markdown(made).count("\n| ") > len(lines)
     assert len(list(csv.DictReader(io.StringIO(render.csv(made))))) == len(made.rows) + len(
         made.published_only
@@ -53,15 +54,15 @@ def test_value__is_the_mean_over_seeds_with_students_interval(results):
 
 def test_cell__is_per_cent_with_its_interval():
     column = table.Column("linear", "linear %", True)
-    assert render.cell(table.Value({0: 0.70, 1: 0.72, 2: 0.74}), column) == "72.0 ± 5.0"
-    assert render.cell(table.Value({0: 0.7}), column) == "70.0"
-    assert render.cell(None, column) == "-"
+    assert render.value_cell(table.Value({0: 0.70, 1: 0.72, 2: 0.74}), column).text == "72.0 ± 5.0"
+    assert render.value_cell(table.Value({0: 0.7}), column).text == "70.0"
+    assert render.value_cell(None, column).text == "-"
 
 
 def test_heading_of_few_labels__has_one_sign_for_each_thing(results):
     made = table.build("targets", "tiny", results)
     wanted = ["low-shot 1 % of labels", "low-shot 10 % of labels"]
-    headings, _ = render.texts(made)
+    headings = render.main_grid(made).headings
     assert [heading for heading in headings if "low-shot" in heading] == wanted
     assert not any(re.search(r"%.* %$|%\s*%", column.heading) for column in made.columns)
     assert {"fine-tune %", "kNN @ last/cls %"} <= {column.heading for column in made.columns}

@@ -74,12 +74,12 @@ def test_outside_protocol__goes_from_run_to_table_figure_and_status(centroid, tm
     assert all(record.control and len(record.metrics) == 4 for record in records)
 
     made = table.build(str(path), "tiny", results, overrides)
-    headings, lines = render.texts(made)
-    assert {"centroid %", "Δ to pixel, ratio 0.5"} <= set(headings)
+    grid = render.main_grid(made)
+    assert {"centroid %", "Δ to pixel, ratio 0.5"} <= set(grid.headings)
     assert (
-        sum("[" in cell for line in lines for cell in line) == 3
+        sum("[" in cell for row in grid.texts for cell in row) == 3
     )  # an interval for each other row
-    assert "centroid last/cls %" in render.readout_texts(made)[0]
+    assert "centroid last/cls %" in render.readout_grid(made).headings
 
     found = store.benchmark_records(str(path), "tiny", results, overrides)
     figures = draw.compose(load_benchmark(str(path)), found)

@@ -60,10 +60,10 @@ def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[Found]) -> Figu
         else:
             table = [row for row in table if row.protocol == key]
             place, scaled, own_x = _by_column(benchmark, axis, found, table, x)
-        if told := _add_published(panel, table, place, own_x):
+        if remark_on_rows := _add_published(panel, table, place, own_x):
             remark = (
                 f" Grey, with its own scale at the right: {benchmark.rebuilds} as published, "
-                f"{told}. Compare its shape, not its level.{scaled}"
+                f"{remark_on_rows}. Compare its shape, not its level.{scaled}"
             )
     return close(figure, panels, seeds_behind(every) + remark, found)
 
@@ -126,7 +126,7 @@ def _add_published(panel: Panel, table: Sequence[PublishedRow], place: Place, ow
 def _by_share_of_depth(
     table: Sequence[PublishedRow], x: Sequence[float], depth: int
 ) -> tuple[Place, str, str]:
-    """k of K published blocks stand at the same share of ours -> place, remark, label of an own axis."""
+    """k of K published blocks are drawn at the same fraction of our depth -> place, remark, label of an own axis."""
 
     def blocks(row: PublishedRow) -> float:
         match = re.search(r"k=([\d.]+)", row.variant or "")

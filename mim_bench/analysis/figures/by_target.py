@@ -173,7 +173,7 @@ def _by_epoch(found: Sequence[Found], fixed: Sequence[str]) -> tuple[Points, Poi
 
 
 def _one_a_target(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
-    """Of many rows those nearest to the preset's own values, and the fields that are fixed by it."""
+    """The rows nearest to the preset's own values, and the fields that are fixed by it."""
     kept, first = list(found), found[0].cell
     if len({one.cell.label for one in found}) <= _MANY:
         return kept, []

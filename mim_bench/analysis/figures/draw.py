@@ -1,4 +1,4 @@
-"""The figures of a benchmark, made from records only, beside its records as PNG, SVG and PDF.
+"""The figures of a benchmark, made from records only, written next to them as PNG, SVG and PDF.
 
 `figure`: accuracy along the quantity that the grid varies (see `grid_figure`). Where several targets are compared
 also `pareto`, accuracy against cost of pre-training, and `curves`, the learning curves (see `target_figure`).
@@ -20,11 +20,7 @@ from mim_bench.records.store import Found, benchmark_records, home
 
 
 def draw(name: str, preset: str, results: Path = Path("results")) -> list[Path]:
-    """Writes every figure that a benchmark has beside its records.
-
-    Raises:
-        UserError: it has none, or its records are missing or must not be compared.
-    """
+    """Writes every figure that a benchmark has next to its records."""
     benchmark, short = at_preset(load_benchmark(name), preset), Path(name).stem
     if benchmark.figure is None and not compares_targets(benchmark):
         raise UserError(f"benchmark '{short}' has no figure; its table is `table {short}`")

@@ -1,4 +1,4 @@
-"""Labels of curves in a panel: beside their points or in a column at the right, none over another."""
+"""Labels of curves in a panel: next to their points or in a column at the right, none over another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def place(
 def _beside(
     axes: Axes, ends: np.ndarray, widths: np.ndarray, height: float
 ) -> list[tuple[float, float]]:
-    """For each label that place beside its point, upper right first, where it lies over the least."""
+    """For each label the place next to its point, upper right first, where it lies over the least."""
     box = axes.bbox
     taken = [Bbox.from_extents(*(end - height / 4), *(end + height / 4)) for end in ends]
     for bars in axes.collections:

@@ -1,4 +1,4 @@
-"""What the figures of a benchmark have in common: a sheet with a panel a measure, and the note under it."""
+"""Layout shared by the figures of a benchmark: a sheet with a panel a measure, and the note under it."""
 
 import textwrap
 from collections.abc import Iterable, Sequence

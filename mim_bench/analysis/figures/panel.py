@@ -1,5 +1,5 @@
-"""What figures are put together from: a panel with curves over seeds, each labelled at its end (see `label`),
-beside a published one in grey with a scale of its own; the layout and the files of a figure.
+"""Parts of a figure: a panel with curves over seeds, each labelled at its end (see `label`),
+next to a published one in grey with a scale of its own; the layout and the files of a figure.
 
 Legend: P points of a curve.
 """
@@ -26,7 +26,7 @@ from mim_bench.records import png_stamp
 
 STYLE = Path(__file__).with_name("figure.mplstyle")
 GREY = "#6e6e6e"
-"""Of what was not measured here or not pre-trained; legible as text on white."""
+"""Grey of curves not measured here or not pre-trained; legible as text on white."""
 _MARKERS = "osD^vPX"
 NUM_COLORS = 7
 _DODGE = 2.5
@@ -48,7 +48,7 @@ class Curve:
     values: tuple[tuple[float, ...], ...]
     """(P,) times the seeds of the point."""
     number: int = 0
-    """Of its colour and marker."""
+    """Index of its colour and marker."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -71,7 +71,7 @@ class Panel:
     axes: Axes
     labels: list[Label] = field(default_factory=list)
     beside: bool = False
-    """Labels stand beside their points; else in a column at the right."""
+    """Labels are next to their points; else in a column at the right."""
     published: Axes | None = None
     _drawn: list[list[Artist]] = field(default_factory=list)
 
@@ -103,7 +103,7 @@ class Panel:
         return [self.axes.vlines(x, low, high, color=color, linewidth=1, label=label)]
 
     def dodge(self) -> None:
-        """Draws each curve a little beside the others, so that no bar hides another; x stays in the data."""
+        """Draws each curve a little next to the others, so that no bar hides another; x stays in the data."""
         for number, drawn in enumerate(self._drawn):
             points = _DODGE * (number - (len(self._drawn) - 1) / 2)
             for artist in drawn:

@@ -1,4 +1,4 @@
-"""Which published number belongs beside which measured one: found by setting, never by hand."""
+"""The published number next to each measured one, matched by setting, never by hand."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _COST_METRIC = {"flops_ratio": "flops_ratio", "hours": "hours", "speed_up": "spe
 
 
 def published_rows(benchmark: Benchmark) -> list[PublishedRow]:
-    """Every published row that the benchmark stands beside."""
+    """Every published row of the tables that the benchmark rebuilds."""
     if benchmark.published is None:
         return []
     where = benchmark.published.where
@@ -80,7 +80,7 @@ def _measures(row: PublishedRow, measure: str) -> bool:
 
 
 def setting(row: PublishedRow) -> str:
-    """What a published row is, for a table of its own."""
+    """Setting of a published row in one line, for a table of its own."""
     epochs = f"{row.pretrain_epochs} epochs" if row.pretrain_epochs else None
     parts = (row.method, row.target, row.backbone, epochs, row.variant)
     return ", ".join(part for part in parts if part)

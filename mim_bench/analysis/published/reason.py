@@ -1,112 +1,104 @@
-"""Why a published number and a measured one are not comparable, from the two settings.
+"""Why a published number and a measured one are not comparable: the difference of their two settings.
 
-What a published row leaves out comes from the facts below, where the paper or its code says it; what nobody
-says is no difference.
+What a published row leaves out is in `recipes/*.toml`, where its paper or its code states it; a setting that
+nobody states is no difference.
 """
 
+import functools
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mim_bench.analysis.published.rows import PublishedRow
 from mim_bench.config.resolve import flatten
 from mim_bench.config.source import SOURCES
 from mim_bench.records.record import Record
+from mim_bench.schema import Frozen
 
-_SCRATCH = "supervised from scratch"
-_CIFAR_CODE = ("IcarusWizard/MAE", "Kedreamix/MAE-for-CIFAR")
-
-# ---- facts that the rows leave out: dotted field of the config -> published value ----
-
-
-def _facts(section: str, **values: Any) -> dict[str, Any]:
-    return {f"{section}.{name}": value for name, value in values.items()}
-
-
-# fmt: off
-_CROP = _facts("augment", crop="random_size", flip=0.5, color_jitter=0.0)
-_STRONG = _facts(
-    "finetune", smoothing=0.1, mixup=0.8, cutmix=1.0, betas=(0.9, 0.999), weight_decay=0.05,
-    rand_augment="rand-m9-mstd0.5-inc1", holdout_fraction=0.0,
-)
-_MAE = {  # appendix A.1, Tables 8 to 10
-    **_CROP, **_facts("augment", crop_scale=(0.2, 1.0)), **_facts("model", position="sincos"),
-    **_facts("pretrain", batch_size=4096, blr=1.5e-4, min_lr=0.0, warmup_epochs=40, weight_decay=0.05,
-             clip_norm=None, betas=(0.9, 0.95)),
-    **_facts("linear", epochs=90, batch_size=16384, blr=0.1, warmup_epochs=10, weight_decay=0.0,
-             momentum=0.9, augment=True),
-    **_STRONG,
-    **_facts("finetune", batch_size=1024, blr=1e-3, warmup_epochs=5, layer_decay=0.75, erasing=0.0),
-}
-_MAE_SCRATCH = {  # Table 11
-    **_STRONG,
-    **_facts("finetune", batch_size=4096, blr=1e-4, warmup_epochs=20, weight_decay=0.3, betas=(0.9, 0.95)),
-}
-_BEIT = {  # microsoft/unilm, beit/README.md; learning rate 1.5e-3 at 2048 images
-    **_facts("pretrain", batch_size=2048, blr=1.875e-4, warmup_epochs=10),
-    **_facts("model", position="relative"),
-}
-_MASKFEAT = {  # facebookresearch/SlowFast, configs/masked_ssl/in1k_VIT_B_MaskFeat_{PT,FT}.yaml
-    **_CROP, **_facts("augment", crop_scale=(0.5, 1.0)),
-    **_facts("mask", block_min_patches=15, block_min_aspect=0.3),
-    **_facts("pretrain", blr=2e-4, min_lr=1e-6, warmup_epochs=30, weight_decay=0.05, clip_norm=0.02),
-    **_STRONG,
-    **_facts("finetune", epochs=100, blr=1e-3, warmup_epochs=20, layer_decay=0.65, drop_path=0.1,
-             erasing=0.25),
-    **_facts("target.params", num_bins=9, normalize=True, gaussian_window=0),
-}
-_CIFAR = {  # IcarusWizard/MAE, mae_pretrain.py, train_classifier.py, model.py; Kedreamix's is a copy
-    **_facts("augment", crop="none", flip=0.0), **_facts("model", position="learned", num_heads=3),
-    **_facts("pretrain", batch_size=4096, blr=1.5e-4, warmup_epochs=200, betas=(0.9, 0.95)),
-    **_facts("finetune", epochs=100, batch_size=128, blr=1e-3, warmup_epochs=5, mixup=0.0, cutmix=0.0,
-             rand_augment=None, crop_scale=(1.0, 1.0)),
-}
-_RECIPES = {
-    ("MAE", "MAE"): _MAE, ("MAE", _SCRATCH): _MAE_SCRATCH, ("MAE", "BEiT"): _BEIT,
-    ("MaskFeat", "MaskFeat"): _MASKFEAT,
-    **{(origin, method): _CIFAR for origin in _CIFAR_CODE for method in ("MAE", _SCRATCH)},
-}
-"""(where it was printed, method) -> recipe. SimMIM's rows are on Swin, which the model says."""
-_BY_SIZE = {
-    "MAE": {"B": (100, 0.1), "L": (50, 0.1), "H": (50, 0.2)},
-    _SCRATCH: {"B": (300, 0.1), "L": (200, 0.2), "H": (200, 0.2)},
-}
-"""Fine-tuning epochs and drop path in MAE's Tables 9 and 11."""
-_IN_VARIANT: tuple[tuple[str, str, Any], ...] = (
-    (r"([\d.]+) fine-tuning epochs", "finetune.epochs", None),
-    (r"mixup ([\d.]+)", "finetune.mixup", None),
-    (r"cutmix ([\d.]+)", "finetune.cutmix", None),
-    (r"(\d+) largest patch-space PCA", "target.params.num_components", None),
-    (r"none \(center crop, no flip\)", "augment.crop", "none"),
-    (r"none \(center crop, no flip\)", "augment.flip", 0.0),
-    (r"crop, fixed size", "augment.crop", "fixed_size"),
-    (r"crop \+ color jitter", "augment.color_jitter", "on"),
-)
-"""Pattern in a row's variant, field, value; None: the number in the pattern; "on": any but 0."""
-_VITS = {(192, 12, 3): "T", (384, 12, 6): "S", (768, 12, 12): "B", (1024, 24, 16): "L", (1280, 32, 16): "H"}
+_SIZES = {
+    (192, 12, 3): "T", (384, 12, 6): "S", (768, 12, 12): "B", (1024, 24, 16): "L", (1280, 32, 16): "H",
+}  # fmt: skip
 """Width, depth, heads (ViT's and DeiT's papers) -> size."""
-_MASK_TOKENS = {"MAE": "decoder"} | dict.fromkeys(("BEiT", "SimMIM", "MaskFeat"), "encoder_light")
-_TARGETS = {"pixel": "pixel (w/o norm)", "norm_pixel": "pixel (w/ norm)", "hog": "HOG", "pca": "PCA"}
+_TARGETS = {
+    "pixel": "pixel (w/o norm)",
+    "norm_pixel": "pixel (w/ norm)",
+    "hog": "HOG",
+    "pca": "PCA",
+}
 _DALLE = "dVAE token of DALL-E"
 _ALIASES = {"pixel L1": "pixel (w/o norm), l1 loss", "dVAE token": _DALLE}
-"""Of published targets; BEiT (section 2.1) and MAE (Table 1d) take DALL-E's tokenizer."""
+"""Published target -> its full name; BEiT (section 2.1) and MAE (Table 1d) take DALL-E's tokenizer."""
 
-# fmt: on
-# ---- the comparison ----
+
+class Facts(Frozen):
+    """Settings of the published rows that meet every condition; an empty condition is always met."""
+
+    origins: tuple[str, ...] = ()
+    """Paper or repository that printed the number, not one that it quotes."""
+    methods: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()
+    backbone: str = ""
+    """Regular expression, searched for."""
+    variant: str = ""
+    """Regular expression, searched for."""
+    fields: dict[str, Any] = {}
+    """Dotted field of the config -> published value."""
+    mask_tokens: str | None = None
+    readout: str | None = None
+    differs: dict[str, str] = {}
+    """Aspect -> `measured, not published`, where nothing here does as the row does."""
+
+    def matches(self, row: PublishedRow) -> bool:
+        """Whether the row meets every condition."""
+        return (
+            (not self.origins or (row.origin in self.origins and "quoting" not in row.paper))
+            and (not self.methods or row.method in self.methods)
+            and (not self.protocols or _protocol(row) in self.protocols)
+            and bool(re.search(self.backbone, row.backbone or ""))
+            and bool(re.search(self.variant, row.variant or ""))
+        )
+
+
+@functools.cache
+def all_facts() -> tuple[Facts, ...]:
+    """The facts of every recipe file, in the order of the files' names."""
+    return tuple(
+        Facts.model_validate(facts | {"fields": flatten(facts.get("fields", {}))})
+        for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
+        for facts in tomllib.loads(path.read_text(encoding="utf-8"))["facts"]
+    )
+
+
+def published_facts(row: PublishedRow) -> Facts:
+    """All facts of a row in one; later facts win."""
+    fields: dict[str, Any] = {}
+    other: dict[str, Any] = {}
+    differs: dict[str, str] = {}
+    for facts in filter(lambda facts: facts.matches(row), all_facts()):
+        for field, value in facts.fields.items():
+            if value == "$1":
+                value = float(re.findall(facts.variant, row.variant or "")[0])
+            value = tuple(value) if isinstance(value, list) else value
+            fields[field] = None if value == "None" else value
+        other |= facts.model_dump(include={"mask_tokens", "readout"}, exclude_none=True)
+        differs |= facts.differs
+    return Facts(fields=fields, differs=differs, **other)
 
 
 def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
     """Why the two numbers are not comparable: aspect -> `measured, not published`; empty: they are.
 
-    Which readout of a record, or which ratio of two, stands beside a row is the caller's matter.
+    Which readout of a record, or which ratio of two, is printed next to a row is the caller's matter.
     """
     config, variant, protocol = record.config, row.variant or "", _protocol(row)
-    model, mask = config["model"], config["mask"]
-    found: dict[str, str] = {}
+    model, mask, facts = config["model"], config["mask"], published_facts(row)
+    differences: dict[str, str] = {}
 
     def compare(aspect: str, measured: Any, published: Any, unit: str = "") -> None:
         if published is not None and measured != published:
-            found[aspect] = f"{measured}{unit}, not {published}"
+            differences[aspect] = f"{measured}{unit}, not {published}"
 
     compare("protocol", record.protocol, protocol)
     if record.protocol == "speed":
@@ -125,27 +117,20 @@ def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
         compare("mask", *_join(pairs, " "))
         if row.decoder_depth is not None:
             compare("decoder", *_decoder(model, row))
-        place = "encoder" if "encoder w/ [M]" in variant else _MASK_TOKENS.get(row.method)
-        compare("mask tokens", model["mask_tokens"], place)
+        compare("mask tokens", model["mask_tokens"], facts.mask_tokens)
         compare("target", *_target(config["target"], row))
-        if "loss on all pixels" in variant:
-            compare("loss", "hidden patches", "all patches")
-        if "one masked patch missing from the loss" in variant:
-            compare("loss", "all hidden patches", "all but one")
+        differences |= {k: v for k, v in facts.differs.items() if k == "loss"}
     if record.protocol == protocol:
-        compare("readout", *_readout(record, row))
-        if "best epoch on test" in variant:
-            compare("selection", "last epoch", "best epoch on the test set")
-        if protocol == "partial":
-            compare("selection", "one length", "the best of 50, 100 and 200 epochs")
-    if differing := _differing(record, row, protocol):
-        found["recipe"] = "; ".join(differing)
-    return found
+        compare("readout", _readout(record), facts.readout)
+        differences |= {k: v for k, v in facts.differs.items() if k == "selection"}
+    if recipe := _recipe_differences(record, facts, protocol):
+        differences["recipe"] = "; ".join(recipe)
+    return differences
 
 
 def _protocol(row: PublishedRow) -> str:
     """The protocol here that measures the same; MAE's Figure 9 begins and ends with another."""
-    if row.method.startswith(_SCRATCH):
+    if row.method.startswith("supervised from scratch"):
         return "scratch"
     for text, protocol in (("= linear probing", "linear"), ("= full fine-tuning", "finetune")):
         if text in (row.variant or ""):
@@ -179,7 +164,7 @@ def _model(model: Mapping[str, Any], backbone: str | None) -> str:
     )
     if f"({depth}x{width}, patch {patch})" in (backbone or ""):
         return str(backbone)
-    size = _VITS.get((width, depth, heads))
+    size = _SIZES.get((width, depth, heads))
     name = f"ViT-{size}/{patch}" if size else f"ViT {depth} x {width} / {patch}"
     if not size and width % 64 == 0 and heads != width // 64:
         name += f", {heads} heads"
@@ -212,52 +197,39 @@ def _target(target: Mapping[str, Any], row: PublishedRow) -> tuple[str, str | No
     return label, _ALIASES.get(row.target or "", row.target)
 
 
-def _readout(record: Record, row: PublishedRow) -> tuple[str, str | None]:
-    """Features of a probe: MAE, A.1; BEiT, run_linear_eval.py; SimMIM, issue 14. Fine-tuning: the code."""
-    tuned = "mean of patch tokens"
+def _readout(record: Record) -> str:
+    """Features that a probe or a fine-tuned head reads."""
     if record.protocol != "linear":
-        return tuned, "class token" if row.origin in _CIFAR_CODE else None
+        return "mean of patch tokens"
     layer, pooling = record.declared_readout.split("/")
-    measured = "class token" if pooling == "cls" else tuned
-    if layer == "middle":
-        measured += f" after block {record.config['model']['depth'] // 2}"
-    block = {"BEiT ViT-B/16": 9, "BEiT ViT-L/16": 14, "SimMIM ViT-B/16": 8}.get(
-        f"{row.method} {row.backbone}"
+    features = "class token" if pooling == "cls" else "mean of patch tokens"
+    return (
+        f"{features} after block {record.config['model']['depth'] // 2}"
+        if layer == "middle"
+        else features
     )
-    if row.method == "MAE":
-        return measured, "class token"
-    own = block and "MAE authors" not in (row.variant or "")
-    return measured, f"{tuned} after block {block}" if own else None
 
 
-def _differing(record: Record, row: PublishedRow, protocol: str) -> list[str]:
-    """`field measured, not published` for every known field of the parts that both went through."""
-    facts = dict(_RECIPES.get((row.origin, row.method), {}) if "quoting" not in row.paper else {})
-    size = (row.backbone or "")[4:5]
-    if row.origin == "MAE" and facts and size in _BY_SIZE.get(row.method, {}):
-        epochs, drop_path = _BY_SIZE[row.method][size]
-        facts |= _facts("finetune", epochs=epochs, drop_path=drop_path)
-    for pattern, field, value in _IN_VARIANT:
-        if match := re.search(pattern, row.variant or ""):
-            facts[field] = float(match[1]) if value is None else value
-    if protocol == "partial":
-        facts.pop("finetune.epochs", None)  # the best of three lengths: `selection`
+def _recipe_differences(record: Record, facts: Facts, protocol: str) -> list[str]:
+    """`field measured, not published` for every known field of the sections that both went through."""
     used = {"scratch": ["finetune"], "partial": ["finetune"], "speed": []}.get(protocol, [protocol])
-    parts = used if record.protocol == protocol else []
+    sections = used if record.protocol == protocol else []
     if "scratch" not in (record.protocol, protocol):
-        parts += ["model"] if protocol == "speed" else ["pretrain", "augment", "model", "target"]
-        parts += ["mask"] if record.config["mask"]["sampling"] == "block" else []
+        sections += ["model"] if protocol == "speed" else ["pretrain", "augment", "model", "target"]
+        sections += ["mask"] if record.config["mask"]["sampling"] == "block" else []
     fields = flatten(record.config)
-    random_size = facts.get("augment.crop") == fields["augment.crop"] == "random_size"
-    differing = []
-    for field, published in facts.items():
-        if field not in fields or field.partition(".")[0] not in parts:
+    random_size = facts.fields.get("augment.crop") == fields["augment.crop"] == "random_size"
+    differences = []
+    for field, published in facts.fields.items():
+        if field not in fields or field.partition(".")[0] not in sections:
             continue
+        if protocol == "partial" and field == "finetune.epochs":
+            continue  # the best of three lengths: `selection`
         measured = fields[field]
         measured = tuple(measured) if isinstance(measured, list) else measured
         same = bool(measured) if published == "on" else measured == published
         if not same and (field != "augment.crop_scale" or random_size):
-            differing.append(f"{field} {measured}, not {published}")
-    if "with EMA" in (row.variant or "") and "finetune" in parts:
-        differing.append("last weights, not their moving average")
-    return differing
+            differences.append(f"{field} {measured}, not {published}")
+    if "weights" in facts.differs and "finetune" in sections:
+        differences.append(facts.differs["weights"])
+    return differences

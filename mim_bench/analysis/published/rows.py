@@ -33,7 +33,7 @@ class PublishedRow(Frozen):
     """Blocks; 0: a light head on the encoder."""
     decoder_width: int | None
     variant: str | None
-    """What sets the row apart inside its table."""
+    """Setting that distinguishes the row inside its table."""
     protocol: Literal["finetune", "linear", "partial-k", "speed", "other"]
     metric: str
     """`top1` is of ImageNet-1K unless it names other data."""
@@ -61,7 +61,7 @@ class PublishedRow(Frozen):
         return re.split(r": | \(", self.paper)[0]
 
     def shown(self, decimals: int = 1) -> str:
-        """The value as text; a status other than confirmed stands behind it."""
+        """The value as text; followed by its status where that is not confirmed."""
         text = f"{self.value:.{decimals}f}"
         return text if self.status == "confirmed" else f"{text} ({self.status})"
 
@@ -73,11 +73,7 @@ def _all_rows() -> tuple[PublishedRow, ...]:
 
 
 def rows(tables: Sequence[str]) -> list[PublishedRow]:
-    """The rows of some tables, in the file's order.
-
-    Raises:
-        UserError: a table that is not carried.
-    """
+    """The rows of some tables, in the file's order."""
     known = {row.table_id for row in _all_rows()}
     for table in tables:
         if table not in known:
