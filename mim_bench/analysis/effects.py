@@ -22,7 +22,7 @@ from mim_bench.config.benchmark import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
 from mim_bench.records import comparability, store
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 BENCHMARKS = ("targets", "mask_ratio")
 REST = "interactions and noise"
@@ -86,7 +86,7 @@ def analyse(results: Path, preset: str, names: Sequence[str] = BENCHMARKS) -> li
     return effects
 
 
-def _effects(name: str, preset: str, protocol: str, found: Sequence[Found]) -> list[Effect]:
+def _effects(name: str, preset: str, protocol: str, found: Sequence[CellRecord]) -> list[Effect]:
     found = [one for one in found if one.record.protocol == protocol]
     values, factors = _balanced(name, preset, found)
     sizes = list(values.shape)
@@ -120,16 +120,16 @@ def _effects(name: str, preset: str, protocol: str, found: Sequence[Found]) -> l
     return effects
 
 
-def _balanced(name: str, preset: str, found: Sequence[Found]) -> tuple[np.ndarray, list[str]]:
+def _balanced(name: str, preset: str, found: Sequence[CellRecord]) -> tuple[np.ndarray, list[str]]:
     """Accuracies of one protocol over grid, readouts and the seeds that have all of these -> their factors."""
     todo = cells(name, preset)
-    fields = list(todo[0].place)
+    fields = list(todo[0].point)
     value: dict[tuple[Any, ...], float] = {}
     for one in found:
         for metric in one.record.metrics:
-            place = (one.cell.place[field] for field in fields)
+            place = (one.cell.point[field] for field in fields)
             value[(*place, metric.readout, one.record.seed)] = metric.value
-    levels = [list(dict.fromkeys(cell.place[field] for cell in todo)) for field in fields]
+    levels = [list(dict.fromkeys(cell.point[field] for cell in todo)) for field in fields]
     levels.append(list(dict.fromkeys(key[-2] for key in value)))
     inner = list(itertools.product(*levels))
     seeds = dict.fromkeys(cell.config.seed for cell in todo)

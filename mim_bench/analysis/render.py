@@ -69,7 +69,7 @@ def first_heading(table: Table) -> str:
     """Heading of the row labels: `target`, `target, ratio`."""
     cell = next((one.cell for one in table.found), None)
     fields = (
-        ["" if field == "variant" else field.rpartition(".")[2] for field in cell.place]
+        ["" if field == "variant" else field.rpartition(".")[2] for field in cell.point]
         if cell
         else []
     )

@@ -14,7 +14,7 @@ from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.records import store
 from mim_bench.records.measure import Measure, measures
 from mim_bench.records.record import Record
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 COSTS = {
     "step_ms": ("step ms", False, False),
@@ -36,12 +36,12 @@ class RowRecords:
     protocols: set[ProtocolName]
     declared: list[int]
     """Seeds."""
-    found: list[Found] = field(default_factory=list)
+    found: list[CellRecord] = field(default_factory=list)
 
     @cached_property
-    def measured(self) -> dict[str, dict[int, tuple[Measure, Found]]]:
+    def measured(self) -> dict[str, dict[int, tuple[Measure, CellRecord]]]:
         """Column -> seed -> number and where it comes from; `scratch` is in the column of `finetune`."""
-        named: dict[str, dict[int, tuple[Measure, Found]]] = {}
+        named: dict[str, dict[int, tuple[Measure, CellRecord]]] = {}
         for entry in self.found:
             for key, measure in measures(entry.record).items():
                 column = _column(key)
@@ -70,7 +70,7 @@ class RowRecords:
 
 
 def records_by_row(
-    benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[Found]
+    benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[CellRecord]
 ) -> dict[str, RowRecords]:
     """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
     by_label: dict[str, RowRecords] = {}

@@ -24,7 +24,7 @@ from mim_bench.errors import UserError, suggest
 from mim_bench.records import comparability, store
 from mim_bench.records.measure import measures
 from mim_bench.records.record import Record
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 CONTROL = "random weights (control)"
 
@@ -89,7 +89,7 @@ class Table:
     """Published rows without a measured counterpart."""
     differing: list[str] = field(default_factory=list)
     """Fields in which the rows' configs differ."""
-    found: list[Found] = field(default_factory=list)
+    found: list[CellRecord] = field(default_factory=list)
     """The records that it was made from."""
 
     @property
@@ -238,7 +238,7 @@ def _mark_best(
     return rows
 
 
-def _control(found: Sequence[Found], columns: Sequence[Column]) -> Row | None:
+def _control(found: Sequence[CellRecord], columns: Sequence[Column]) -> Row | None:
     """The encoder at its random initial weights: one row, where it is the same for every row of a seed."""
     values: dict[str, dict[int, set[float]]] = {}
     for one in found:

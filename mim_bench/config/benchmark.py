@@ -123,7 +123,7 @@ class Cell:
     """One run of a benchmark."""
 
     config: RunConfig
-    place: dict[str, Any]
+    point: dict[str, Any]
     """Field of the grid -> value, relative ones worked out; `variant` -> its name."""
     relative: dict[str, float]
     """Field of the grid -> value over the preset's own, where the file says it so."""
@@ -132,18 +132,18 @@ class Cell:
     @property
     def label(self) -> str:
         """Name of its row: the values that the grid varies."""
-        return row_label(self.place)
+        return row_label(self.point)
 
     def varies(self) -> set[str]:
         """Fields of the resolved config that the grid or variant sets."""
-        named = set(self.place) | set(self.variant.set if self.variant else ())
+        named = set(self.point) | set(self.variant.set if self.variant else ())
         return {config_field(name, self.config) for name in named - {"variant", "target"}}
 
 
-def row_label(place: Mapping[str, Any]) -> str:
-    """`hog, ratio 0.75`: the values of a place, each behind the last part of its field's name."""
+def row_label(point: Mapping[str, Any]) -> str:
+    """`hog, ratio 0.75`: the values of a point of the grid, each behind the last part of its field's name."""
     parts = []
-    for field, value in place.items():
+    for field, value in point.items():
         short = field.rpartition(".")[2].replace("_", " ")
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         parts.append(shown if field in ("target", "variant") else f"{short} {shown}")
@@ -189,23 +189,23 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
         return []
     found = []
     for seed in benchmark.seeds:
-        points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
-        for number, (variant, *values) in enumerate(points):
-            place = dict(zip(benchmark.grid, values, strict=True))
+        grid_points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
+        for number, (variant, *values) in enumerate(grid_points):
+            point = dict(zip(benchmark.grid, values, strict=True))
             protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
-            found.append(_cell(place, variant, seed, protocols, preset, overrides))
+            found.append(_cell(point, variant, seed, protocols, preset, overrides))
     return found
 
 
 def _cell(
-    place: dict[str, Any],
+    point: dict[str, Any],
     variant: Variant | None,
     seed: int,
     protocols: Sequence[str],
     preset: str,
     overrides: Sequence[str],
 ) -> Cell:
-    fields = {**(variant.set if variant else {}), **place}
+    fields = {**(variant.set if variant else {}), **point}
     target = fields.pop("target", "norm_pixel")
     grid: dict[str, Any] = {"seed": seed, "evaluate.protocols": list(protocols)}
     relative: dict[str, float] = {}
@@ -228,6 +228,6 @@ def _cell(
     scaled_fields = {config_field(field, base) for field in relative}
     kept = [text for field, text in overridden.items() if field not in scaled_fields]
     config = resolve(target, preset, kept, grid).config
-    point = {"variant": variant.name} if variant else {}
-    point |= {field: grid.get(field, value) for field, value in place.items()}
-    return Cell(config, point, relative, variant)
+    resolved = {"variant": variant.name} if variant else {}
+    resolved |= {field: grid.get(field, value) for field, value in point.items()}
+    return Cell(config, resolved, relative, variant)

@@ -22,8 +22,7 @@ from mim_bench import rng
 from mim_bench.config.run import ModelConfig
 from mim_bench.errors import UserError
 from mim_bench.model import masking
-from mim_bench.model.position import sincos_table
-from mim_bench.model.vit import Encoder, LayerNorm
+from mim_bench.model.vit import Encoder, LayerNorm, sincos_table
 from mim_bench.target import Geometry, Target
 
 

@@ -6,13 +6,13 @@ from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import IDENTITY
 from mim_bench.errors import UserError
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 _NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")
 """Seeds are the repeats; where the images lie is not which they are, as the fingerprint is."""
 
 
-def check(found: Sequence[Found]) -> list[str]:
+def check(found: Sequence[CellRecord]) -> list[str]:
     """Refuses what proves nothing; returns the fields in which the rows' configs differ."""
     records = [one.record for one in found]
     for record in records:
@@ -30,7 +30,7 @@ def _one(kinds: set[str], what: str) -> None:
         raise UserError(f"records of several {what} ({', '.join(sorted(kinds))}) never mix")
 
 
-def _same_images(found: Sequence[Found]) -> None:
+def _same_images(found: Sequence[CellRecord]) -> None:
     """Targets of one seed must have seen the same crops under the same masks."""
     seen: dict[str, tuple[str, str]] = {}
     for one in found:
@@ -46,7 +46,7 @@ def _same_images(found: Sequence[Found]) -> None:
             )
 
 
-def differing_fields(found: Sequence[Found]) -> list[str]:
+def differing_fields(found: Sequence[CellRecord]) -> list[str]:
     """Fields in which the rows' configs differ; all of them are what the grid names, or the target's."""
     used = {part for one in found for part in PROTOCOLS[one.record.protocol].sections}
     sections = [*IDENTITY, *sorted(used)]
@@ -60,7 +60,7 @@ def differing_fields(found: Sequence[Found]) -> list[str]:
         if name not in _NOT_COMPARED and len({str(config.get(name, "-")) for config in configs}) > 1
     ]
     allowed = {field for one in found for field in one.cell.varies()}
-    varies_target = any("target" in one.cell.place for one in found)
+    varies_target = any("target" in one.cell.point for one in found)
     outside = [
         name
         for name in differing

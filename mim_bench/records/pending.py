@@ -9,7 +9,7 @@ from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError, suggest
 from mim_bench.records import store
-from mim_bench.records.store import Found, home
+from mim_bench.records.store import CellRecord, home
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]
     return have
 
 
-def _matching(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, Found]]:
+def _matching(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, CellRecord]]:
     matching, _ = store.find(todo, store.read_folder(folder))
     return [
         (one.cell, one)

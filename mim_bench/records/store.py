@@ -31,7 +31,7 @@ _WHERE = ("data.source", "data.skip_bad_images")
 
 
 @dataclass(frozen=True)
-class Found:
+class CellRecord:
     """A record in its cell."""
 
     record: Record
@@ -105,7 +105,7 @@ def of_same_data(record: Record, config: RunConfig) -> bool:
 
 def find(
     todo: Sequence[Cell], records: Iterable[tuple[Path, Record]]
-) -> tuple[list[Found], list[Path]]:
+) -> tuple[list[CellRecord], list[Path]]:
     """Records in their cells, in the order of the cells, and the paths of those that belong to none.
 
     Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
@@ -125,7 +125,7 @@ def find(
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
             foreign.append(path)
             continue
-        found.append(Found(record, path, cell, old + _older(record, config, cell.config)))
+        found.append(CellRecord(record, path, cell, old + _older(record, config, cell.config)))
     order = {id(cell): place for place, cell in enumerate(todo)}
     # of several records of one place the current one counts, else the newest
     found.sort(key=lambda one: (not one.stale, one.record.started))
@@ -158,7 +158,7 @@ def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, .
 
 def benchmark_records(
     name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
-) -> list[Found]:
+) -> list[CellRecord]:
     """The benchmark's records of a preset, in the order of its cells."""
     folder = home(name, preset, results) / "records"
     found, foreign = find(cells(name, preset, overrides), read_folder(folder))
@@ -184,7 +184,7 @@ def results(
     return frame(benchmark_records(benchmark, preset, Path(folder)))
 
 
-def frame(found: Sequence[Found]) -> pd.DataFrame:
+def frame(found: Sequence[CellRecord]) -> pd.DataFrame:
     """One row per record; see `results`."""
     rows: list[dict[str, Any]] = []
     for one in found:
@@ -192,7 +192,7 @@ def frame(found: Sequence[Found]) -> pd.DataFrame:
         named = measures(record)
         rows.append(
             {
-                **one.cell.place,
+                **one.cell.point,
                 "target": record.target,
                 "seed": record.seed,
                 "protocol": record.protocol,

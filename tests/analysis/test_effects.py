@@ -93,7 +93,7 @@ def test_analyse__factors_cells_and_shares(effects: list[Effect]) -> None:
     groups: dict[tuple[str, str], list[Effect]] = {}
     for one in effects:
         groups.setdefault((one.benchmark, one.measure), []).append(one)
-    ratios = len({cell.place["mask.ratio"] for cell in cells("mask_ratio", "tiny")})
+    ratios = len({cell.point["mask.ratio"] for cell in cells("mask_ratio", "tiny")})
     wanted = {
         ("targets", "fine-tune"): ({"target": 4, "seed": 3}, 12),
         ("targets", "linear"): ({"target": 4, "readout": 4, "seed": 3}, 48),

@@ -26,10 +26,10 @@ from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError
 from mim_bench.records import png_stamp
 from mim_bench.records.measure import measures
-from mim_bench.records.store import Found, benchmark_records, home
+from mim_bench.records.store import CellRecord, benchmark_records, home
 from tests.fake import fake_results
 
-Composed = tuple[dict[str, Figure], list[Found]]
+Composed = tuple[dict[str, Figure], list[CellRecord]]
 Drawn = Callable[[str], Composed]
 ALL = (
     "mask_ratio", "decoder_depth", "decoder_width", "schedule", "partial_finetune", "targets",
@@ -74,11 +74,11 @@ def bars(axes: Axes, label: str) -> dict[float, tuple[float, float]]:
     return {float(ends[0, 0]): (ends[0, 1], ends[1, 1]) for ends in lines.get_segments()}
 
 
-def values(found: list[Found], measure: str, **place: object) -> list[float]:
+def values(found: list[CellRecord], measure: str, **place: object) -> list[float]:
     return [
         100 * named[measure].value
         for one in found
-        if one.cell.place == place and measure in (named := measures(one.record))
+        if one.cell.point == place and measure in (named := measures(one.record))
     ]
 
 
@@ -130,7 +130,7 @@ def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> 
 def test_figure__single_seed_has_no_interval(tmp_path: Path) -> None:
     fake_results("decoder_width", "tiny", tmp_path, seeds=(0,))
     figures, found = composed("decoder_width", tmp_path)
-    fine, place = figures["figure"].axes[0], found[0].cell.place
+    fine, place = figures["figure"].axes[0], found[0].cell.point
     assert not fine.collections
     value = points(fine, found[0].record.target)[place["model.decoder_dim"]]
     assert [value] == values(found, "finetune", **place)
@@ -180,7 +180,7 @@ def test_published__scaled_to_the_preset_or_on_its_own_axis(
 ) -> None:
     figures, found = drawn_once(name)
     panel = figures["figure"].axes[0]
-    own = next(one.cell.place[field] for one in found if one.cell.relative.get(field) == 1)
+    own = next(one.cell.point[field] for one in found if one.cell.relative.get(field) == 1)
     axes = published_axes(panel)
     assert sorted(points(axes, "MAE")) == pytest.approx([x * own / reference for x in published])
     shared = panel.get_shared_x_axes().joined(panel, axes)

@@ -45,7 +45,7 @@ def test_cells_of_a_benchmark__differ_only_in_what_the_file_names(name):
         fields = difference(found[0].config, cell.config)
         outside = [f for f in fields if f not in allowed and not f.startswith("target.")]
         assert outside == []
-        if "target" not in cell.place:
+        if "target" not in cell.point:
             assert {f for f in fields if f.startswith("target.")} <= allowed
 
 
@@ -66,16 +66,16 @@ def test_setting_of_what_the_rows_differ_in__is_refused():
 
 def test_relative_value__is_a_multiple_of_the_presets():
     found = benchmark.cells("schedule", "imagenet")
-    assert sorted({cell.place["pretrain.epochs"] for cell in found}) == [200, 400, 800, 1600]
+    assert sorted({cell.point["pretrain.epochs"] for cell in found}) == [200, 400, 800, 1600]
     assert {cell.relative["pretrain.epochs"] for cell in found} == {0.25, 0.5, 1.0, 2.0}
-    assert all(cell.config.pretrain.epochs == cell.place["pretrain.epochs"] for cell in found)
+    assert all(cell.config.pretrain.epochs == cell.point["pretrain.epochs"] for cell in found)
 
 
 def test_preset__changes_seeds_and_grid_only_where_the_file_says_so():
     tiny = benchmark.cells("mask_ratio", "tiny")
-    assert {cell.place["mask.ratio"] for cell in tiny} == {0.1, 0.5, 0.75, 0.9}
+    assert {cell.point["mask.ratio"] for cell in tiny} == {0.1, 0.5, 0.75, 0.9}
     large = benchmark.cells("mask_ratio", "imagenet")
-    assert len({cell.place["mask.ratio"] for cell in large}) == 10
+    assert len({cell.point["mask.ratio"] for cell in large}) == 10
     assert {cell.config.seed for cell in benchmark.cells("mask_sampling", "tiny")} == {0, 1}
 
 
@@ -90,7 +90,7 @@ def test_shared_runs__have_one_hash_in_every_benchmark():
     targets = {cell.config.hash for cell in benchmark.cells("targets", "tiny")}
     for name in ("partial_finetune", "scratch_vs_pretrained"):
         assert {cell.config.hash for cell in benchmark.cells(name, "tiny")} == targets
-    half = [c for c in benchmark.cells("mask_ratio", "tiny") if c.place["mask.ratio"] == 0.5]
+    half = [c for c in benchmark.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.5]
     assert {cell.config.hash for cell in half} <= targets
 
 

@@ -10,7 +10,7 @@ from official import GEOMETRY, OFFICIAL, official_model, target
 
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
-from mim_bench.model.position import sincos_table
+from mim_bench.model.vit import sincos_table
 from mim_bench.target import Geometry
 
 

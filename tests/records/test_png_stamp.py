@@ -82,4 +82,4 @@ def test_shown__is_the_first_seed_and_of_each_target_the_first_cell() -> None:
         (CELLS[0].config.seed, target) for target in ("pixel", "norm_pixel", "hog", "dvae")
     ]
     of_ratios = shown(cells("mask_ratio", "tiny"))
-    assert len(of_ratios) == 2 and len({cell.place["mask.ratio"] for cell in of_ratios}) == 1
+    assert len(of_ratios) == 2 and len({cell.point["mask.ratio"] for cell in of_ratios}) == 1

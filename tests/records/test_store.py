@@ -29,7 +29,7 @@ def test_every_record__finds_its_cell(results):
     found = store.benchmark_records("decoder_depth", "tiny", results)
     assert len(found) == 18 and all(one.stale == () for one in found)
     for one in found:
-        assert one.record.config["model"]["decoder_depth"] == one.cell.place["model.decoder_depth"]
+        assert one.record.config["model"]["decoder_depth"] == one.cell.point["model.decoder_depth"]
         assert one.record.seed == one.cell.config.seed
 
 
@@ -43,7 +43,7 @@ def test_frame__has_place_numbers_and_proof(results):
 
 
 def test_foreign_record__is_named(results):
-    cell = next(c for c in benchmark.cells("mask_ratio", "tiny") if c.place["mask.ratio"] == 0.9)
+    cell = next(c for c in benchmark.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.9)
     record, correct = fake_record(cell, "linear", 0.7)
     path = first(results).with_name(f"{record.run_id}__linear.json")
     write(path, record, correct)

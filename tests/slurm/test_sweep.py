@@ -143,7 +143,7 @@ def ids(entries: list[Job]) -> str:
     return ",".join(sorted({entry.job_id.partition("_")[0] for entry in entries}))
 
 
-def records(home: Path, name: str = "rows") -> dict[tuple[str, str], store.Found]:
+def records(home: Path, name: str = "rows") -> dict[tuple[str, str], store.CellRecord]:
     found = store.benchmark_records(str(home / f"{name}.toml"), "tiny", home / "results", CELL)
     return {(one.cell.label, one.record.protocol): one for one in found}
 

@@ -23,13 +23,13 @@ from mim_bench.analysis.published.match import published_rows
 from mim_bench.analysis.published.rows import PublishedRow
 from mim_bench.config.benchmark import Axis, Benchmark, row_label
 from mim_bench.records.measure import measures
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 Place = Callable[[PublishedRow], float | None]
 """Where a published row lies along x, if it does."""
 
 
-def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[Found]) -> Figure | None:
+def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[CellRecord]) -> Figure | None:
     """One panel a measure, or a single one along the trained blocks."""
     depth = found[0].cell.config.model.depth
     names = (
@@ -69,19 +69,19 @@ def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[Found]) -> Figu
 
 
 def _points(
-    found: Sequence[Found], field: str, wanted: str
+    found: Sequence[CellRecord], field: str, wanted: str
 ) -> tuple[Points, dict[float, list[float]]]:
     """Curve -> x -> values of a measure in per cent, and x -> those of the random initial weights."""
     points: Points = {}
     control: dict[float, list[float]] = {}
     for one in found:
-        others = {name: value for name, value in one.cell.place.items() if name != field}
+        others = {name: value for name, value in one.cell.point.items() if name != field}
         label = row_label(others) or one.record.target
         for name, measure in measures(one.record).items():
             if field == "blocks":
                 x = _blocks(name, one.cell.config.model.depth)
             else:
-                x = float(one.cell.place[field]) if name == wanted else None
+                x = float(one.cell.point[field]) if name == wanted else None
             if x is None:
                 continue
             points.setdefault(label, {}).setdefault(x, []).append(100 * measure.value)
@@ -143,7 +143,7 @@ def _by_share_of_depth(
 def _by_column(
     benchmark: Benchmark,
     axis: Axis,
-    found: Sequence[Found],
+    found: Sequence[CellRecord],
     table: Sequence[PublishedRow],
     x: list[float],
 ) -> tuple[Place, str, str]:
@@ -162,7 +162,7 @@ def _by_column(
     if reference is None or not cells:
         return partial(place, 1.0), "", ""
     nearest = min(cells, key=lambda cell: abs(cell.relative[axis.x] - 1))
-    own = nearest.place[axis.x] / nearest.relative[axis.x]
+    own = nearest.point[axis.x] / nearest.relative[axis.x]
     theirs = [at for row in table if (at := place(own / reference, row)) is not None]
     if theirs and min(max(theirs), x[-1]) - max(min(theirs), x[0]) < 0.5 * (x[-1] - x[0]):
         return partial(place, 1.0), "", axis.label

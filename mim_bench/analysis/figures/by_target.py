@@ -24,7 +24,7 @@ from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve
 from mim_bench.records.measure import measures
 from mim_bench.records.record import Record
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 _STEP = "measured time of a training step, s per 1000 images\n(alone on the machine; without a target's fit)"
 _TRAINING = (
@@ -51,7 +51,7 @@ def pretrain_cost(record: Record) -> float | None:
     return 1000 * (facts.seconds + facts.fit.get("fit_seconds", 0.0)) / facts.images_seen
 
 
-def _costs(found: Sequence[Found]) -> tuple[dict[str, float], str]:
+def _costs(found: Sequence[CellRecord]) -> tuple[dict[str, float], str]:
     """Hash of a run -> its cost, and what it is: the time of a step where the protocol `speed` has it
     of every run that is drawn, else of pre-training."""
     speed = {
@@ -67,7 +67,7 @@ def _costs(found: Sequence[Found]) -> tuple[dict[str, float], str]:
     return (speed, _STEP) if speed.keys() >= training.keys() else (training, _TRAINING)
 
 
-def pareto(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
+def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
     """One point a row, in its target's colour; grey steps along the best mean at each cost or less."""
     data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in panel_titles()}
     baselines: dict[str, dict[str, list[float]]] = {}
@@ -123,7 +123,7 @@ def _add_front(panel: Panel) -> None:
 # ---- learning curves ----
 
 
-def learning(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
+def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
     """Loss of pre-training over that of its first epoch; accuracy of fine-tuning on held-out images."""
     kept, fixed = _one_a_target(found)
     losses, accuracies = _by_epoch(kept, fixed)
@@ -148,18 +148,18 @@ def learning(benchmark: Benchmark, found: Sequence[Found]) -> Figure | None:
         panel.axes.set(xlabel="epoch", ylabel=y)
     count = len({one.record.seed for one in kept})
     note = f"Mean of {count} seeds; band: least to greatest." if count > 1 else "One seed."
-    at = row_label({field: kept[0].cell.place[field] for field in fixed})
+    at = row_label({field: kept[0].cell.point[field] for field in fixed})
     return close(figure, panels, note + (f" At {at}." if at else ""), kept)
 
 
-def _by_epoch(found: Sequence[Found], fixed: Sequence[str]) -> tuple[Points, Points]:
+def _by_epoch(found: Sequence[CellRecord], fixed: Sequence[str]) -> tuple[Points, Points]:
     """Relative losses of each run, and accuracies of fine-tuning in per cent."""
     losses: Points = {}
     accuracies: Points = {}
     runs = set()
     for one in found:
         record, facts = one.record, one.record.pretrain
-        label = row_label({k: v for k, v in one.cell.place.items() if k not in fixed})
+        label = row_label({k: v for k, v in one.cell.point.items() if k not in fixed})
         if facts is not None and facts.epoch_losses and record.run_id not in runs:
             runs.add(record.run_id)
             for epoch, loss in facts.epoch_losses:
@@ -172,18 +172,18 @@ def _by_epoch(found: Sequence[Found], fixed: Sequence[str]) -> tuple[Points, Poi
     return losses, accuracies
 
 
-def _one_a_target(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+def _one_a_target(found: Sequence[CellRecord]) -> tuple[list[CellRecord], list[str]]:
     """The rows nearest to the preset's own values, and the fields that are fixed by it."""
     kept, first = list(found), found[0].cell
     if len({one.cell.label for one in found}) <= _MANY:
         return kept, []
     own = flatten(resolve(first.config.target.name, first.config.preset).config.model_dump())
-    fixed = [field for field in first.place if field != "target"]
+    fixed = [field for field in first.point if field != "target"]
     for field in fixed:
-        values = list(dict.fromkeys(one.cell.place[field] for one in kept))
+        values = list(dict.fromkeys(one.cell.point[field] for one in kept))
         wanted = own.get(config_field(field, first.config))
         if isinstance(wanted, (int, float)):
             wanted = min(values, key=lambda value: abs(value - wanted))
         wanted = wanted if wanted in values else values[0]
-        kept = [one for one in kept if one.cell.place[field] == wanted]
+        kept = [one for one in kept if one.cell.point[field] == wanted]
     return kept, fixed

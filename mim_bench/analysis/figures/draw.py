@@ -16,7 +16,7 @@ from mim_bench.analysis.figures.panel import save, style
 from mim_bench.config.benchmark import Benchmark, at_preset, load_benchmark
 from mim_bench.errors import UserError
 from mim_bench.records import comparability, png_stamp
-from mim_bench.records.store import Found, benchmark_records, home
+from mim_bench.records.store import CellRecord, benchmark_records, home
 
 
 def draw(name: str, preset: str, results: Path = Path("results")) -> list[Path]:
@@ -40,7 +40,7 @@ def draw(name: str, preset: str, results: Path = Path("results")) -> list[Path]:
         ]
 
 
-def compose(benchmark: Benchmark, found: Sequence[Found]) -> dict[str, Figure]:
+def compose(benchmark: Benchmark, found: Sequence[CellRecord]) -> dict[str, Figure]:
     """File stem -> figure, of a benchmark at its preset; inside `curve.style()`."""
     figures: dict[str, Figure | None] = {}
     if benchmark.figure is not None:

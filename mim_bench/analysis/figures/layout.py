@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
 from mim_bench.config.protocol import PROTOCOLS
-from mim_bench.records.store import Found
+from mim_bench.records.store import CellRecord
 
 ACCURACY = "top-1 accuracy (%)"
 _HEIGHT, _WIDTH, _WIDTH_OF_PANEL = 3.4, 2.0, 2.6
@@ -25,7 +25,9 @@ def panel_titles() -> dict[str, str]:
     return {spec.name: spec.panel for spec in PROTOCOLS.values() if spec.panel}
 
 
-def sheet(title: str, found: Sequence[Found], names: Sequence[str]) -> tuple[Figure, list[Panel]]:
+def sheet(
+    title: str, found: Sequence[CellRecord], names: Sequence[str]
+) -> tuple[Figure, list[Panel]]:
     """A figure with a panel a name."""
     width = _WIDTH + _WIDTH_OF_PANEL * len(names)
     figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
@@ -37,7 +39,9 @@ def sheet(title: str, found: Sequence[Found], names: Sequence[str]) -> tuple[Fig
     return figure, panels
 
 
-def close(figure: Figure, panels: Sequence[Panel], note: str, found: Sequence[Found]) -> Figure:
+def close(
+    figure: Figure, panels: Sequence[Panel], note: str, found: Sequence[CellRecord]
+) -> Figure:
     """Puts the note under the figure, and every label in its place."""
     older = sorted({reason for one in found for reason in one.stale})
     note += f" Some records are of an older {', '.join(older)}." if older else ""

@@ -38,7 +38,7 @@ def _wanted(benchmark: Benchmark, cell: Cell) -> dict[str, str | float] | None:
     assert published is not None
     wanted: dict[str, str | float] = dict(cell.variant.published) if cell.variant else {}
     for field, column in published.columns.items():
-        value: Any = cell.place.get(field)
+        value: Any = cell.point.get(field)
         if column in published.reference:
             if field not in cell.relative:
                 return None
