@@ -57,7 +57,7 @@ class Geometry:
         return self.grid[0] * self.grid[1]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> the same with `mean` and `std` taken out."""
+        """(B, C, H, W) in [0, 1] -> the same, normalised by `mean` and `std`."""
         return (images - _constant(self.mean, images)) / _constant(self.std, images)
 
     def denormalize(self, images: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class DvaeParams(TargetParams):
     weights_sha256: str | None = None
     """sha256 of the content of `weights`, filled in when unset, so that a run's hash covers it."""
     vocab_size: int = Field(default=256, ge=2)
-    """Visual words (8192 in DALL-E)."""
+    """Number of tokens (8192 in DALL-E)."""
     width: int = Field(default=24, ge=4)
     """Channels of the first group of blocks (n_hid; 256 in DALL-E)."""
     blocks_per_group: int = Field(default=1, ge=1)
@@ -88,7 +88,7 @@ class DvaeParams(TargetParams):
     temperature_fraction: float = Field(default=0.7, gt=0, le=1)
     """Fraction of all updates over which the temperature falls (0.05 in DALL-E)."""
     kl_weight: float = Field(default=0.1, ge=0)
-    """Weight of each word's KL divergence to the uniform distribution, in units of the evidence lower
+    """Weight of each token's KL divergence to the uniform distribution, in units of the evidence lower
     bound (beta; 6.6 in DALL-E)."""
     balance_weight: float = Field(default=15.0, ge=0)
     """Weight, in the same units, of the divergence of a batch's mean distribution to the uniform one;

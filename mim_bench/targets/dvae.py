@@ -1,7 +1,7 @@
-"""Visual words of a discrete VAE: the target of BEiT (Bao et al. 2022, arXiv 2106.08254).
+"""Tokens of a discrete VAE: the target of BEiT (Bao et al. 2022, arXiv 2106.08254).
 
-A frozen tokenizer (DALL-E's: Ramesh et al. 2021, arXiv 2102.12092) turns the image into a grid of word
-ids, one for each patch; the model classifies the word of each hidden patch. The tokenizer is fitted to
+A frozen tokenizer (DALL-E's: Ramesh et al. 2021, arXiv 2102.12092) turns the image into a grid of token
+ids, one for each patch; the model classifies the token of each hidden patch. The tokenizer is fitted to
 the run's own training images, or read from a local copy of the published encoder.
 
 Deliberate differences: BEiT cuts one crop from the photograph and resizes it twice, to the model's
@@ -56,7 +56,7 @@ def palette(num: int) -> Tensor:
 
 
 class DvaeTarget(Target):
-    """The id of each patch's visual word; `forward` -> (B, L) int64, `dim` = V."""
+    """The id of each patch's token; `forward` -> (B, L) int64, `dim` = V."""
 
     Params = DvaeParams
     version = DvaeParams.version
@@ -158,7 +158,7 @@ class DvaeTarget(Target):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) floats in [0, 1] -> (B, L) int64 word ids."""
+        """(B, C, H, W) floats in [0, 1] -> (B, L) int64 token ids."""
         if self.needs_fit:
             raise RuntimeError("the dvae target needs `fit`, or the state of a fitted one")
         return self.logits(images).argmax(dim=1).flatten(1)
@@ -185,7 +185,7 @@ class DvaeTarget(Target):
         return to_rgb(resize(decoded, size))
 
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
-        """Trains the tokenizer; figures are of its arg-max words on one more pass over the images.
+        """Trains the tokenizer; figures are of its arg-max tokens on one more pass over the images.
 
         Raises:
             UserError: no images, or fewer than 5 % of the vocabulary in use afterwards.

@@ -1,8 +1,8 @@
 """Pixels normalised per patch: He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022), Table 1d.
 
 Section 3, "Reconstruction target": the mean and std of all p*p*C values of a patch, over channels together,
-are taken out of it. As in the official code (facebookresearch/mae, efb2a80, `norm_pix_loss`) the variance is
-the unbiased one, eps stands under the root, and the data set's mean and std are taken out first, which
+normalise it. As in the official code (facebookresearch/mae, efb2a80, `norm_pix_loss`) the variance is
+the unbiased one, eps stands under the root, and the data set's mean and std normalise the image first, which
 weighs the channels.
 
 Legend: B batch, C channels, H W image, L patches, p patch side, dim = p*p*C, channel fastest.
@@ -20,7 +20,7 @@ from mim_bench.targets.regression_loss import regression_loss
 
 
 class NormPixelTarget(Target):
-    """Pixels of each patch with the patch's own mean and std taken out."""
+    """Pixels of each patch, normalised by the patch's own mean and std."""
 
     Params = NormPixelParams
     version = NormPixelParams.version
@@ -34,7 +34,7 @@ class NormPixelTarget(Target):
             raise UserError("norm_pixel needs patches of at least 2 values; raise patch_size")
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) -> centred pixels (B, L, dim), the mean taken out and their std, both (B, L, 1)."""
+        """(B, C, H, W) -> centred pixels (B, L, dim), their mean and their std, both (B, L, 1)."""
         patches = self.geometry.patchify(self.geometry.normalize(images.float()))
         mean = patches.mean(dim=-1, keepdim=True)
         centred = patches - mean

@@ -1,7 +1,7 @@
 """Pixels, the plain target: He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022), Table 1d.
 
 As in the official code (facebookresearch/mae, efb2a80, `forward_loss` without `norm_pix_loss`) the values
-are those the encoder sees: the data set's mean and std are taken out. SimMIM differs in the loss alone
+are those the encoder sees: normalised by the data set's mean and std. SimMIM differs in the loss alone
 (`loss = "l1"`).
 
 Legend: B batch, C channels, H W image, L patches, p patch side, dim = p*p*C, channel fastest.
@@ -28,7 +28,7 @@ class PixelTarget(Target):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) floats in [0, 1] -> (B, L, p*p*C) float32, mean and std taken out."""
+        """(B, C, H, W) floats in [0, 1] -> (B, L, p*p*C) float32, normalised."""
         return self.geometry.patchify(self.geometry.normalize(images.float()))
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:

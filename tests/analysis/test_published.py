@@ -286,7 +286,7 @@ def test_data__is_named_with_what_was_used_of_it():
 def test_target__is_named_with_its_tokenizer():
     tokens = row("mae_target", target="dVAE token")
     found = reasons(tokens, record(*LARGE, "dvae.vocab_size=512", target="dvae"))
-    own = "dVAE token of 512 words fitted to the run's images"
+    own = "dVAE token of 512 entries fitted to the run's images"
     assert found == {"target": f"{own}, not dVAE token of DALL-E"}
     assert reasons(PLAIN, record(*LARGE, target="norm_pixel")) == {
         "target": "pixel (w/ norm), not pixel (w/o norm)"

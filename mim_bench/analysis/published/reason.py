@@ -190,7 +190,7 @@ def _target(target: Mapping[str, Any], row: PublishedRow) -> tuple[str, str | No
     params, kind = target["params"], target["class_path"].partition(":")[0].rpartition(".")[2]
     label: str = _TARGETS.get(kind) or target["name"]
     if kind == "dvae":
-        own = f"dVAE token of {params['vocab_size']} words fitted to the run's images"
+        own = f"dVAE token of {params['vocab_size']} entries fitted to the run's images"
         label = _DALLE if params["weights"] else own
     if params.get("loss", "mse") != "mse":
         label += f", {params['loss']} loss"

@@ -5,8 +5,8 @@ the decoder's output is scored by the logit-Laplace likelihood (or a Gaussian on
 of each token's distribution to the uniform one is added with a weight that is warmed up.
 
 Deliberate differences, all for fits of minutes where the paper trained 3 million updates: a term that
-asks the words of a whole batch to be evenly used (`imbalance`), without which most of the vocabulary
-dies within an epoch; the decoder's word vectors start with unit variance; no average of the weights,
+requires the tokens of a whole batch to be evenly used (`imbalance`), without which most of the vocabulary
+dies within an epoch; the decoder's token vectors start with unit variance; no average of the weights,
 no weight decay, one learning rate for both networks falling by a cosine to a hundredth, a floor under
 the log scale (images with constant areas have no finite likelihood without one).
 The result is a function of the images and the generator's state (on CPU with equal thread count).
