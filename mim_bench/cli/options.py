@@ -50,6 +50,9 @@ def settings(
 
 
 def print_fields(fields: dict[str, tuple[object, object]], a: str, b: str) -> None:
+    if not fields:
+        out_console.print("the configs do not differ")
+        return
     table = Table("field", a, b)
     for field, (left, right) in fields.items():
         table.add_row(field, str(left), str(right))

@@ -126,6 +126,8 @@ class _Layers:
             section, _, rest = key.partition(".")
             name = f"target.{rest}" if section == self.target_name and rest else key
             name = name.replace("target.params.", "target.")
+            if name == "preset":
+                raise UserError(f"{origin}: preset={value} is no setting; use --preset {value}")
             if name not in self.leaves:
                 raise UserError(f"{origin}: unknown field '{key}'; {self._suggest(name)}")
             annotation = self.leaves[name]

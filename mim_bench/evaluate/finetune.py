@@ -41,6 +41,7 @@ from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.distributed import shard
 from mim_bench.train.log import read_log
+from mim_bench.train.optimizer import adamw
 
 
 @dataclass
@@ -177,7 +178,7 @@ def train_classifier(
         seed=config.seed,
         stream=name,
     )
-    optimizer = loop.adamw(layer_decay_groups(model, schedule), schedule)
+    optimizer = adamw(layer_decay_groups(model, schedule), schedule)
     kept, held_out = hold_out(data.train.num_images, schedule.holdout_fraction)
     training = context.training(name, schedule, len(kept))
 

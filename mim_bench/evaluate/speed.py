@@ -28,7 +28,7 @@ from mim_bench.model import masking
 from mim_bench.targets.build import make_target
 from mim_bench.train import distributed, environment, loop
 from mim_bench.train.backend import accelerate
-from mim_bench.train.optimizer import decay_groups
+from mim_bench.train.optimizer import adamw, decay_groups
 from mim_bench.train.pretrain import PretrainTask, build_model
 
 _WARM_UP_STEPS = 3
@@ -157,7 +157,7 @@ class Stepper:
         sampler = masking.MaskSampler(config.mask, model.geometry.grid)
         self.task = PretrainTask(model, self.target, sampler, config.seed)
         groups = decay_groups(model.named_parameters(), config.pretrain.weight_decay)
-        self.optimizer = loop.adamw(groups, config.pretrain)
+        self.optimizer = adamw(groups, config.pretrain)
         self.config, self.device = config, device
         self.flops = len(self.images) * flops.step(config)
         accelerate(model, device, config.runtime)

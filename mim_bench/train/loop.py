@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mim_bench import rng
-from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.config.run import RuntimeConfig
-from mim_bench.config.training import PretrainConfig, ScheduleConfig
+from mim_bench.config.training import ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.distributed import ParallelLoss
@@ -125,15 +125,6 @@ def precision(device: torch.device, runtime: RuntimeConfig) -> str:
     if runtime.precision == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return runtime.precision
-
-
-def adamw(
-    groups: list[dict[str, Any]], schedule: PretrainConfig | FinetuneConfig
-) -> torch.optim.Optimizer:
-    """torch's AdamW over parameter groups, fused where the device has that."""
-    first = next(parameter for group in groups for parameter in group["params"])
-    fused = first.device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused)
 
 
 def train(
@@ -249,13 +240,25 @@ class _Loop:
         return (self.step - self.first_step) * self.schedule.batch_size
 
     def _save(self) -> None:
-        """Saves, but never weights that a bad loss has touched."""
+        """Saves, but never weights that a bad loss has touched or that are not finite themselves."""
         self.watch.check(self.training, self.schedule.batch_size)
+        self._check_weights()
         tensors = checkpoint.pack(self.modules, self.optimizer)
         unread = self.watch.unread()
         state = checkpoint.Checkpoint(tensors, self.step, self._seconds(), *unread)
         folder, key = self.training.folder / self.training.name, self.training.key
         distributed.on_main(lambda: checkpoint.save(folder, key, state) and None)
+
+    def _check_weights(self) -> None:
+        """The last update has no loss after it that would show what it did."""
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters]
+        is_finite = bool(torch.stack([torch.isfinite(p).all() for p in local]).all())
+        if distributed.any_rank(not is_finite):
+            name = self.training.name
+            raise UserError(
+                f"{name}: the weights are not finite after step {self.step}; try a lower {name}.blr, "
+                f"{name}.clip_norm=1 or more {name}.warmup_epochs"
+            )
 
     def _stop_if_preempted(self) -> None:
         if preemption.is_preempted():

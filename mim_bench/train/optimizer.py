@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mim_bench.config.training import ScheduleConfig
+from mim_bench.config.evaluation import FinetuneConfig
+from mim_bench.config.training import PretrainConfig, ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, epoch: float) -> float:
@@ -25,6 +26,15 @@ def learning_rate(schedule: ScheduleConfig, epoch: float) -> float:
     progress = min(1.0, (epoch - schedule.warmup_epochs) / length) if length > 0 else 1.0
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * cosine
+
+
+def adamw(
+    groups: list[dict[str, Any]], schedule: PretrainConfig | FinetuneConfig
+) -> torch.optim.Optimizer:
+    """torch's AdamW over parameter groups, fused where the device has that."""
+    first = next(parameter for group in groups for parameter in group["params"])
+    fused = first.device.type in ("cuda", "cpu")
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused)
 
 
 def decay_groups(

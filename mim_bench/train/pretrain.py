@@ -23,7 +23,7 @@ from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.distributed import full_tensor, shard, sharded_modules
 from mim_bench.train.log import read_log
-from mim_bench.train.optimizer import decay_groups
+from mim_bench.train.optimizer import adamw, decay_groups
 
 _HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
 
@@ -140,7 +140,7 @@ def pretrain(
     accelerate(model, device, config.runtime)
     shard(model, config.runtime)
     task = PretrainTask(model, target, sampler, config.seed)
-    optimizer = loop.adamw(
+    optimizer = adamw(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )
 

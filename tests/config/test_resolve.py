@@ -123,3 +123,8 @@ def test_recipes_are_found__from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "targets" / "chance.toml").write_text("class = 'x'")
     monkeypatch.chdir(tmp_path)
     assert "hog" in recipe.names("targets") and "chance" not in recipe.names("targets")
+
+
+def test_preset__as_a_setting_is_refused():
+    with pytest.raises(UserError, match="preset=imagenet is no setting; use --preset imagenet"):
+        load_config("hog", "tiny", ["preset=imagenet"])

@@ -219,3 +219,13 @@ def test_changed_images__stop_a_run_that_began_on_others(small, tmp_path, monkey
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="began on other images"):
         execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path)
+
+
+def test_last_update__that_breaks_the_weights_is_an_error_and_nothing_is_saved(small, tmp_path):
+    config = small(
+        "pixel", "pretrain.epochs=1", "pretrain.batch_size=120", "pretrain.warmup_epochs=0",
+        "pretrain.blr=1e300",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="pretrain: the weights are not finite after step 1"):
+        execute(config, out=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("records/*"))
