@@ -129,11 +129,8 @@ class ArraySet(ImageSet):
 
 
 def num_cores() -> int:
-    """CPU cores this process may use: its share of a machine that several processes of a run are on."""
-    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
-        return int(cores)
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, seen // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(

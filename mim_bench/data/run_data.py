@@ -1,9 +1,11 @@
 """The images of a run, and what the config leaves to them: size, channels, statistics."""
 
 import logging
+import os
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import DataConfig, RunConfig, digest
@@ -94,7 +96,19 @@ def _num_workers(config: RunConfig, split: Split) -> int:
         return config.runtime.num_workers
     if split.in_memory:
         return 0
-    return min(16, max(2, num_cores()))
+    return min(16, max(2, _own_cores()))
+
+
+def _own_cores() -> int:
+    """Cores that this process may keep busy: its part of a machine that several processes of a run are on."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return torch.get_num_threads()
+    if cores := os.environ.get(
+        "SLURM_CPUS_PER_TASK"
+    ):  # torchrun sets one thread, whatever the machine
+        return int(cores)
+    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(num_cores(), (os.cpu_count() or 1) // on_machine))
 
 
 def complete(config: RunConfig, data: Data) -> RunConfig:
