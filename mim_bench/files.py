@@ -11,11 +11,11 @@ from mim_bench.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, hint: str = "") -> Iterator[Path]:
     """Yields a temporary path next to `path`, which it replaces when the block ends without an error.
 
     The folder is made if need be; after an error nothing is left behind. Raises UserError where the disk
-    is full or the folder cannot be written.
+    is full or the folder cannot be written, with `hint` at the end.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from None
+        raise UserError(f"cannot write {path}: {error}{hint and f'; {hint}'}") from None
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ Legend: B batch, C channels, H W image, L patches (row-major grid), dim width of
 """
 
 import functools
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -18,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mim_bench.errors import UserError
+from mim_bench.lazy import import_object
 from mim_bench.schema import Frozen
 
 
@@ -206,10 +206,7 @@ def target_class(class_path: str) -> type[Target]:
     module, _, name = class_path.partition(":")
     if not module or not name:
         raise UserError(f"target class '{class_path}' is not of the form 'module:Class'")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"target class '{class_path}' cannot be imported: {error}") from None
+    found = import_object(class_path, f"target class '{class_path}'")
     if not (isinstance(found, type) and issubclass(found, Target)):
         raise UserError(f"target class '{class_path}' is no mim_bench.target.Target")
     return found

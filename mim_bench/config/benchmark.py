@@ -51,7 +51,7 @@ class Axis(Frozen):
 
 
 class Published(Frozen):
-    """Which published rows stand beside, and which of them belongs to which measured row."""
+    """Which published rows are shown next to the measured ones, and which of them belongs to which measured row."""
 
     tables: tuple[str, ...] = Field(min_length=1)
     """`table_id` of the published rows."""

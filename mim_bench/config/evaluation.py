@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from mim_bench.config.protocol import ProtocolName
-from mim_bench.config.training import ScheduleConfig
+from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.schema import Frozen
 
 

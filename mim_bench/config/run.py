@@ -21,7 +21,7 @@ from mim_bench.config.evaluation import (
     PartialConfig,
     SpeedConfig,
 )
-from mim_bench.config.training import PretrainConfig
+from mim_bench.config.schedule import PretrainConfig
 from mim_bench.schema import Frozen
 
 IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")

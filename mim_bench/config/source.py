@@ -3,6 +3,8 @@
 A new source is one entry here and one loader.
 """
 
+from typing import Literal
+
 from mim_bench.errors import UserError, suggest
 from mim_bench.schema import Frozen
 
@@ -31,8 +33,8 @@ class SourceSpec(Frozen):
     """One line for `list data`."""
     loader: str
     """`module:function` of `(name, path or None) -> Loaded`; imported when it is opened."""
-    path: str = "none"
-    """`none`: takes no path after a colon; `optional`; `required`."""
+    path: Literal["none", "optional", "required"] = "none"
+    """Whether it takes a path after a colon."""
     size: SourceSize | None = None
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and std per channel that the literature fixes; None: those of the training split."""

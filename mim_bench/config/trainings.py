@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig
-from mim_bench.config.training import ScheduleConfig
+from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.errors import UserError
 
 

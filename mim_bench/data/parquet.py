@@ -8,7 +8,6 @@ which are then mapped into memory instead of being read into it.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from mim_bench.data.image_set import ImageSet, hold_out
 from mim_bench.data.resample import Image8
 from mim_bench.data.torchvision_sets import cache_folder
 from mim_bench.errors import UserError
+from mim_bench.files import replacing
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -120,20 +120,18 @@ class ParquetSet(ImageSet):
         """A shard as an Arrow file in the cache folder, written there on first use."""
         path = cache_folder() / "arrow" / f"{self.fingerprint()[:16]}-{shard:05d}.arrow"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
             source = pq.ParquetFile(self.files[shard])
             groups = source.iter_batches(batch_size=1000, columns=[self.column])
             tables = (_images_only(pa.Table.from_batches([group]), self.column) for group in groups)
             first = next(tables)
             with (
+                replacing(path) as unfinished,
                 pa.OSFile(str(unfinished), "wb") as sink,
                 pa.ipc.new_file(sink, first.schema) as writer,
             ):
                 writer.write_table(first)
                 for table in tables:
                     writer.write_table(table)
-            os.replace(unfinished, path)
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def _read_labels(self, column: str | None) -> np.ndarray | None:

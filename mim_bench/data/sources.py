@@ -4,7 +4,6 @@ A source is a training and a test set behind one interface (`image_set.ImageSet`
 not know where the images lie.
 """
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mim_bench.data.folder import OWN_SPLIT, SPLIT_OFF, Opened
 from mim_bench.data.image_set import ImageSet, Source, drop_bad, settle_channels
 from mim_bench.data.parquet import open_parquet
 from mim_bench.errors import UserError
+from mim_bench.lazy import import_object
 
 Loader = Callable[[str, Path | None], Opened]
 """`(name, path)` of a source -> its training and test set, class names and split rule."""
@@ -48,8 +48,7 @@ def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
     """
     name = resolve_source(name)
     spec, place = source_spec(name), name.partition(":")[2]
-    module, _, function = spec.loader.partition(":")
-    load: Loader = getattr(importlib.import_module(module), function)
+    load: Loader = import_object(spec.loader, f"data source '{spec.name}': {spec.loader}")
     train, test, class_names, rule = load(spec.name, Path(place) if place else None)
     for split, images in (("training", train), ("test", test)):
         if len(images) == 0:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mim_bench.config.run import RunConfig
-from mim_bench.config.training import ScheduleConfig
+from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.data.crop import EvalCrop
 from mim_bench.data.run_data import Data
 from mim_bench.data.split import Split

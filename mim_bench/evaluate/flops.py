@@ -84,7 +84,7 @@ def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> Model
     small = config.model_copy(update={"depth": 1, "decoder_depth": min(config.decoder_depth, 1)})
     with _META:
         model = MaskedAutoencoder(small, shape, dim, num_visible=num_visible)
-    visible, restore, _ = masking.split(
+    visible, restore, _, _ = masking.split(
         torch.empty(1, shape.num_patches, device=_META), num_visible
     )
     times = {"model.encoder.blocks.0": config.depth}

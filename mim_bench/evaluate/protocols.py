@@ -3,7 +3,6 @@
 Every rank evaluates; rank 0 writes the record, and next to it which images were right.
 """
 
-import importlib
 import shutil
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig
-from mim_bench.errors import UserError
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
+from mim_bench.lazy import import_object
 from mim_bench.records import provenance
 from mim_bench.records.record import Metric, PretrainFacts, Record, figure, top1, write
 from mim_bench.records.run_folder import record_hash, record_path
@@ -24,12 +23,8 @@ from mim_bench.train.progress import Stages
 
 def protocol_function(name: str) -> Callable[[EvalContext], ProtocolResult]:
     """The function that runs a protocol, imported now."""
-    spec = PROTOCOLS[name]
-    module, _, function = spec.function.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"protocol '{name}': {spec.function} cannot be imported: {error}") from None
+    path = PROTOCOLS[name].function
+    return import_object(path, f"protocol '{name}': {path}")
 
 
 def evaluate(

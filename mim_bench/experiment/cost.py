@@ -19,8 +19,8 @@ import torch
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import ModelConfig, RunConfig
+from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.config.source import source_spec
-from mim_bench.config.training import ScheduleConfig
 from mim_bench.config.trainings import needs_pretraining
 from mim_bench.data.image_set import ArraySet
 from mim_bench.data.run_data import Data, complete, open_data

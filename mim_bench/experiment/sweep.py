@@ -7,7 +7,6 @@ A cell is done when `results/` holds its records. A record that another benchmar
 and protocol is copied, not made again. A failed cell never stops the others.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -27,8 +26,6 @@ from mim_bench.files import write_text
 from mim_bench.records import store
 from mim_bench.records.pending import PendingCell, plan
 from mim_bench.records.record import Record
-
-_logger = logging.getLogger(__name__)
 
 
 def sweep(

@@ -12,6 +12,8 @@ Legend: B batch, C channels, H W image, L patches, V visible patches, D encoder 
 dim target width. Masks: True = hidden.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -162,9 +164,8 @@ class MaskedAutoencoder(nn.Module):
         values = compute_values(target, images)
         if noise is None:
             noise = torch.rand(len(images), self.geometry.num_patches, device=images.device)
-        visible, restore, mask = masking.split(noise, self.num_visible)
+        visible, restore, mask, hidden = masking.split(noise, self.num_visible)
         prediction = self.predict(images, visible, restore)
-        hidden = torch.argsort(mask.byte(), dim=1, stable=True)[:, self.num_visible :]  # (B, N)
         losses = target.loss(_take(prediction, hidden), _values_at(values, hidden))
         if losses.shape != hidden.shape:
             raise UserError(
@@ -227,12 +228,9 @@ class MaskedAutoencoder(nn.Module):
 
 def compute_values(target: Target, images: Tensor) -> Tensor:
     """Values of a target, without gradient, in the precision that its class states."""
-    exact = target.precision == "float32"  # the same on every device, whatever the model runs in
-    with torch.no_grad():
-        if not exact:
-            return target(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return target(images)
+    exact = torch.autocast(images.device.type, enabled=False)  # the same on every device
+    with torch.no_grad(), exact if target.precision == "float32" else nullcontext():
+        return target(images)
 
 
 def _values_at(values: Tensor, index: Tensor) -> Tensor:

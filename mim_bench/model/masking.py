@@ -59,14 +59,15 @@ def num_visible(num_patches: int, ratio: float) -> int:
     return int(num_patches * (1 - ratio))
 
 
-def split(noise: Tensor, num_visible: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise (B, L) -> visible patches (B, L_visible), inverse permutation (B, L), mask (B, L) bool.
+def split(noise: Tensor, num_visible: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noise (B, L) -> visible patches (B, V), inverse permutation (B, L), mask (B, L) bool, hidden patches (B, N).
 
     Visible patches come in the order of their noise, as MAE's; equal noise keeps the patch order.
     """
     shuffle = torch.argsort(noise, dim=1, stable=True)
     restore = torch.argsort(shuffle, dim=1)
-    return shuffle[:, :num_visible], restore, restore >= num_visible
+    visible, hidden = shuffle[:, :num_visible], shuffle[:, num_visible:]
+    return visible, restore, restore >= num_visible, hidden
 
 
 def block_masks(

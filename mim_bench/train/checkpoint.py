@@ -46,14 +46,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Writes a safetensors file under a temporary name, then replaces."""
     # safetensors refuses tensors that share memory or have holes
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with replacing(path) as temporary:
+    with replacing(path, hint="free space or choose another --out") as temporary:
+        try:
             save_file(whole, temporary, dict(metadata))
-    except (UserError, SafetensorError) as error:
-        said = str(error).removeprefix(f"cannot write {path}: ")
-        raise UserError(
-            f"cannot write {path}: {said}; free space or choose another --out"
-        ) from None
+        except SafetensorError as error:  # so does the library report a full disk
+            raise OSError(str(error)) from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,7 +6,6 @@ want it at the same time share one fit.
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from mim_bench.targets.build import make_target
 from mim_bench.train import checkpoint
 from mim_bench.train.pretrain import crop
 
-_logger = logging.getLogger(__name__)
 _SEED = 0  # a fit is part of the target, so the run's seed does not enter
 _BATCH_SIZE = 128
 

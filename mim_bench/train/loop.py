@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from mim_bench import rng
 from mim_bench.config.run import RuntimeConfig
-from mim_bench.config.training import ScheduleConfig
+from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.distributed import ParallelLoss

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mim_bench.config.evaluation import FinetuneConfig
-from mim_bench.config.training import PretrainConfig, ScheduleConfig
+from mim_bench.config.schedule import PretrainConfig, ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, epoch: float) -> float:

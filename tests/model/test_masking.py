@@ -40,10 +40,12 @@ def test_masks__hide_equally_many_and_partition(sampling, ratio, grid, seed):
     config = MaskConfig(sampling=sampling, ratio=ratio, block_min_patches=4)
     sampler = masking.MaskSampler(config, grid)
     noise = sampler.noise(torch.arange(6), seed=seed, epoch=1)
-    visible, restore, mask = masking.split(noise, sampler.num_visible)
+    visible, restore, mask, hidden = masking.split(noise, sampler.num_visible)
     num_patches = grid[0] * grid[1]
     assert (mask.sum(1) == num_patches - sampler.num_visible).all()
     assert not mask.gather(1, visible).any()
+    assert mask.gather(1, hidden).all()
+    assert hidden.shape[1] + visible.shape[1] == num_patches
     assert torch.equal(restore.sort(1).values, torch.arange(num_patches).expand(6, -1))
     if sampling != "grid":
         assert sampler.num_visible == masking.num_visible(num_patches, ratio)

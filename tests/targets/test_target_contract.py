@@ -8,6 +8,7 @@ import torch
 
 from mim_bench.config import recipe
 from mim_bench.config.run import ModelConfig
+from mim_bench.config.target_params import BUILT_IN
 from mim_bench.errors import UserError
 from mim_bench.model.mae import MaskedAutoencoder
 from mim_bench.target import target_class
@@ -164,3 +165,11 @@ def test_model__trains_on_it_and_refuses_a_loss_of_another_shape(built, monkeypa
         monkeypatch.setattr(type(target), "loss", wrong)
         with pytest.raises(UserError, match=rf"{type(target).__name__}\.loss returns shape"):
             model(images, target)
+
+
+def test_built_in_parameters__are_those_of_the_classes():
+    named = {recipe.load_recipe(name).class_path for name in TARGETS}
+    assert named == set(BUILT_IN)
+    for class_path, params in BUILT_IN.items():
+        cls = target_class(class_path)
+        assert cls.Params is params and cls.version == params.version

@@ -9,7 +9,7 @@ from conftest import GOLDEN
 
 from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.config.run import ModelConfig
-from mim_bench.config.training import PretrainConfig
+from mim_bench.config.schedule import PretrainConfig
 from mim_bench.evaluate.finetune import layer_decay_groups
 from mim_bench.evaluate.linear import probe
 from mim_bench.model.mae import build_encoder
