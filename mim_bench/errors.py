@@ -1,7 +1,11 @@
 """Errors a user can cause, and the names they probably meant."""
 
 import difflib
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -14,3 +18,14 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     listed = f"allowed: {', '.join(names)}" if names else "none are allowed"
     return f"nearest: {', '.join(near)}; {listed}" if near else listed
+
+
+def user_code_line(error: BaseException) -> str | None:
+    """`FILE:LINE` of the innermost call in code that is neither ours nor installed, such as a user's target."""
+    paths = {*sysconfig.get_paths().values(), sys.prefix, str(Path(__file__).parent)}
+    installed = tuple(str(Path(path).resolve()) for path in paths)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not str(path.resolve()).startswith(installed):
+            return f"{path}:{frame.lineno}"
+    return None

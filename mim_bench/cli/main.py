@@ -31,7 +31,7 @@ from mim_bench.cli.options import (
     print_fields,
     settings,
 )
-from mim_bench.errors import UserError
+from mim_bench.errors import UserError, user_code_line
 
 if TYPE_CHECKING:
     from mim_bench.records.record import Record
@@ -301,6 +301,8 @@ def main(arguments: list[str] | None = None) -> None:
                 1,
                 error,
             )
+        if line := user_code_line(error):
+            _stop(f"error: {line}: {type(error).__name__}: {error}; --debug shows more", 2, error)
         _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1, error)
 
 

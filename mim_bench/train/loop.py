@@ -26,6 +26,7 @@ from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.log import TrainingLog
+from mim_bench.train.loss_watch import LossNotFinite, LossWatch
 from mim_bench.train.optimizer import learning_rate
 
 Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
@@ -164,7 +165,7 @@ class _Loop:
             group.setdefault("lr_scale", 1.0)
         self.step_loss = ParallelLoss(task.loss, self.modules)
         self.step, self.seconds_before = 0, 0.0
-        self.watch = _LossWatch(training.device)
+        self.watch = LossWatch(training.device)
         newest = _newest(training)
         if newest is not None:
             checkpoint.unpack(newest.tensors, self.modules, optimizer)
@@ -221,7 +222,8 @@ class _Loop:
 
     def _log_line(self, lr: float) -> None:
         """The only place of a step where the host waits for the device."""
-        mean_loss = self.watch.read(self.training, self.schedule.batch_size)
+        self._check_loss()
+        mean_loss = self.watch.read()
         seconds = self._seconds()
         speed = self._images_since_start() / (seconds - self.seconds_before)
         if self.log is not None:
@@ -241,13 +243,30 @@ class _Loop:
 
     def _save(self) -> None:
         """Saves, but never weights that a bad loss has touched or that are not finite themselves."""
-        self.watch.check(self.training, self.schedule.batch_size)
+        self._check_loss()
         self._check_weights()
         tensors = checkpoint.pack(self.modules, self.optimizer)
         unread = self.watch.unread()
         state = checkpoint.Checkpoint(tensors, self.step, self._seconds(), *unread)
         folder, key = self.training.folder / self.training.name, self.training.key
         distributed.on_main(lambda: checkpoint.save(folder, key, state) and None)
+
+    def _check_loss(self) -> None:
+        step = self.watch.first_bad_step()
+        if step is None:
+            return
+        training, size, name = self.training, self.schedule.batch_size, self.training.name
+        epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
+        order = rng.permutation(training.num_images, seed=training.seed, epoch=epoch)
+        index = order[done_in_epoch * size : (done_in_epoch + 1) * size]
+        shown = ", ".join(map(str, index[:16].tolist())) + (", ..." if size > 16 else "")
+        raise LossNotFinite(
+            f"{name}: the loss is not finite at step {step} (epoch {epoch}, training images {shown}); "
+            f"try {name}.clip_norm=1, a lower {name}.blr, more {name}.warmup_epochs, or "
+            "runtime.precision=float32",
+            index,
+            epoch,
+        )
 
     def _check_weights(self) -> None:
         """The last update has no loss after it that would show what it did."""
@@ -289,57 +308,3 @@ def _newest(training: Training) -> checkpoint.Checkpoint | None:
     if found or path is None:
         return found[0] if found else None
     return checkpoint.load(path, training.key)
-
-
-class _LossWatch:
-    """Sums losses and remembers the first bad step on the device, without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sum = torch.zeros((), device=device)
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self.steps: set[int] = set()
-        self.steps_before = 0
-
-    def resume(self, found: checkpoint.Checkpoint) -> None:
-        """Goes on with the sum that a checkpoint was written in the middle of."""
-        self.sum += found.loss_sum
-        self.steps_before = found.loss_steps
-
-    def unread(self) -> tuple[float, int]:
-        """Sum of the mean losses since the last `read`, over all ranks, and the number of steps."""
-        total = distributed.all_reduce_sum(self.sum.clone()) / distributed.size()
-        return total.item(), self.steps_before + len(self.steps)
-
-    def add(self, loss: Tensor, step: int) -> None:
-        self.sum += loss.float()
-        is_first_bad = ~torch.isfinite(loss) & (self.first_bad < 0)
-        self.first_bad = torch.where(is_first_bad, step, self.first_bad)
-        self.steps.add(step)
-
-    def read(self, training: Training, batch_size: int) -> float:
-        """The mean loss since the last call."""
-        self.check(training, batch_size)
-        total, num_steps = self.unread()
-        self.sum.zero_()
-        self.steps.clear()
-        self.steps_before = 0
-        return total / num_steps
-
-    def check(self, training: Training, batch_size: int) -> None:
-        """Raises UserError if any loss so far was not finite."""
-        never = torch.iinfo(torch.int64).max
-        step = int(
-            distributed.all_reduce_min(torch.where(self.first_bad < 0, never, self.first_bad))
-        )
-        if step == never:
-            return
-        epoch, place = divmod(step, training.steps_per_epoch)
-        order = rng.permutation(training.num_images, seed=training.seed, epoch=epoch)
-        index = order[place * batch_size : (place + 1) * batch_size].tolist()
-        shown = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
-        name = training.name
-        raise UserError(
-            f"{name}: the loss is not finite at step {step} (epoch {epoch}, training images {shown}); "
-            f"try {name}.clip_norm=1, a lower {name}.blr, more {name}.warmup_epochs, or "
-            "runtime.precision=float32"
-        )

@@ -16,15 +16,18 @@ from mim_bench.data.crop import Crop
 from mim_bench.data.run_data import Data
 from mim_bench.errors import UserError
 from mim_bench.model import masking
-from mim_bench.model.mae import MaskedAutoencoder
+from mim_bench.model.mae import MaskedAutoencoder, compute_values
 from mim_bench.target import Target
 from mim_bench.targets.build import geometry
+from mim_bench.targets.check import check_target, check_values
 from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.distributed import full_tensor, shard, sharded_modules
 from mim_bench.train.log import read_log
+from mim_bench.train.loss_watch import LossNotFinite
 from mim_bench.train.optimizer import adamw, decay_groups
 
+_CHECKED_IMAGES = 8
 _HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
 
 
@@ -148,7 +151,18 @@ def pretrain(
         return views(config, data, index_batches, epoch, device, data.num_workers)
 
     training = make_training(config, data.train.num_images, folder, device)
-    outcome = loop.train(training, task, optimizer, batches, report)
+    check_target(
+        target, next(batches([training.epoch_batches(0)[0][:_CHECKED_IMAGES]], 0))[0].float() / 255
+    )
+    try:
+        outcome = loop.train(training, task, optimizer, batches, report)
+    except LossNotFinite as error:
+        for images, index in batches(error.index.split(_CHECKED_IMAGES), error.epoch):
+            try:
+                check_values(target, compute_values(target, images.float() / 255), len(images))
+            except UserError as cause:
+                raise UserError(f"training images {index.tolist()}: {cause}") from None
+        raise
     save_weights(folder, model, target, config)
     if sharded_modules([model]):  # evaluation needs it whole
         model = build_model(config, target.dim).to(device)

@@ -168,10 +168,10 @@ def test_non_finite_loss__stops_with_step_and_images(small, tmp_path, monkeypatc
     from mim_bench.targets.pixel import PixelTarget
 
     loss = PixelTarget.loss
-    calls = iter(range(100))
+    calls = iter(range(100))  # the first is the check before step 0
 
     def broken(self, prediction, target):
-        return loss(self, prediction, target) * (float("nan") if next(calls) == 4 else 1.0)
+        return loss(self, prediction, target) * (float("nan") if next(calls) == 5 else 1.0)
 
     monkeypatch.setattr(PixelTarget, "loss", broken)
     with pytest.raises(
