@@ -53,8 +53,11 @@ _LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std"
 
 _STOPPED = 130
 """Exit code of what Ctrl-C or a scheduler ended."""
-_NOT_OUR_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-"""A full disk, or one that may not be written to."""
+_NOT_OUR_FAULT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOENT,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO,
+)  # fmt: skip
+"""A full disk, one that may not be written to, a path that cannot be, too many open files."""
 
 
 @app.command(

@@ -1,12 +1,15 @@
 """Settings of the protocols; none of them is part of a run's identity."""
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from mim_bench.config.protocol import ProtocolName
 from mim_bench.config.schedule import ScheduleConfig
-from mim_bench.schema import Frozen
+from mim_bench.schema import AreaRange, Beta, Fraction, Frozen
+
+_RAND_AUGMENT = re.compile(r"rand(-(m|n|w|p|mstd|mmax|inc)\d+(\.\d+)?)*")
 
 
 class KnnConfig(Frozen):
@@ -35,7 +38,7 @@ class LinearConfig(ScheduleConfig):
     """LARS momentum (MAE)."""
     augment: bool = True
     """Random crops and flips while probing (MAE); off: features of the clean images, cached."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: AreaRange = (0.08, 1.0)
     """Area of a crop over the image's area (MAE)."""
 
 
@@ -52,7 +55,7 @@ class FinetuneConfig(ScheduleConfig):
     """Epochs of linear warm-up (MAE)."""
     min_lr: float = Field(default=1e-6, ge=0)
     """Learning rate at the end of the cosine (MAE's repository)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's betas (MAE)."""
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     """Each block's learning rate over that of the block above (MAE's paper)."""
@@ -68,17 +71,27 @@ class FinetuneConfig(ScheduleConfig):
     """timm's RandAugment string (MAE); unset: off."""
     erasing: float = Field(default=0.0, ge=0, le=1)
     """Probability of random erasing (MAE's repository: 0.25, its paper: none)."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: AreaRange = (0.08, 1.0)
     """Area of a crop over the image's area (timm's default)."""
     holdout_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of the labelled training images that is not trained on, but on which the accuracy of every
     epoch is measured for the learning curve; 0: no curve. The test split is read once, at the end."""
 
+    @field_validator("rand_augment")
+    @classmethod
+    def _timm_string(cls, value: str | None) -> str | None:
+        if value is not None and not _RAND_AUGMENT.fullmatch(value):
+            raise ValueError(
+                f"finetune.rand_augment={value!r}: allowed: none, or timm's string of magnitude, its deviation, "
+                "number of operations, such as rand-m9-mstd0.5-inc1 or rand-m9-n3"
+            )
+        return value
+
 
 class PartialConfig(Frozen):
     """Partial fine-tuning (MAE, Figure 9): the settings of `finetune`, on the last blocks only."""
 
-    blocks: tuple[float, ...] = (0.5, 1, 2, 4, 6, 12, 18)
+    blocks: tuple[float, ...] = Field(default=(0.5, 1, 2, 4, 6, 12, 18), min_length=1)
     """Trained last blocks; 0.5: the MLP half of the last. Entries of `model.depth` or more are left out,
     as that is `finetune`; 0 is `linear`."""
 
@@ -96,9 +109,9 @@ class PartialConfig(Frozen):
 class LowShotConfig(Frozen):
     """Logistic regression on frozen features, from few labels (Assran et al. 2022, MSN, section 5)."""
 
-    fractions: tuple[float, ...] = (0.01, 0.1)
+    fractions: tuple[Fraction, ...] = Field(default=(0.01, 0.1), min_length=1)
     """Shares of the training labels, the same number in every class."""
-    num_draws: int = Field(default=3, ge=1)
+    num_draws: int = Field(default=3, ge=1, le=1000)
     """Draws of the labelled images; which ones depends on the draw's number alone, so every target and
     seed gets the same."""
     c: float = Field(default=1.0, gt=0)
@@ -109,9 +122,9 @@ class LowShotConfig(Frozen):
 class SpeedConfig(Frozen):
     """Timing of the pre-training step, without any training."""
 
-    warmup_steps: int = Field(default=5, ge=1)
+    warmup_steps: int = Field(default=5, ge=1, le=100_000)
     """Steps before the clock starts."""
-    steps: int = Field(default=40, ge=3)
+    steps: int = Field(default=40, ge=3, le=100_000)
     """Steps timed, one by one."""
 
 
@@ -125,8 +138,15 @@ class EvaluateConfig(Frozen):
     pooling: Literal["cls", "patch_mean"] = "patch_mean"
     """Declared readout: class token (MAE's probe; no loss reaches it directly in pre-training), or mean
     of the patch tokens."""
-    batch_size: int = Field(default=500, ge=1)
+    batch_size: int = Field(default=500, ge=1, le=1_000_000)
     """Images that go through the encoder at once when features are taken."""
+
+    @field_validator("protocols")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in value if value.count(name) > 1]:
+            raise ValueError(f"evaluate.protocols names {twice[0]} twice; each is run once")
+        return value
 
     @property
     def readout(self) -> str:

@@ -3,6 +3,7 @@
 Precedence, written once: defaults < preset < recipe < benchmark grid < command line.
 """
 
+import re
 import tomllib
 import types
 import typing
@@ -60,6 +61,8 @@ def parse_value(text: str, annotation: Any) -> Any:
     if _is_none(text, annotation):
         return None
     wants_tuple = any(typing.get_origin(option) is tuple for option in options)
+    if wants_tuple and text.lower() == "none":
+        return []
     if wants_tuple and not text.startswith("["):
         return [parse_value(part.strip(), str) for part in text.split(",") if part.strip()]
     if str in options:
@@ -70,10 +73,13 @@ def parse_value(text: str, annotation: Any) -> Any:
         return text
 
 
+_NONE = ("none", "null", "off", "false")
+
+
 def _is_none(value: Any, annotation: Any) -> bool:
     """True for the word `none` where a field may be unset; TOML has no value for that."""
     may_be_unset = _is_union(annotation) and type(None) in typing.get_args(annotation)
-    return may_be_unset and isinstance(value, str) and value.lower() in ("none", "null")
+    return may_be_unset and isinstance(value, str) and value.lower() in _NONE
 
 
 def _is_union(annotation: Any) -> bool:
@@ -94,7 +100,13 @@ def explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":
-        return message
+        is_named = len(first["loc"]) < 2 or where in message
+        return message if is_named else f"{where}: {message}"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        where = ".".join(str(part) for part in first["loc"][:-1])
+        message = f"{len(first['input'])} of the numbers that it takes; allowed: one more"
+    message = message.replace("Input should be ", "allowed: ")
+    message = re.split(", (?:unable|got)", message)[0]
     return f"{where}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 

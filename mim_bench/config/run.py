@@ -8,7 +8,7 @@ into its records instead, and `runtime` (device, workers, precision) into neithe
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,8 +21,12 @@ from mim_bench.config.evaluation import (
     PartialConfig,
     SpeedConfig,
 )
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.schedule import PretrainConfig
-from mim_bench.schema import Frozen
+from mim_bench.schema import AreaRange, AspectRange, Frozen
+
+_Side = Annotated[int, Field(ge=1, le=16_384)]
+_Positive = Annotated[float, Field(gt=0)]
 
 IDENTITY = ("seed", "target", "data", "augment", "mask", "model", "pretrain")
 
@@ -50,13 +54,13 @@ class DataConfig(Frozen):
 
     source: str = "embedded"
     """`mim_bench list data` names them; some take a path after a colon."""
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[_Side, _Side] | None = None
     """Height and width in pixels after the crop; unset: as in the data."""
-    in_chans: int | None = Field(default=None, ge=1)
+    in_chans: int | None = Field(default=None, ge=1, le=1024)
     """Channels; unset: as in the data."""
     mean: tuple[float, ...] | None = None
     """Per channel, of images in [0, 1]; unset: ImageNet's for `imagenet`, else the training split's."""
-    std: tuple[float, ...] | None = None
+    std: tuple[_Positive, ...] | None = None
     """Per channel, of images in [0, 1]; unset: as `mean`."""
     limit_images: int | None = Field(default=None, ge=2)
     """At most this many images of each split; for tests, and the record says so."""
@@ -82,9 +86,9 @@ class AugmentConfig(Frozen):
 
     crop: Literal["random_size", "fixed_size", "none"] = "random_size"
     """`random_size`: RandomResizedCrop; `fixed_size`: a random place only; `none`: the central crop."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: AreaRange = (0.2, 1.0)
     """Area of a random-size crop over the image's area (MAE)."""
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    crop_ratio: AspectRange = (0.75, 4 / 3)
     """Aspect (width over height) of a random-size crop over that of the output (torchvision)."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip (MAE)."""
@@ -108,24 +112,24 @@ class MaskConfig(Frozen):
 class ModelConfig(Frozen):
     """A ViT encoder and a decoder; defaults are ViT-B/16 with MAE's decoder."""
 
-    patch_size: int = Field(default=16, ge=1)
+    patch_size: int = Field(default=16, ge=1, le=4096)
     """Side of a patch in pixels."""
-    embed_dim: int = Field(default=768, ge=4)
+    embed_dim: int = Field(default=768, ge=4, le=65_536)
     """Width of the encoder."""
-    depth: int = Field(default=12, ge=1)
+    depth: int = Field(default=12, ge=1, le=1000)
     """Blocks of the encoder."""
     num_heads: int = Field(default=12, ge=1)
     """Attention heads of the encoder."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     """Hidden width of an MLP over the width of its block, in encoder and decoder."""
     position: Literal["sincos", "learned"] = "sincos"
     """Position tables: fixed 2-D sines and cosines (MAE) or learned (BEiT, the CIFAR MAEs)."""
     mask_tokens: Literal["decoder", "encoder", "encoder_light"] = "decoder"
     """Where mask tokens enter: `decoder` (MAE), `encoder` and then the decoder (MAE Table 1c), or
     `encoder_light`, the encoder and then one linear layer (BEiT, SimMIM, MaskFeat)."""
-    decoder_depth: int = Field(default=8, ge=0)
+    decoder_depth: int = Field(default=8, ge=0, le=1000)
     """Blocks of the decoder (MAE), at least 1 where mask tokens enter there; unused by `encoder_light`."""
-    decoder_dim: int = Field(default=512, ge=4)
+    decoder_dim: int = Field(default=512, ge=4, le=65_536)
     """Width of the decoder (MAE); unused by `encoder_light`."""
     decoder_num_heads: int = Field(default=16, ge=1)
     """Attention heads of the decoder (MAE); unused by `encoder_light`."""
@@ -167,7 +171,7 @@ class RuntimeConfig(Frozen):
     """Let cuda round float32 matrix products to TF32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto`: on for cuda, off elsewhere."""
-    num_workers: int | None = Field(default=None, ge=0)
+    num_workers: int | None = Field(default=None, ge=0, le=1024)
     """Processes that read images when they do not fit in memory; unset: from the core count."""
     memory_gb: float = Field(default=8.0, gt=0)
     """Images are decoded once and kept if they take no more than this (GB of 8-bit pixels), in each process
@@ -185,13 +189,23 @@ class RuntimeConfig(Frozen):
     tensorboard: bool = False
     """Write the learning curve for TensorBoard too (needs the extra `tensorboard`)."""
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("cuda:"):
+            number = value.partition(":")[2]
+            raise ValueError(
+                f"runtime.device={value}: use cuda, with CUDA_VISIBLE_DEVICES={number} before the command"
+            )
+        return value
+
 
 class RunConfig(Frozen):
     """One pre-training and its evaluation."""
 
     preset: str = "none"
     """Name of the preset it started from; a label, the values count."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights, data order, crops, masks, probes."""
     target: TargetConfig
     data: DataConfig = DataConfig()
@@ -221,6 +235,26 @@ class RunConfig(Frozen):
     def run_id(self) -> str:
         """Name of the run's folder: target, preset, seed and the first 8 digits of the hash."""
         return f"{self.target.name}-{self.preset}-s{self.seed}-{self.hash[:8]}"
+
+    @model_validator(mode="after")
+    def _some_blocks(self) -> "RunConfig":
+        blocks, depth = self.partial.blocks, self.model.depth
+        if "partial" in self.evaluate.protocols and min(blocks) >= depth:
+            raise ValueError(
+                f"partial.blocks={min(blocks):g} or more of model.depth={depth}: nothing is left frozen; "
+                f"allowed: 0.5 and whole numbers below {depth}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augmentable(self) -> "RunConfig":
+        uses = any("finetune" in PROTOCOLS[name].sections for name in self.evaluate.protocols)
+        if uses and self.finetune.rand_augment and self.data.in_chans not in (None, 1, 3):
+            raise ValueError(
+                f"finetune.rand_augment={self.finetune.rand_augment}: RandAugment works on 1 or 3 channels, "
+                f"these images have {self.data.in_chans}; use finetune.rand_augment=none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _geometry(self) -> "RunConfig":

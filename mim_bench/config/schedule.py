@@ -2,15 +2,15 @@
 
 from pydantic import Field, model_validator
 
-from mim_bench.schema import Frozen
+from mim_bench.schema import Beta, Frozen
 
 
 class ScheduleConfig(Frozen):
     """Length, batch and learning rate; shared by every kind of training here."""
 
-    epochs: int = Field(default=800, ge=0)
+    epochs: int = Field(default=800, ge=0, le=1_000_000)
     """Passes over the training images."""
-    batch_size: int = Field(default=4096, ge=1)
+    batch_size: int = Field(default=4096, ge=1, le=1_000_000)
     """Images a step, over all devices and accumulated parts."""
     blr: float = Field(default=1.5e-4, gt=0)
     """Base learning rate for 256 images; lr = blr * batch_size / 256."""
@@ -43,5 +43,5 @@ class ScheduleConfig(Frozen):
 class PretrainConfig(ScheduleConfig):
     """Pre-training as MAE's appendix A.1, Table 8."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's betas (MAE)."""

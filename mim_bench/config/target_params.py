@@ -43,13 +43,13 @@ class NormPixelParams(TargetParams):
 class HogParams(TargetParams):
     """Parameters of the `hog` target."""
 
-    num_bins: int = Field(default=9, ge=2)
+    num_bins: int = Field(default=9, ge=2, le=360)
     """Orientation bins in 180 degrees; MaskFeat's value."""
-    cells_per_side: int | None = Field(default=None, ge=1)
+    cells_per_side: int | None = Field(default=None, ge=1, le=1024)
     """Cells along a patch's side. None: 2 (MaskFeat's) if that gives whole cells of 2 pixels or more, else 1."""
     normalize: bool = True
     """L2 over the bins of each cell and channel. False: sums of magnitudes, in units of the image range."""
-    gaussian_window: int = Field(default=0, ge=0)
+    gaussian_window: int = Field(default=0, ge=0, le=4096)
     """Side in pixels of a Gaussian (std half of it) that weighs magnitudes, tiled over the image; 0: none.
     MaskFeat passes 0, mmpretrain's copy of the layer 16."""
     loss: LossName = "mse"
@@ -64,11 +64,11 @@ class DvaeParams(TargetParams):
     is read from the file, and every other parameter is then without effect (BEiT uses this)."""
     weights_sha256: str | None = None
     """sha256 of the content of `weights`, filled in when unset, so that a run's hash covers it."""
-    vocab_size: int = Field(default=256, ge=2)
+    vocab_size: int = Field(default=256, ge=2, le=65_536)
     """Number of tokens (8192 in DALL-E)."""
-    width: int = Field(default=24, ge=4)
+    width: int = Field(default=24, ge=4, le=4096)
     """Channels of the first group of blocks (n_hid; 256 in DALL-E)."""
-    blocks_per_group: int = Field(default=1, ge=1)
+    blocks_per_group: int = Field(default=1, ge=1, le=100)
     """Residual blocks between two changes of resolution (2 in DALL-E)."""
     residual_gain: float | None = Field(default=1.0, gt=0)
     """Factor on each residual path; None: 1 / (number of blocks)^2 as in DALL-E, slow in short fits."""
@@ -77,7 +77,7 @@ class DvaeParams(TargetParams):
     which halves the squared error of a fit of minutes."""
     fit_epochs: int = Field(default=6, ge=1)
     """Passes over the training images (DALL-E: 3 million updates)."""
-    fit_batch_size: int = Field(default=32, ge=1)
+    fit_batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Images an update (512 in DALL-E)."""
     fit_lr: float = Field(default=6e-3, gt=0)
     """Peak learning rate of Adam (1e-4 in DALL-E), falling by a cosine to a hundredth of it."""

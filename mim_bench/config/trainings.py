@@ -19,6 +19,7 @@ def lr_lines(config: RunConfig) -> Sequence[str]:
     """`blr -> lr` of every training that the run does, for people."""
     return [
         f"{name}: blr {section.blr:g} x {section.batch_size}/256 -> lr {section.lr:g}"
+        + (", never reached in this warm-up" * (section.warmup_epochs >= section.epochs > 0))
         for name, section in trainings(config).items()
     ]
 

@@ -31,7 +31,6 @@ from mim_bench import rng
 from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.data.crop import Crop
 from mim_bench.data.split import Split
-from mim_bench.errors import UserError
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model.mae import build_encoder
 from mim_bench.model.vit import Encoder
@@ -247,11 +246,6 @@ def _batches(context: EvalContext, kept: Tensor) -> loop.Batches:
     schedule = config.finetune
     mean = geometry(config).mean
     crop = Crop(size=geometry(config).image_size, scale=schedule.crop_scale)
-    if schedule.rand_augment and len(mean) not in (1, 3):
-        raise UserError(
-            f"finetune.rand_augment={schedule.rand_augment}: RandAugment works on 1 or 3 channels, "
-            f"these images have {len(mean)}; use finetune.rand_augment=none"
-        )
 
     def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         augment = (

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError
 from mim_bench.records.provenance import Device
+from mim_bench.targets.build import geometry
 from mim_bench.train import distributed
 
 
@@ -34,6 +36,36 @@ def choose_device(name: str) -> torch.device:
         torch.cuda.set_device(device)
         return device
     return torch.device(name)
+
+
+def check_memory(config: RunConfig, device: torch.device) -> None:
+    """Refuses a training whose least need for memory is above all that the machine has.
+
+    Counted are float32 weights, gradients and AdamW's two moments, and of each token in each block the
+    values that the backward pass cannot do without (8 times its width); what is really used is more.
+    """
+    model, patches = config.model, geometry(config).num_patches
+    visible = patches if model.mask_tokens != "decoder" else int(patches * (1 - config.mask.ratio))
+    weights = values = 0.0
+    for width, depth, tokens in (
+        (model.embed_dim, model.depth, 1 + visible),
+        (model.decoder_dim, model.decoder_depth, 1 + patches),
+    ):
+        weights += depth * width**2 * (4 + 2 * model.mlp_ratio)
+        values += 8 * depth * width * tokens
+    local = config.pretrain.batch_size / config.pretrain.accumulation_steps / distributed.size()
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    half = 0.5 if device.type == "cuda" else 1.0  # values may be bfloat16
+    if 16 * weights + 4 * half * local * values > total:
+        raise UserError(
+            f"model.embed_dim={model.embed_dim}, model.depth={model.depth}, pretrain.batch_size="
+            f"{config.pretrain.batch_size}: training needs at least {16 * weights / 1e9:,.1f} GB for weights and "
+            f"{4 * half * local * values / 1e9:,.1f} GB for a batch, the {device.type} has {total / 1e9:,.1f} GB; "
+            "use a smaller model or batch, or more pretrain.accumulation_steps"
+        )
 
 
 def device_facts(device: torch.device) -> Device:

@@ -60,7 +60,7 @@ def test_overrides__beat_the_file_field_by_field(tmp_path):
     assert cluster.mem_gb == 99.5
     with pytest.raises(UserError, match=r"unknown field 'cluster.nodez'; nearest: cluster.nodes"):
         load_cluster(None, ["cluster.nodez=2"])
-    with pytest.raises(UserError, match="cluster: nodes='two': input should be a valid integer"):
+    with pytest.raises(UserError, match="cluster: nodes='two': allowed: a valid integer"):
         load_cluster(None, ["cluster.nodes=two"])
 
 
@@ -69,8 +69,8 @@ def test_overrides__beat_the_file_field_by_field(tmp_path):
     [
         ("partiton = 'gpu'", "unknown field 'partiton'; nearest: partition"),
         ("[evaluate]\ngpus = 1", "unknown field 'evaluate.gpus'; nearest: evaluate.gpus_per_node"),
-        ("nodes = 0", "nodes=0: input should be greater than or equal to 1"),
-        ("[evaluate]\nnodes = 'two'", "evaluate.nodes='two': input should be a valid integer"),
+        ("nodes = 0", "nodes=0: allowed: greater than or equal to 1"),
+        ("[evaluate]\nnodes = 'two'", "evaluate.nodes='two': allowed: a valid integer"),
         ("[sbatch]\ngpus-per-node = 8", "sbatch.gpus-per-node: a field of its own"),
         ("timeout_hours = 0.02", "signal_delay_s=120: allowed: below the 72 s"),
         ("nodes = ", "cannot be read"),

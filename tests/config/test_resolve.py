@@ -1,5 +1,7 @@
 """Configs: precedence, origins, names that are refused, hashes."""
 
+import re
+
 import pytest
 
 from mim_bench.config import recipe
@@ -128,3 +130,55 @@ def test_recipes_are_found__from_any_folder(tmp_path, monkeypatch):
 def test_preset__as_a_setting_is_refused():
     with pytest.raises(UserError, match="preset=imagenet is no setting; use --preset imagenet"):
         load_config("hog", "tiny", ["preset=imagenet"])
+
+
+NUMBERS = [
+    "pretrain.blr", "pretrain.weight_decay", "pretrain.min_lr", "pretrain.clip_norm", "model.mlp_ratio",
+    "knn.temperature", "low_shot.c", "finetune.mixup", "runtime.memory_gb", "runtime.timeout_minutes",
+    "data.std", "data.mean", "augment.crop_ratio", "low_shot.fractions", "partial.blocks",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_numbers__are_finite(field, value):
+    count = 2 if field == "augment.crop_ratio" else 1
+    with pytest.raises(UserError, match=rf"{field}.*allowed: a finite number"):
+        load_config("hog", "tiny", [f"{field}={','.join([value] * count)}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.std=0", "data.std.0='0': allowed: greater than 0"),
+        ("data.image_size=0", "allowed: greater than or equal to 1"),
+        ("data.image_size=-32", "allowed: greater than or equal to 1"),
+        ("augment.crop_scale=1,0.2", "augment.crop_scale: 1 to 0.2 is no range"),
+        ("finetune.crop_scale=2,3", "allowed: less than or equal to 1"),
+        ("augment.crop_ratio=0,1", "allowed: greater than or equal to 0.01"),
+        ("pretrain.betas=0.9", "pretrain.betas=['0.9']"),
+        ("pretrain.betas=2,3", "allowed: less than 1"),
+        ("low_shot.fractions=2", "allowed: less than or equal to 1"),
+        ("low_shot.fractions=none", "low_shot.fractions=[]"),
+        ("partial.blocks=none", "partial.blocks=[]"),
+        ("finetune.rand_augment=garbage", "such as rand-m9-mstd0.5-inc1"),
+        ("evaluate.protocols=knn,knn", "names knn twice"),
+        ("model.depth=2147483648", "model.depth"),
+        ("target.num_bins=100000", "num_bins"),
+        ("runtime.device=cuda:1", "CUDA_VISIBLE_DEVICES=1"),
+    ],
+)
+def test_impossible_value__is_refused_before_anything_runs(override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config("hog", "tiny", [override])
+
+
+def test_protocol_that_cannot_run__is_refused_before_anything_runs():
+    with pytest.raises(UserError, match=r"partial.blocks=12 or more of model.depth"):
+        load_config("hog", "tiny", ["partial.blocks=12,18", "evaluate.protocols=partial"])
+    with pytest.raises(UserError, match="works on 1 or 3 channels, these images have 2"):
+        load_config("hog", "cifar10", ["data.in_chans=2", "evaluate.protocols=finetune"])
+
+
+def test_none__is_an_empty_list_of_protocols():
+    assert load_config("hog", "tiny", ["evaluate.protocols=none"]).evaluate.protocols == ()
