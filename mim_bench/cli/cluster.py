@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mim_bench.cli.options import Out, Overrides, out_console
+from mim_bench.cli.options import Out, Overrides, print_line, print_lines
 from mim_bench.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def site_settings(
 
     settings, path = load_cluster(cluster_file, overrides)
     if path is not None:
-        _print(f"settings of the cluster read from {path}")
+        print_line(f"settings of the cluster read from {path}")
     return settings
 
 
@@ -141,30 +141,30 @@ def submit(request: "SweepRequest", cluster: "Cluster", *, dry_run: bool) -> Non
 
     plan = make_plan(request, cluster, copy=False) if dry_run else submit_plan(request, cluster)
     for note in plan.notes:
-        _print(note)
+        print_line(note)
     files = len(plan.batches)
     total = f"{_count(plan.jobs)} in {files} sbatch file{'s' * (files != 1)}"
     if dry_run:
         _print_files(plan)
-        _print(f"\n{total}; nothing was submitted")
+        print_line(f"\n{total}; nothing was submitted")
     elif not files:
-        _print("nothing to submit")
+        print_line("nothing to submit")
     else:
-        _print(f"submitted {total}")
-        _print(f"logs: {plan.folder}; code: {plan.code.folder}")
-        _print(f"`status {request.name}` shows their state, `cancel {request.name}` ends them")
+        print_line(f"submitted {total}")
+        print_line(f"logs: {plan.folder}; code: {plan.code.folder}")
+        print_line(f"`status {request.name}` shows their state, `cancel {request.name}` ends them")
 
 
 def _print_files(plan: "Plan") -> None:
     from mim_bench.cluster import slurm
 
     if not slurm.is_here():
-        _print("no Slurm here: its default for MaxArraySize is assumed")
+        print_line("no Slurm here: its default for MaxArraySize is assumed")
     for number, batch in enumerate(plan.batches, start=1):
-        _print(f"\n==== sbatch file {number} of {len(plan.batches)}: {batch.title}")
+        print_line(f"\n==== sbatch file {number} of {len(plan.batches)}: {batch.title}")
         for index, job in enumerate(batch.jobs):
-            _print(f"     {f'task {index}: ' if len(batch.jobs) > 1 else ''}{job.title}")
-        _print(plan.script(batch))
+            print_line(f"     {f'task {index}: ' if len(batch.jobs) > 1 else ''}{job.title}")
+        print_line(plan.script(batch))
 
 
 def _count(jobs: "Sequence[Job]") -> str:
@@ -174,10 +174,6 @@ def _count(jobs: "Sequence[Job]") -> str:
     return f"{runs} job{'s' * (runs != 1)}" + (
         f" and {fits} fit{'s' * (fits != 1)}" if fits else ""
     )
-
-
-def _print(line: str) -> None:
-    out_console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -196,10 +192,11 @@ def status(
     if as_json:
         print(json.dumps(state.as_json(), indent=1))
         return
-    out_console.print(statuses.table(state), highlight=False)
+    headings, rows, lines = statuses.table(state)
+    print_lines(f"{state.benchmark}, {Path(state.preset).stem}", headings, rows, lines)
     if state.counts["failed"]:
         words = " ".join(map(shlex.quote, [benchmark, *state.overrides, "--preset", state.preset]))
-        _print(f"`sweep {words} --cluster slurm --retry-failed` tries failed cells again")
+        print_line(f"`sweep {words} --cluster slurm --retry-failed` tries failed cells again")
 
 
 @app.command()
@@ -213,4 +210,4 @@ def cancel(
     """End a benchmark's jobs on a cluster, waiting and running. The sweep's command starts them again."""
     from mim_bench.cluster import status as statuses
 
-    _print(f"cancelled {_count(statuses.cancel(benchmark, preset, out=out))}")
+    print_line(f"cancelled {_count(statuses.cancel(benchmark, preset, out=out))}")

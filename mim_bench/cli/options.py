@@ -1,17 +1,27 @@
 """Shared by the verbs of the command line: consoles, options, and how options become overrides."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-out_console = Console(width=None if sys.stdout.isatty() else 140)  # a log file has room
-err_console = Console(stderr=True)
+from mim_bench.errors import UserError
 
-Target = Annotated[str, typer.Option(help="Recipe name, or path of one ending in .toml.")]
+# no markup: paths and class names hold brackets; a pipe or log file has room for every column
+_LOOK: dict[str, Any] = {"markup": False, "highlight": False}
+out_console = Console(width=None if sys.stdout.isatty() else 1000, **_LOOK)
+err_console = Console(stderr=True, **_LOOK)
+
+WORDS = {"ignore_unknown_options": True}
+"""Of commands that take settings: habits such as --mask_ratio 0.6 are read by `mim_bench.cli.words`."""
+Target = Annotated[
+    str | None,
+    typer.Option(help="Recipe name, or path of one ending in .toml; also as a bare word."),
+]
 Preset = Annotated[str, typer.Option(help="Preset name, or path of one ending in .toml.")]
 Overrides = Annotated[
     list[str] | None,
@@ -25,6 +35,75 @@ Limit = Annotated[
 ]
 Protocols = Annotated[str | None, typer.Option(help="Comma-separated; see `list protocols`.")]
 Out = Annotated[Path, typer.Option(help="Folder for run folders, or an existing run folder.")]
+
+
+def print_line(line: str, *, console: Console = out_console, style: str = "") -> None:
+    """One line, never broken: a path can be copied."""
+    console.print(line, style=style, soft_wrap=True)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; where the terminal is too narrow, its columns go on below, the first one repeated."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    blocks: list[list[int]] = [[]]
+    used = 0
+    for column, width in list(enumerate(widths))[1:]:
+        if blocks[-1] and used + width + 3 > out_console.width - widths[0] - 4:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(column)
+        used += width + 3
+    for block in blocks:
+        shown = Table()
+        for column in (0, *block):
+            justify = (
+                "right" if column and all(map(_is_number, (r[column] for r in rows))) else "left"
+            )
+            shown.add_column(headings[column], justify=justify, overflow="fold")
+        for row in rows:
+            shown.add_row(*(row[column] for column in (0, *block)))
+        out_console.print(shown)
+
+
+def print_lines(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]
+) -> None:
+    """A title, a table if there are rows, and lines under it."""
+    print_line(title)
+    if rows:
+        print_table(headings, rows)
+    for line in lines:
+        print_line(line)
+
+
+def _is_number(text: str) -> bool:
+    return not text or text[0] in "0123456789-+<" or text == "…"
+
+
+def target_and_settings(target: str | None, words: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The target of --target or of a bare word, and the settings among the words.
+
+    Raises UserError where no target is named, or two.
+    """
+    from mim_bench.cli.words import read_words
+    from mim_bench.config import recipe
+
+    named, found = read_words(words)
+    if target and named:
+        raise UserError(f"two targets: {target} and {named}")
+    if not (target or named):
+        raise UserError(f"--target is missing; allowed: {', '.join(recipe.names('targets'))}")
+    return str(target or named), found
+
+
+def settings_alone(words: Sequence[str] | None) -> list[str]:
+    """The settings among the words after a benchmark's name; a target is refused there."""
+    from mim_bench.cli.words import read_words
+
+    named, found = read_words(words)
+    if named:
+        raise UserError(f"'{named}': which targets are compared is in the benchmark's file")
+    return found
 
 
 def settings(
@@ -53,9 +132,6 @@ def print_fields(fields: dict[str, tuple[object, object]], a: str, b: str) -> No
     if not fields:
         out_console.print("the configs do not differ")
         return
-    table = Table("field", a, b)
-    for field, (left, right) in fields.items():
-        table.add_row(field, str(left), str(right))
-    out_console.print(table)
+    print_table(["field", a, b], [[field, str(x), str(y)] for field, (x, y) in fields.items()])
     only_target = all(field.startswith("target.") for field in fields)
     out_console.print("only the target differs" if only_target else "more than the target differs")

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mim_bench.cli import cluster as site
 from mim_bench.cli.cluster import Name, Results
 from mim_bench.cli.options import (
+    WORDS,
     Data,
     Device,
     Limit,
@@ -17,14 +17,16 @@ from mim_bench.cli.options import (
     Preset,
     Protocols,
     err_console,
-    out_console,
     print_fields,
+    print_line,
+    print_lines,
+    print_table,
     settings,
+    settings_alone,
 )
 from mim_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from mim_bench.analysis.grid import Grid
     from mim_bench.experiment.request import SweepRequest
 
 app = typer.Typer()
@@ -45,7 +47,8 @@ QueueLimit = Annotated[
 
 
 @app.command(
-    epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells"
+    context_settings=WORDS,
+    epilog="Example: python -m mim_bench sweep targets --jobs 2; add --dry-run to see the cells",
 )
 @site.with_cluster_flags
 def sweep(
@@ -56,6 +59,9 @@ def sweep(
     device: Device = None,
     limit_images: Limit = None,
     protocols: Protocols = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Other seeds than the benchmark's, such as 0,1.")
+    ] = None,
     jobs: Jobs = None,
     cluster: site.ClusterName = None,
     dry_run: DryRun = False,
@@ -73,8 +79,10 @@ def sweep(
     from mim_bench.experiment.request import SweepRequest
 
     separately = evaluate_separately or evaluate_apart
-    for_site = [text for text in overrides or () if text.startswith("cluster.")]
-    for_runs = [text for text in overrides or () if text not in for_site]
+    words = settings_alone(overrides)
+    for_site = [text for text in words if text.startswith("cluster.")]
+    for_runs = [text for text in words if text not in for_site]
+    for_runs += [f"benchmark.seeds={seeds}"] if seeds else []
     request = SweepRequest(
         benchmark, preset, out, results,
         overrides=tuple(settings(for_runs, None, data, device, limit_images)),
@@ -96,7 +104,7 @@ def sweep(
             request, device_tflops=device_tflops, gpus=gpus, queue_limit=queue_limit,
             gpus_per_job=site_settings.gpus if site_settings and gpus else 1,
         )  # fmt: skip
-        out_console.print(shown, highlight=False)
+        print_lines(shown.title, shown.headings, shown.rows, shown.lines)
     if site_settings:
         site.submit(request, site_settings, dry_run=dry_run)
     elif not dry_run:
@@ -128,7 +136,7 @@ def _sweep_here(request: "SweepRequest", jobs: int | None) -> None:
         request.name, request.preset, out=request.out, results=request.results,
         overrides=request.overrides, protocols=request.protocols, jobs=jobs,
         stages=progress.Terminal(err_console),
-        notify=lambda line: out_console.print(line, highlight=False),
+        notify=print_line,
     )  # fmt: skip
     if failed:
         raise UserError(f"{len(failed)} cells failed; the same command tries them again")
@@ -150,24 +158,14 @@ def table(
 
     made = tables.build(benchmark, preset, results, overrides or [])
     paths = render.write_tables(made, results)
-    _print_table(render.main_grid(made, brief=True) if made.rows else render.published_grid(made))
+    grid = render.main_grid(made, brief=True) if made.rows else render.published_grid(made)
+    print_table(grid.headings, grid.texts)
     for note in render.notes(made) if made.rows else [made.benchmark.claim]:
-        out_console.print(note, style="dim", markup=False, highlight=False)
+        print_line(note.replace("**", "").replace("`", ""), style="dim")
     if into is not None:
         render.insert(into, made)
         paths.append(into)
-    out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
-
-
-def _print_table(grid: "Grid") -> None:
-    shown = Table()
-    for column, heading in enumerate(grid.headings):
-        longest = max(len(word) for row in grid.texts for word in row[column].split() or [""])
-        justify = "right" if column else "left"
-        shown.add_column(heading, justify=justify, overflow="fold", min_width=min(longest, 18))
-    for row in grid.texts:
-        shown.add_row(*(text.replace("[", r"\[") for text in row))
-    out_console.print(shown)
+    print_line("wrote " + ", ".join(map(str, paths)))
 
 
 @app.command()
@@ -186,7 +184,7 @@ def figure(
         from mim_bench.experiment.gallery import draw_gallery
 
         paths.append(draw_gallery(benchmark, preset, out=out, results=results))
-    out_console.print("wrote " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+    print_line("wrote " + ", ".join(map(str, paths)))
 
 
 @app.command()
@@ -194,8 +192,8 @@ def report(results: Results = Path("results")) -> None:
     """Put all tables, figures and pictures on one self-contained page, results/report.html."""
     from mim_bench.analysis.report import write_report
 
-    path = write_report(results, warn=lambda line: err_console.print(line, highlight=False))
-    out_console.print(f"wrote {path}", highlight=False)
+    path = write_report(results, warn=lambda line: print_line(line, console=err_console))
+    print_line(f"wrote {path}")
 
 
 @app.command()
@@ -220,8 +218,8 @@ def compare(
         scale = 100 if number.difference else 1
         texts = (number.measure, *(f"{scale * value:.4g}" for value in (number.a, number.b)))
         rows.append([*map(TableCell, texts), render.difference_cell(number.difference)])
-    _print_table(Grid(["measure", *names, "difference"], rows))
-    out_console.print(
+    print_table(["measure", *names, "difference"], Grid([], rows).texts)
+    print_line(
         "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
         "images; one run each, so chance between seeds is not in it",
         style="dim",
@@ -236,7 +234,7 @@ def validate(results: Results = Path("results")) -> None:
 
     checked, faults = check(results)
     for fault in faults:
-        err_console.print(fault, markup=False, highlight=False, soft_wrap=True)
-    out_console.print("checked " + ", ".join(checked), highlight=False)
+        print_line(fault, console=err_console)
+    print_line("checked " + ", ".join(checked))
     if faults:
         raise UserError(f"{len(faults)} faults")

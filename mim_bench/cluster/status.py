@@ -10,16 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from mim_bench.cluster import slurm, state
 from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
 from mim_bench.cluster.state import BenchmarkJobs, State
 from mim_bench.records import pending
+from mim_bench.text import duration
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
 
@@ -134,32 +130,22 @@ def _progress_line(report: dict[str, Any]) -> str:
         f"{report['images_per_s']:,.0f} images/s"
     )
     left = report["seconds_left"]
-    return line if left is None else f"{line}, {_time(left)} left"
+    return line if left is None else f"{line}, {duration(left)} left"
 
 
-def _time(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def table(status: Status) -> RenderableType:
-    """Status for people: a row a cell, counts under it, and the ends of failed logs."""
-    shown = Table(
-        "cell", "seed", "state", "job", "", title=f"{status.benchmark}, {Path(status.preset).stem}"
-    )
-    shown.title_style = ""
+def table(status: Status) -> tuple[list[str], list[list[str]], list[str]]:
+    """Status for people: headings, a row a cell, and lines: counts, and the ends of failed logs."""
+    rows = []
     counts = ", ".join(f"{number} {name}" for name, number in status.counts.items() if number)
-    lines = [Text(f"{len(status.cells)} cell{'s' * (len(status.cells) != 1)}: {counts}")]
+    lines = [f"{len(status.cells)} cell{'s' * (len(status.cells) != 1)}: {counts}"]
     for row in (*status.fits, *status.cells):
         seed = "all" if row.seed is None else str(row.seed)
-        shown.add_row(escape(row.label), seed, row.state, row.job_id or "", escape(row.detail))
+        rows.append([row.label, seed, row.state, row.job_id or "", row.detail])
         if row.state == "failed":
             seed = "" if row.seed is None else f", seed {row.seed}"
-            lines.append(Text(f"{row.label}{seed} failed; the end of {row.log}:", overflow="fold"))
-            lines += [Text(f"    {line}", overflow="fold") for line in row.last_lines]
-    return Group(shown, *lines)
+            lines.append(f"{row.label}{seed} failed; the end of {row.log}:")
+            lines += [f"    {line}" for line in row.last_lines]
+    return ["cell", "seed", "state", "job", ""], rows, lines
 
 
 def cancel(name: str, preset: str | None = None, *, out: Path) -> list[Job]:

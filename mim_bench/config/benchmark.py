@@ -182,19 +182,44 @@ def at_preset(benchmark: Benchmark, preset: str) -> Benchmark:
     return benchmark.model_copy(update=changes)
 
 
+SEEDS = "benchmark.seeds="
+"""Override that takes other seeds than the file's: `benchmark.seeds=0,1`."""
+
+
 def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    """Every run of a benchmark, seeds outermost, so that whole comparisons come in first."""
+    """Every run of a benchmark, seeds outermost, so that whole comparisons come in first.
+
+    Raises UserError for the override `seed`, which would give every seed's cells the same one.
+    """
     benchmark = at_preset(load_benchmark(name), preset)
     if benchmark.division == "published":
         return []
     found = []
-    for seed in benchmark.seeds:
+    seeds = _seeds(benchmark, overrides)
+    overrides = [text for text in overrides if not text.startswith(SEEDS)]
+    for seed in seeds:
         grid_points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
         for number, (variant, *values) in enumerate(grid_points):
             point = dict(zip(benchmark.grid, values, strict=True))
             protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
             found.append(_cell(point, variant, seed, protocols, preset, overrides))
     return found
+
+
+def _seeds(benchmark: Benchmark, overrides: Sequence[str]) -> Sequence[int]:
+    declared = ", ".join(map(str, benchmark.seeds))
+    for text in overrides:
+        key, value = split_override(text)
+        if key == "seed":
+            raise UserError(f"{text}: a sweep has the seeds {declared}; use --seeds {value}")
+        if key + "=" == SEEDS:
+            parts = [part.strip() for part in value.split(",")]
+            if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+                raise UserError(
+                    f"seeds={value}: allowed: different whole numbers from 0, such as {declared}"
+                )
+            return [int(part) for part in parts]
+    return benchmark.seeds
 
 
 def _cell(

@@ -41,11 +41,25 @@ def read(kind: str, name: str) -> dict[str, Any]:
     else:
         path = folder(kind) / f"{name}.toml"
         if name not in names(kind):
-            raise UserError(f"unknown {singular} '{name}'; {suggest(name, names(kind))}")
+            raise UserError(f"unknown {singular} '{name}'; {_meant(kind, name)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from None
+
+
+def _meant(kind: str, name: str) -> str:
+    """What somebody probably meant: another spelling, a file without its suffix, a method instead of its target."""
+    plain = name.lower().replace("-", "_")
+    if Path(f"{name}.toml").is_file():
+        return f"a file is named with its suffix: {name}.toml"
+    if plain in names(kind):
+        return f"nearest: {plain}"
+    if kind == "targets":
+        for own in names(kind):
+            if plain in (method.lower() for method in read(kind, own).get("methods", ())):
+                return f"the target of {name} is {own}"
+    return suggest(name, names(kind))
 
 
 class Recipe(Frozen):
@@ -57,6 +71,8 @@ class Recipe(Frozen):
     """One line for `list targets`."""
     paper: str
     """Where the target comes from."""
+    methods: tuple[str, ...] = ()
+    """Published methods whose target it is."""
     params: dict[str, Any] = {}
     """Values for the class's parameters."""
 
@@ -71,7 +87,7 @@ def load_recipe(name: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])).replace("class_path", "class")
-        allowed = suggest(field, ["class", "description", "paper", "params"])
+        allowed = suggest(field, ["class", "description", "methods", "paper", "params"])
         raise UserError(
             f"target recipe '{name}': field '{field}': {first['msg']}; {allowed}"
         ) from None

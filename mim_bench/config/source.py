@@ -3,6 +3,7 @@
 A new source is one entry here and one loader.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from mim_bench.errors import UserError, suggest
@@ -102,6 +103,11 @@ SOURCES: dict[str, SourceSpec] = {spec.name: spec for spec in _BUILT_IN}
 def source_spec(name: str) -> SourceSpec:
     """The spec of `name` or `name:PATH`."""
     kind = name.partition(":")[0]
+    if kind not in SOURCES and ("/" in name or Path(name).exists()):
+        path = name.removeprefix("folder=").removeprefix("parquet=")
+        raise UserError(
+            f"no data source {name!r}; images in class folders: folder:{path}, Parquet files: parquet:{path}"
+        )
     if kind not in SOURCES:
         raise UserError(f"no data source {kind!r}; {suggest(kind, SOURCES)}")
     return SOURCES[kind]

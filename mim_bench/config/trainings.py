@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.resolve import validated
 from mim_bench.config.run import RunConfig
 from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.errors import UserError
@@ -35,6 +36,19 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
     if needs_pretraining(config):
         used.add("pretrain")
     return {name: section for name, section in sections.items() if name in used}
+
+
+def fit_batches(config: RunConfig, num_images: int) -> RunConfig:
+    """The config with no batch larger than the training images that it is drawn from."""
+    changes = {}
+    for name in ("pretrain", "linear", "finetune"):
+        section: ScheduleConfig = getattr(config, name)
+        num_used = num_images - round(num_images * getattr(section, "holdout_fraction", 0.0))
+        if section.batch_size > num_used:
+            # mixup needs an even batch, and parts of equal size
+            whole = num_used - num_used % (2 * section.accumulation_steps)
+            changes[name] = section.model_dump() | {"batch_size": whole}
+    return validated(config.model_dump() | changes) if changes else config
 
 
 def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:

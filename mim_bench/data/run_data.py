@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import DataConfig, RunConfig, digest
-from mim_bench.config.trainings import trainings
+from mim_bench.config.trainings import fit_batches, trainings
 from mim_bench.data.image_set import ImageSet, hold_out, limit, num_cores
 from mim_bench.data.sources import open_source
 from mim_bench.data.split import Split, load_split, normalisation
@@ -132,21 +132,15 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
             "std": _per_channel(std, "std", data),
         }
     )
-    content = config.model_dump() | {"data": filled.model_dump()}
-    num_images, used = data.train.num_images, trainings(config)
-    for section in ("pretrain", "linear", "finetune"):
-        schedule = content[section]
-        num_used = num_images - round(num_images * schedule.get("holdout_fraction", 0.0))
-        if schedule["batch_size"] > num_used:
-            # mixup needs an even batch, and parts of equal size
-            whole = num_used - num_used % (2 * schedule["accumulation_steps"])
-            if section in used:
-                _logger.warning(
-                    "%s.batch_size=%d is more than the %d training images; %d is used",
-                    section, schedule["batch_size"], num_used, whole,
-                )  # fmt: skip
-            content[section] = schedule | {"batch_size": whole}
-    return validated(content)
+    num_images = data.train.num_images
+    whole = fit_batches(validated(config.model_dump() | {"data": filled.model_dump()}), num_images)
+    for name, section in trainings(config).items():
+        if (used := getattr(whole, name).batch_size) != section.batch_size:
+            _logger.warning(
+                "%s.batch_size=%d is more than the %d training images; %d is used",
+                name, section.batch_size, num_images, used,
+            )  # fmt: skip
+    return whole
 
 
 def _per_channel(values: tuple[float, ...], field: str, data: Data) -> tuple[float, ...]:

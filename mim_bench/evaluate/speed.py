@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from mim_bench.config import recipe
@@ -55,29 +54,18 @@ class Speed:
 
 def measure(
     targets: Sequence[str] | None, preset: str, overrides: Sequence[str] = (), steps: int = 20
-) -> Table:
-    """Times every target's step and returns the table for people."""
+) -> tuple[str, list[str], list[list[str]]]:
+    """Times every target's step; returns title, headings and rows of a table for people."""
     speeds, peak, config = time_targets(targets, preset, overrides, steps)
     device = environment.choose_device(config.runtime.device)
-    facts = environment.device_facts(device)
-    table = Table(
-        title=f"{preset}, {facts.name}, {loop.precision(device, config.runtime)}, batch "
-        f"{part_size(config)}, matrix peak {peak / 1e12:.2f} TFLOP/s",
-        title_style="",
+    title = (
+        f"{preset}, {environment.device_facts(device).name}, {loop.precision(device, config.runtime)}, batch "
+        f"{part_size(config)}, matrix peak {peak / 1e12:.2f} TFLOP/s"
     )
-    table.add_column("target")
-    headings = (
-        "images/s",
-        "step ms",
-        "target's share",
-        "peak GB",
-        "GFLOP a step",
-        "of matrix peak",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for speed in speeds:
-        table.add_row(
+    headings = ["target", "images/s", "step ms", "target's share", "peak GB", "GFLOP a step",
+                "of matrix peak"]  # fmt: skip
+    rows = [
+        [
             speed.target,
             f"{speed.images_per_s:,.0f}",
             f"{1000 * speed.step_s:.1f}",
@@ -85,8 +73,10 @@ def measure(
             "-" if speed.peak_gb is None else f"{speed.peak_gb:.2f}",
             f"{speed.flops / 1e9:.1f}",
             f"{100 * speed.peak_share:.0f} %",
-        )
-    return table
+        ]
+        for speed in speeds
+    ]
+    return title, headings, rows
 
 
 def time_targets(

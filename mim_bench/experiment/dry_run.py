@@ -8,11 +8,8 @@ pre-training steps on this device: an estimate, as reading, crops and optimiser 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.errors import UserError
@@ -20,6 +17,40 @@ from mim_bench.experiment import cost
 from mim_bench.experiment.forecast import ALL, Forecast, Work, forecast
 from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.schedule import Job, simulate
+from mim_bench.train import environment
+
+_MOST_CPU_HOURS = 1000
+"""An estimate above it is of a device that nobody would run it on."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What is to be printed."""
+
+    title: str
+    headings: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """How FLOPs become times: on a GPU, on this CPU, or not at all."""
+
+    per_s: float | None
+    unit: str
+    """As a heading says it; the empty word where there are no times."""
+
+    def times(self, work: Sequence[Work]) -> list[str]:
+        """Time of a cell, least to most, and of all."""
+        if self.per_s is None:
+            return []
+        scale = 60 if self.unit == "minutes" else 1
+        each = [scale * cost.hours(one.total_flops, self.per_s) for one in work]
+        if not each:
+            return ["-", "0"]
+        ends = dict.fromkeys(_number(value) for value in (min(each), max(each)))
+        return [" to ".join(ends), _number(sum(each))]
 
 
 def dry_run(
@@ -29,7 +60,7 @@ def dry_run(
     gpus: int | None = None,
     gpus_per_job: int = 1,
     queue_limit: int | None = None,
-) -> RenderableType:
+) -> DryRun:
     """Remaining work of a sweep, as a table and lines to print.
 
     Args:
@@ -43,20 +74,33 @@ def dry_run(
     _check(device_tflops, gpus, gpus_per_job, queue_limit)
     name, preset = request.name, request.preset
     if name != ALL and load_benchmark(name).division == "published":
-        return Text(f"Benchmark '{name}' has published rows only: there is nothing to run.")
+        return DryRun(f"Benchmark '{name}' has published rows only: there is nothing to run.")
     found = forecast(request)
     title = f"{Path(name).stem}, {Path(preset).stem}"
     shown = _by_benchmark if name == ALL else _by_row
     if found.longest is None:
-        return Group(shown(found, title, 1.0), Text("Nothing is missing."))
-    per_s = device_tflops * 1e12 if device_tflops else cost.device_speed(found.longest)
-    origin = "as given" if device_tflops else "measured on this device"
-    lines = [f"Hours at {_number(per_s / 1e12)} TFLOP/s a GPU, {origin}: an estimate."]
-    lines += _lines(found, (gpus or 1) // gpus_per_job)
-    if gpus is not None:
-        lines += _schedule(found, per_s, gpus, gpus_per_job, queue_limit)
-    table = shown(found, f"{title}: what is missing", per_s)
-    return Group(table, *(Text(line) for line in lines))
+        return DryRun(title, *shown(found, _Rate(None, "")), ["Nothing is missing."])
+    rate, line = _rate(found, device_tflops)
+    lines = [line, *_lines(found, (gpus or 1) // gpus_per_job)]
+    if gpus is not None and rate.per_s is not None:
+        lines += _schedule(found, rate.per_s, gpus, gpus_per_job, queue_limit)
+    return DryRun(f"{title}: what is missing", *shown(found, rate), lines)
+
+
+def _rate(found: Forecast, device_tflops: float | None) -> tuple[_Rate, str]:
+    if device_tflops:
+        given = f"{_number(device_tflops)} TFLOP/s a GPU, as given"
+        return _Rate(device_tflops * 1e12, "GPU-hours"), f"Hours at {given}: an estimate."
+    assert found.longest is not None
+    per_s = cost.device_speed(found.longest)
+    at = f"{_number(per_s / 1e12)} TFLOP/s, measured on this"
+    if environment.choose_device(found.longest.runtime.device).type != "cpu":
+        return _Rate(per_s, "GPU-hours"), f"Hours at {at} device: an estimate."
+    if cost.hours(found.total_flops, per_s) > _MOST_CPU_HOURS:
+        return _Rate(
+            None, ""
+        ), "This CPU would take years; --device-tflops 150 estimates for such a GPU."
+    return _Rate(per_s, "minutes"), f"Minutes at {at} CPU: an estimate."
 
 
 def _check(
@@ -64,12 +108,12 @@ def _check(
 ) -> None:
     if device_tflops is not None and not device_tflops > 0:
         raise UserError(f"device_tflops={device_tflops}: allowed: above 0")
-    for field, value, unset in (
+    for name, value, unset in (
         ("gpus_per_job", gpus_per_job, 1),
         ("queue_limit", queue_limit, None),
     ):
         if value != unset and gpus is None:
-            raise UserError(f"{field}={value} needs gpus")
+            raise UserError(f"{name}={value} needs gpus")
     if gpus is not None and not 1 <= gpus_per_job <= max(gpus, 1):
         raise UserError(f"gpus_per_job={gpus_per_job}: allowed: 1 to gpus={gpus}")
 
@@ -77,62 +121,58 @@ def _check(
 # ---- tables
 
 
-def _by_row(found: Forecast, title: str, per_s: float) -> Table:
+def _by_row(found: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
     """One benchmark: a line a row of its table."""
-    table = _table(("row", "seeds", "done", "missing"), title)
-    for row in found.rows:
-        names = row.label, " ".join(map(str, row.seeds)), row.done or "-", row.missing or "-"
-        table.add_row(*names, *_figures(row.work, per_s))
-    return _closed(table, found, per_s, ("all", "-", "fit (estimate)"), ("", "", ""))
+    rows = [
+        [row.label, " ".join(map(str, row.seeds)), row.done or "-", row.missing or "-",
+         *_figures(row.work, rate)]
+        for row in found.rows
+    ]  # fmt: skip
+    fit, total = ["all", "-", "fit (estimate)"], ["", "", ""]
+    return _closed(["row", "seeds", "done", "missing"], rows, found, rate, fit, total)
 
 
-def _by_benchmark(found: Forecast, title: str, per_s: float) -> Table:
+def _by_benchmark(found: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
     """Several benchmarks: a line each."""
-    headings = "benchmark", "cells", "done", "to pre-train", "shared"
-    table = _table(headings, title, num_left=1)
     numbers = [
         [part.num_cells, part.num_done, part.num_new, part.num_shared] for part in found.parts
     ]
-    for part, of_part in zip(found.parts, numbers, strict=True):
-        table.add_row(part.name, *map(str, of_part), *_figures(part.work, per_s))
-    cells, done, new, _ = map(sum, zip(*numbers, strict=True))
-    return _closed(table, found, per_s, ("",) * 4, (str(cells), str(done), str(new), ""))
-
-
-def _table(headings: Sequence[str], title: str, *, num_left: int | None = None) -> Table:
-    """Empty, with the columns of `_figures` at the right."""
-    names = headings[:num_left]
-    table = Table(*names, title=title, title_style="")
-    figures = "pre-training PFLOP", "evaluation PFLOP", "GPU-hours a cell", "GPU-hours"
-    for heading in (*headings[len(names) :], *figures):
-        table.add_column(heading, justify="right")
-    return table
+    rows = [
+        [part.name, *map(str, of_part), *_figures(part.work, rate)]
+        for part, of_part in zip(found.parts, numbers, strict=True)
+    ]
+    total = [str(sum(column)) for column in list(zip(*numbers, strict=True))[:3]]
+    headings = ["benchmark", "cells", "done", "to pre-train", "shared"]
+    return _closed(headings, rows, found, rate, [""] * 4, [*total, ""])
 
 
 def _closed(
-    table: Table, found: Forecast, per_s: float, of_fit: Sequence[str], of_total: Sequence[str]
-) -> Table:
+    headings: list[str],
+    rows: list[list[str]],
+    found: Forecast,
+    rate: _Rate,
+    of_fit: list[str],
+    of_total: list[str],
+) -> tuple[list[str], list[list[str]]]:
     """With a line for each fit, and the total."""
     for name, flops in found.fits.items():
-        figures = _figures([Work(flops, 0.0)], per_s) if flops is not None else ["?", "", "", "?"]
-        table.add_row(name, *of_fit, *figures[:2], "", figures[3])
-    table.add_section()
+        figures = _figures([Work(flops or 0.0, 0.0)], rate)
+        rows.append([name, *of_fit, *(figures if flops is not None else ["?"] * len(figures))])
     fits = [Work(flops or 0.0, 0.0) for flops in found.fits.values()]
-    total = _figures([*(one for part in found.parts for one in part.work), *fits], per_s)
-    table.add_row("total", *of_total, *total[:2], "", total[3])
-    return table
+    work = [one for part in found.parts for one in part.work]
+    rows.append(["total", *of_total, *_figures([*work, *fits], rate)])
+    times = [f"{rate.unit} a cell", rate.unit] if rate.unit else []
+    return [*headings, "pre-training PFLOP", "evaluation PFLOP", *times], rows
 
 
-def _figures(work: Sequence[Work], per_s: float) -> list[str]:
-    """PFLOP of pre-training and of evaluation, GPU-hours of a cell (least to most) and of all."""
-    hours = [cost.hours(one.total_flops, per_s) for one in work]
-    each = dict.fromkeys(_number(value) for value in (min(hours), max(hours))) if hours else ["-"]
+def _figures(work: Sequence[Work], rate: _Rate) -> list[str]:
+    """PFLOP of pre-training and of evaluation, and times."""
     pretrain = sum(one.pretrain_flops for one in work) / 1e15
     protocols = sum(one.protocol_flops for one in work) / 1e15
-    first, second, total = (
-        _number(value) if value else "-" for value in (pretrain, protocols, sum(hours))
-    )
-    return [first, second, " to ".join(each), total]
+    return [
+        *(_number(value) if value else "-" for value in (pretrain, protocols)),
+        *rate.times(work),
+    ]
 
 
 # ---- lines

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mim_bench.config import recipe
-from mim_bench.config.benchmark import load_benchmark
+from mim_bench.config.benchmark import at_preset, load_benchmark
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import needs_pretraining
 from mim_bench.experiment import cost
@@ -120,9 +120,9 @@ def forecast(request: SweepRequest) -> Forecast:
     tasks = {
         name: plan(
             name, request.preset, results=request.results, overrides=request.overrides,
-            protocols=request.protocols, copy=False,
+            protocols=protocols, copy=False,
         )
-        for name in _benchmarks(request.name)
+        for name, protocols in _benchmarks(request).items()
     }  # fmt: skip
     every = [task for of_one in tasks.values() for task in of_one]
     todo = [task.cell.config for task in every if task.missing]
@@ -148,11 +148,19 @@ def forecast(request: SweepRequest) -> Forecast:
     )
 
 
-def _benchmarks(name: str) -> list[str]:
-    if name != ALL:
-        return [name]
+def _benchmarks(request: SweepRequest) -> dict[str, Sequence[str] | None]:
+    """Benchmark -> the protocols asked for; of `all` those that each benchmark has."""
+    chosen = request.protocols
+    if request.name != ALL:
+        return {request.name: chosen}
     names = dict.fromkeys([_FIRST, *recipe.names("benchmarks")])
-    return [one for one in names if load_benchmark(one).division != "published"]
+    found = {name: at_preset(load_benchmark(name), request.preset) for name in names}
+    own = {name: {*one.protocols, *one.first_only} for name, one in found.items()}
+    return {
+        name: chosen and [protocol for protocol in chosen if protocol in own[name]]
+        for name, one in found.items()
+        if one.division != "published"
+    }
 
 
 @dataclass
@@ -253,7 +261,7 @@ def _protocols(tasks: Sequence[PendingCell], *, missing: bool) -> str:
     """`knn, finetune (seeds 1 2)`: what is missing, or what is done."""
     seeds: dict[str, list[int]] = {}  # in the order of the protocols
     for task in tasks:
-        for protocol in task.cell.config.evaluate.protocols:
+        for protocol in task.wanted:
             found = seeds.setdefault(protocol, [])
             if (protocol in task.missing) == missing:
                 found.append(task.cell.config.seed)

@@ -20,8 +20,10 @@ class PendingCell:
     number: int
     """Place among the benchmark's cells, from 1."""
     total: int
+    wanted: tuple[str, ...]
+    """Protocols that are asked for, of those of its benchmark."""
     missing: tuple[str, ...]
-    """Protocols without a current record."""
+    """Of these, the ones without a current record."""
 
     @property
     def config(self) -> RunConfig:
@@ -63,12 +65,18 @@ def plan(
     todo = cells(name, preset, overrides)
     if not todo:
         raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
+    own = {protocol for cell in todo for protocol in cell.config.evaluate.protocols}
+    for foreign in sorted(set(protocols or ()) - own):
+        raise UserError(
+            f"protocols: benchmark '{name}' has no '{foreign}'; {suggest(foreign, own)}"
+        )
     have = _have(todo, home(name, preset, results) / "records", copy)
     tasks = []
     for number, cell in enumerate(todo, start=1):
-        wanted = [p for p in cell.config.evaluate.protocols if protocols is None or p in protocols]
+        own = cell.config.evaluate.protocols
+        wanted = tuple(name for name in own if protocols is None or name in protocols)
         missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
-        tasks.append(PendingCell(cell, number, len(todo), missing))
+        tasks.append(PendingCell(cell, number, len(todo), wanted, missing))
     return tasks
 
 

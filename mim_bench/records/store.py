@@ -18,6 +18,7 @@ from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import IDENTITY, RunConfig, digest
+from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
 from mim_bench.files import copy_file
 from mim_bench.records.measure import measures
@@ -110,27 +111,49 @@ def find(
 
     Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
     """
-    exact = {_key(cell.config): cell for cell in todo}
-    loose: dict[frozenset[str], dict[str, Cell]] = {}
-    for cell in todo:
-        kept = frozenset(cell.varies() | {"target.name"})
-        loose.setdefault(kept, {})[_key(cell.config, kept)] = cell
+    keys: dict[int, _Keys] = {}  # by number of training images, which bounds the batches
     found, foreign = [], []
     for path, record in records:
-        config = validated(record.config)
-        cell, old = exact.get(_key(config)), ()
+        config, num_images = validated(record.config), record.data.num_train_images
+        if num_images not in keys:
+            keys[num_images] = _Keys.of(todo, num_images)
+        known = keys[num_images]
+        cell, old = known.exact.get(_key(config)), ()
         if cell is None:
-            near = (of_key.get(_key(config, kept)) for kept, of_key in loose.items())
+            near = (of_key.get(_key(config, kept)) for kept, of_key in known.loose.items())
             cell, old = next((one for one in near if one is not None), None), ("target",)
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
             foreign.append(path)
             continue
-        found.append(CellRecord(record, path, cell, old + _older(record, config, cell.config)))
+        wanted = fit_batches(cell.config, num_images)
+        found.append(CellRecord(record, path, cell, old + _older(record, config, wanted)))
     order = {id(cell): place for place, cell in enumerate(todo)}
     # of several records of one place the current one counts, else the newest
     found.sort(key=lambda one: (not one.stale, one.record.started))
     of_place = {(order[id(one.cell)], one.record.protocol): one for one in found}
     return [one for _, one in sorted(of_place.items())], foreign
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Cells by what a record of theirs has in common with them."""
+
+    exact: dict[str, Cell]
+    loose: dict[frozenset[str], dict[str, Cell]]
+
+    @classmethod
+    def of(cls, todo: Sequence[Cell], num_images: int) -> "_Keys":
+        """Keys of cells whose batches are bounded by a number of training images."""
+        exact: dict[str, Cell] = {}
+        loose: dict[frozenset[str], dict[str, Cell]] = {}
+        for cell in todo:
+            config, kept = (
+                fit_batches(cell.config, num_images),
+                frozenset(cell.varies() | {"target.name"}),
+            )
+            exact[_key(config)] = cell
+            loose.setdefault(kept, {})[_key(config, kept)] = cell
+        return cls(exact, loose)
 
 
 def _key(config: RunConfig, kept: frozenset[str] | None = None) -> str:

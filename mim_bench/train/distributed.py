@@ -62,8 +62,19 @@ def joined(timeout_minutes: float = 30) -> Iterator[None]:
 
 
 def num_launched() -> int:
-    """Number of processes that the launcher started, whether they have joined or not."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes that the launcher started, whether they have joined or not.
+
+    Raises UserError for variables of a launcher that do not belong together.
+    """
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or text == "0":
+        raise UserError(f"WORLD_SIZE={text}: allowed: whole numbers from 1; torchrun sets it")
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if int(text) > 1 and missing:
+        raise UserError(
+            f"WORLD_SIZE={text} is set without {missing[0]}; torchrun sets both, `unset WORLD_SIZE` leaves one process"
+        )
+    return int(text)
 
 
 def rank() -> int:

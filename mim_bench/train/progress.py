@@ -1,5 +1,6 @@
-"""Progress on a terminal: one bar a stage with images/s and time left; silence elsewhere."""
+"""Progress: on a terminal one bar a stage with images/s and time left, elsewhere plain lines."""
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -14,7 +15,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mim_bench.text import duration
 from mim_bench.train.loop import Report
+
+_LINE_EVERY_S = 60.0
 
 
 class Stages(Protocol):
@@ -35,22 +39,54 @@ class Quiet:
 
 
 class Terminal:
-    """Bars on a terminal; where the console is none, one plain line a stage."""
+    """Bars on a terminal; where the console is none, a plain line when a stage ends and every minute before."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
-        """A bar for the time of the stage; it counts as soon as the first report comes."""
-        if not self.console.is_terminal:
-            yield lambda done_steps, num_steps, images_per_s, loss: None
-            return
+        """Watches one stage; a bar counts as soon as the first report comes."""
+        watch = self._bar if self.console.is_terminal else self._lines
+        with watch(name) as report:
+            yield report
+
+    @contextmanager
+    def _lines(self, name: str) -> Iterator[Report]:
+        started = printed = time.monotonic()
+        last = ""
+        first: list[tuple[int, float]] = []
+
+        def report(done_steps: int, num_steps: int, images_per_s: float, loss: float) -> None:
+            nonlocal last, printed
+            now = time.monotonic()
+            if not first:
+                first.append((done_steps, now))  # a resumed stage begins half-way
+            before, began = first[0]
+            last = f", {images_per_s:,.0f} images/s, loss {loss:.4f}"
+            if now - printed >= _LINE_EVERY_S and done_steps < num_steps:
+                left = (num_steps - done_steps) / max(1, done_steps - before) * (now - began)
+                printed = now
+                self._print(
+                    f"{name}: step {done_steps:,} of {num_steps:,}{last}, {duration(left)} left"
+                )
+
+        yield report
+        seconds = time.monotonic() - started
+        if last or seconds >= 1:  # reading what is there already is no news
+            self._print(f"{name}: {duration(seconds)}{last}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+    @contextmanager
+    def _bar(self, name: str) -> Iterator[Report]:
         columns = (
             TextColumn("{task.description:<28}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -1,8 +1,10 @@
 """The command line as a user meets it: what it prints, what it refuses, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -36,7 +38,6 @@ def test_run__prints_table_and_paths_and_says_when_finished(cli, tmp_path):
         "pixel",
         "knn",
         "linear",
-        "linear @ middle/cls",
         "last/patch_mean",
         "images/s",
         "picture.png",
@@ -93,7 +94,14 @@ def test_config_show__tells_values_and_origins(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "--target"),
+        (["run"], "--target is missing; allowed: dvae"),
+        (["evaluate", "runs/x"], "`run` evaluates"),
+        (["export"], "load_encoder"),
+        (["tabel"], "nearest: table"),
+        (["sweep", "targets", "seed=0"], "use --seeds 0"),
+        (["sweep", "targets", "--seeds", "0,0"], "different whole numbers"),
+        (["sweep", "targets", "hog"], "which targets are compared"),
+        (["sweep", "targets", "--protocols", "speedy"], "nearest: speed"),
         (["run", "--target", "hogg"], "nearest: hog"),
         (["run", "--target", "hog", "--preset", "tini"], "nearest: tiny"),
         (["run", "--target", "hog", "--protocols", "lineer"], "nearest: linear"),
@@ -253,8 +261,55 @@ def test_internal_error__is_exit_code_1_without_traceback(cli, monkeypatch):
         main(["list", "targets", "--debug"])
 
 
+def test_version_and_help__have_their_usual_spelling(cli):
+    assert cli("--version")[:2] == (0, f"mim_bench {version('mim_bench')}\n")
+    for command in ([], ["run"], ["sweep"], ["config"], ["config", "show"]):
+        code, out, _ = cli(*command, "-h")
+        assert code == 0 and "--help" in out
+    code, out, err = cli("config")
+    assert "show" in out + err and "error" not in err
+
+
+def test_path_with_brackets__is_printed_as_it_is_and_on_one_line(cli, tmp_path):
+    out_folder = tmp_path / "runs [v2]" / ("long " * 30)
+    code, out, _ = cli(*RUN, "evaluate.protocols=none", "--out", str(out_folder))
+    assert code == 0 and f"encoder  {out_folder}" in out
+
+
+def test_out_that_is_a_file__is_the_users_to_mend(cli, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below", "x" * 300, "/proc/nothere"):
+        code, _, err = cli(*RUN, "--out", place)
+        assert code == 2 and place.split("/")[-1][:20] in err and "internal" not in err
+
+
+def test_warning__is_printed_once_and_for_what_is_used_alone(cli):
+    code, _, err = cli(*RUN, "pretrain.batch_size=500", "finetune.batch_size=500")
+    assert code == 0 and err.count("is more than the 120 training images") == 1
+
+
+def test_launchers_leftovers__are_named(cli, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = cli(*RUN)
+    assert code == 2 and "WORLD_SIZE=2 is set without RANK" in err
+
+
+def test_terminal_of_ascii_and_backend_of_a_notebook__are_no_obstacle(tmp_path):
+    ascii_only = {
+        "PYTHONIOENCODING": "ascii",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    command = [sys.executable, "-m", "mim_bench", *RUN]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **ascii_only}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "knn" in done.stdout
+
+
 def test_no_terminal__means_no_progress_bars(tmp_path):
     command = [sys.executable, "-m", "mim_bench", *RUN, "evaluate.protocols=[]"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
-    assert len(done.stderr.splitlines()) <= 3
+    assert len(done.stderr.splitlines()) <= 4
+    assert "pre-train pixel: " in done.stderr and "images/s, loss " in done.stderr

@@ -411,7 +411,8 @@ def test_sweep__refuses_what_does_not_go_together(
 def test_sweep__is_not_started_by_a_launcher_of_several_processes(
     sweep_request, capsys, monkeypatch
 ):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
     for rank, said in (("0", "error: sweep is one process"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as stop:

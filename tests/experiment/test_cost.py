@@ -120,7 +120,7 @@ def test_partial__costs_more_the_more_is_trained_and_less_than_all():
     assert found == sorted(found) and len(set(found)) == 4
     assert whole / 3 < found[0] and found[-1] < whole
     assert flops("1,2") == found[1] + found[2]
-    assert flops("4") == 0  # the encoder's depth: left to finetune
+    assert flops("3,4") == found[3]  # the encoder's depth: left to finetune
 
 
 @pytest.mark.parametrize("preset", recipe.names("preset"))

@@ -1,13 +1,11 @@
 """`forecast` and `dry_run`: what is missing and what it costs, of one benchmark and of all, without data and
 without writing."""
 
-import io
 import itertools
 import re
 
 import pytest
 from fake import fake_results
-from rich.console import Console
 
 from mim_bench.config import benchmark, recipe
 from mim_bench.config.trainings import needs_pretraining
@@ -40,9 +38,9 @@ def request(name, preset, *, results, **options):
 def printed(*arguments, **options):
     devices = {"device_tflops", "gpus", "gpus_per_job", "queue_limit"} & options.keys()
     devices = {name: options.pop(name) for name in devices}
-    text = io.StringIO()
-    Console(width=160, file=text).print(dry_run(request(*arguments, **options), **devices))
-    return text.getvalue()
+    shown = dry_run(request(*arguments, **options), **devices)
+    rows = ["│" + "".join(f" {text} │" for text in row) for row in (shown.headings, *shown.rows)]
+    return "\n".join([shown.title, *rows, *shown.lines])
 
 
 def pretrain_flops(row):
@@ -198,12 +196,18 @@ def test_several_gpus_a_job__divide_its_time_and_not_its_gpu_hours(two, tmp_path
 def test_speed__is_measured_here_unless_given(two, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(cost, "device_speed", lambda config: asked.append(config) or 2e12)
-    assert "Hours at 2 TFLOP/s a GPU, measured on this device" in printed(
-        two, "tiny", results=tmp_path
-    )
+    text = printed(two, "tiny", results=tmp_path)
+    assert "Minutes at 2 TFLOP/s, measured on this CPU" in text and "minutes a cell" in text
     assert asked[0].target.name in ("pixel", "dvae")
-    printed(two, "tiny", results=tmp_path, device_tflops=1)
+    assert "GPU-hours a cell" in printed(two, "tiny", results=tmp_path, device_tflops=1)
     assert len(asked) == 1
+    monkeypatch.setattr(cost, "device_speed", lambda config: 1e6)
+    text = printed(two, "tiny", results=tmp_path)
+    assert "--device-tflops" in text and "hours" not in text and "minutes" not in text
+    one = printed(two, "tiny", results=tmp_path, device_tflops=1, protocols=("knn",))
+    assert "linear" not in one  # what is not asked for is neither done nor missing
+    with pytest.raises(UserError, match="has no 'partial'; .*allowed: knn, linear, scratch"):
+        printed(two, "tiny", results=tmp_path, protocols=("partial",))
 
 
 def test_published_rows_alone__are_told_in_a_sentence(tmp_path):

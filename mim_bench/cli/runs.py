@@ -1,0 +1,228 @@
+"""The verbs on runs: run, list, config show, diff, speed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mim_bench.cli.options import (
+    WORDS,
+    Data,
+    Device,
+    Limit,
+    Out,
+    Overrides,
+    Preset,
+    Protocols,
+    Seed,
+    Target,
+    err_console,
+    print_fields,
+    print_line,
+    print_table,
+    settings,
+    target_and_settings,
+)
+from mim_bench.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from mim_bench.records.record import Record
+
+app = typer.Typer()
+config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
+
+_LEFT_TO_THE_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
+
+
+@app.command(
+    context_settings=WORDS,
+    epilog="Example: python -m mim_bench run --target norm_pixel --preset tiny --seed 1 pretrain.epochs=20",
+)
+def run(
+    target: Target = None,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    seed: Seed = None,
+    data: Data = None,
+    device: Device = None,
+    limit_images: Limit = None,
+    protocols: Protocols = None,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="Leave unreadable images out and count them.")
+    ] = False,
+    out: Out = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="What happens anyway.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Start again even if finished.")] = False,
+    readouts: Annotated[
+        bool, typer.Option("--readouts", help="Print every readout, not the declared one alone.")
+    ] = False,
+) -> None:
+    """Pre-train on one target, evaluate, record, draw. The same command again continues."""
+    from mim_bench.config.resolve import load_config
+    from mim_bench.experiment.run import execute
+    from mim_bench.train import distributed, progress
+
+    target, words = target_and_settings(target, overrides)
+    given = settings(words, seed, data, device, limit_images, protocols, skip_bad_images)
+    config = load_config(target, preset, given)
+    with distributed.joined(config.runtime.timeout_minutes):
+        result = execute(
+            config,
+            out=out,
+            force=force,
+            stages=progress.Terminal(err_console),
+            notify=lambda line: print_line(line, console=err_console, style="dim"),
+        )
+        if not distributed.is_main():
+            return
+    if result.was_finished:
+        again = f"{result.folder} is already finished; --force starts again"
+        print_line(again, console=err_console)
+    _print_records(result.records, readouts=readouts)
+    for what, name in (("records", ""), ("picture", ".png"), ("encoder", ".safetensors")):
+        if (path := result.folder / f"{what}{name}").exists():  # `scratch` alone has no encoder
+            print_line(f"{what}  {path}")
+
+
+def _print_records(records: "list[Record]", *, readouts: bool) -> None:
+    from mim_bench.records.measure import measures
+
+    rows = []
+    for record in records:
+        facts = record.pretrain
+        fit_seconds = facts.fit.get("fit_seconds", 0.0) if facts else 0.0
+        seconds = (facts.seconds if facts else 0) + fit_seconds + record.seconds
+        for place, (name, measure) in enumerate(measures(record).items()):
+            if "@" in name and not readouts:
+                continue
+            value, control = f"{measure.value:.4g}", ""
+            if measure.is_accuracy:
+                stderr = max(metric.stderr for metric in measure.metrics)
+                value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %"
+                control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
+            speed = f"{facts.images_per_s:,.0f}" if facts and not place else ""
+            time = "" if place else f"{seconds:.0f}"
+            rows.append([record.target, name, value, control, speed, time])
+    if not records:
+        return
+    print_table(["target", "measure", "value", "random weights", "images/s", "wall time s"], rows)
+    evaluate = records[0].config["evaluate"]
+    print_line(
+        f"accuracies: top-1 on the {records[0].data.split} split, read at "
+        f"{evaluate['layer']}/{evaluate['pooling']}{' unless @ names another readout' * readouts}; ± standard "
+        "error over its images; images/s of pre-training; wall time of fit, pre-training and the protocol",
+        style="dim",
+    )
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        Literal["targets", "presets", "protocols", "data", "benchmarks"], typer.Argument()
+    ],
+) -> None:
+    """List what there is: targets, presets, protocols, data sources, benchmarks."""
+    from mim_bench.config import recipe
+
+    if what == "targets":
+        rows = {name: recipe.load_recipe(name).description for name in recipe.names("targets")}
+    elif what == "data":
+        from mim_bench.config.source import SOURCES
+
+        rows = {name: spec.description for name, spec in SOURCES.items()}
+    elif what == "protocols":
+        from mim_bench.config.protocol import PROTOCOLS
+
+        rows = {name: protocol.description for name, protocol in PROTOCOLS.items()}
+    else:
+        kind = "preset" if what == "presets" else what
+        rows = {name: recipe.read(kind, name).get("description", "") for name in recipe.names(kind)}
+    width = max(map(len, rows), default=0)
+    for name, description in rows.items():
+        print_line(f"{name:<{width}}  {description}")
+
+
+@config_app.command("show", context_settings=WORDS)
+def config_show(
+    target: Target = None,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    seed: Seed = None,
+    data: Data = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The config as a run would write it.")
+    ] = False,
+) -> None:
+    """The resolved config, with where each value came from."""
+    from mim_bench.config.resolve import resolve
+
+    target, words = target_and_settings(target, overrides)
+    found = resolve(target, preset, settings(words, seed, data))
+    if as_json:
+        print(found.config.model_dump_json(indent=1))
+        return
+    content = found.config.model_dump()
+    rows = []
+    for key, origin in sorted(found.origin.items(), key=lambda item: _place(item[0], content)):
+        section, _, name = key.partition(".")
+        if section == "target":
+            value = content["target"]["params"][name]
+        else:
+            value = content[section][name] if name else content[section]
+        left_open = value is None and key in _LEFT_TO_THE_DATA
+        shown = "as in the data" if left_open else str(value)
+        rows.append([key, shown, "" if origin == "default" else origin])
+    print_table(["field", "value", "from"], rows)
+    print_line(
+        f"lr {found.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
+    )
+
+
+def _place(key: str, content: dict[str, object]) -> int:
+    return list(content).index(key.partition(".")[0])
+
+
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(help="Run folder, or a run's name below --out.")],
+    run_b: Annotated[str, typer.Argument(help="The other one.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Config difference of two runs: what could have moved a weight."""
+    from mim_bench.records import run_folder
+
+    a, b = (_run_folder(name, out) for name in (run_a, run_b))
+    differences = run_folder.difference(run_folder.read_config(a), run_folder.read_config(b))
+    if not differences:
+        print_line("no difference")
+        return
+    print_fields(differences, a.name, b.name)
+
+
+def _run_folder(name: str, out: Path) -> Path:
+    for folder in (Path(name), out / name):
+        if (folder / "config.json").is_file():
+            return folder
+    there = [path.parent.name for path in out.glob("*/config.json")]
+    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
+
+
+@app.command()
+def speed(
+    preset: Preset = "tiny",
+    overrides: Overrides = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Recipe to time, repeatable; by default every one.")
+    ] = None,
+    device: Device = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps timed for each target, after warm-up.")
+    ] = 20,
+) -> None:
+    """Time the pre-training step for each target on this device."""
+    from mim_bench.evaluate import speed as speeds
+
+    given = settings(overrides, None, device=device)
+    title, headings, rows = speeds.measure(target, preset, given, steps)
+    print_line(title)
+    print_table(headings, rows)
