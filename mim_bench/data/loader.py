@@ -7,6 +7,7 @@ Legend: B images of a batch, C channels, H W source size, h w output size.
 """
 
 import pickle
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -140,8 +141,16 @@ class Feed:
             pin_memory=pin,
             persistent_workers=True,
             generator=torch.Generator(),  # else each pass would advance torch's global state
+            worker_init_fn=_in_worker,
         )
         return loader, order
+
+
+def _in_worker(number: int) -> None:
+    """Ctrl-C is the parent's to handle; a termination ends the worker at once, whatever it inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _checked(work: Work) -> Work:

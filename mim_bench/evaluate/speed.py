@@ -25,7 +25,7 @@ from mim_bench.evaluate import flops
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model import masking
 from mim_bench.targets.build import make_target
-from mim_bench.train import distributed, environment, loop
+from mim_bench.train import distributed, environment, loop, preemption
 from mim_bench.train.backend import accelerate
 from mim_bench.train.optimizer import adamw, decay_groups
 from mim_bench.train.pretrain import PretrainTask, build_model
@@ -79,6 +79,7 @@ def measure(
     return title, headings, rows
 
 
+@preemption.received_elsewhere()
 def time_targets(
     targets: Sequence[str] | None, preset: str, overrides: Sequence[str], steps: int
 ) -> tuple[list[Speed], float, RunConfig]:

@@ -35,7 +35,7 @@ from mim_bench.records import provenance
 from mim_bench.records.record import PretrainFacts, Record, read
 from mim_bench.records.run_folder import claim, lock, record_hash, record_path
 from mim_bench.targets.build import geometry
-from mim_bench.train import distributed, environment, loop, pretrain
+from mim_bench.train import distributed, environment, loop, preemption, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
 from mim_bench.train.progress import Quiet, Stages
@@ -58,6 +58,7 @@ def run(config: RunConfig, *, out: str | Path = "runs", force: bool = False) -> 
     return execute(config, out=out, force=force).records
 
 
+@preemption.received_elsewhere()
 def execute(
     config: RunConfig,
     *,

@@ -280,6 +280,10 @@ class _Loop:
             )
 
     def _stop_if_preempted(self) -> None:
+        if preemption.is_stopping():
+            if distributed.size() == 1:  # several get their signals at different steps
+                self._save()
+            raise KeyboardInterrupt
         if preemption.is_preempted():
             self._save()
             preemption.stop()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL
+from PIL import Image
 
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
@@ -18,7 +19,7 @@ from mim_bench.evaluate.context import EvalContext, Features
 from mim_bench.evaluate.protocols import protocol_function
 from mim_bench.experiment.run import execute
 from mim_bench.records.run_folder import read_config
-from mim_bench.train import checkpoint, log, loop
+from mim_bench.train import checkpoint, log, loop, preemption
 from mim_bench.train.fit import fitted_target
 from mim_bench.train.pretrain import pretrain
 
@@ -229,3 +230,69 @@ def test_last_update__that_breaks_the_weights_is_an_error_and_nothing_is_saved(s
     with pytest.raises(UserError, match="pretrain: the weights are not finite after step 1"):
         execute(config, out=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("records/*"))
+
+
+def started(tmp_path, folder, *overrides, source="embedded"):
+    """A run in a process of its own that has taken its first steps."""
+    command = [sys.executable, "-m", "mim_bench", "run", "--target", "norm_pixel", *overrides]
+    process = subprocess.Popen(
+        [*command, "--data", source, "--out", str(tmp_path / folder)],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in tmp_path.glob(f"{folder}/*/pretrain.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_process__saves_between_steps_and_resumes_bit_equal(small, tmp_path, number):
+    overrides = [*SMALL, "pretrain.epochs=60", "runtime.log_every_steps=1", "evaluate.protocols=[]"]
+    overrides += ["runtime.checkpoint_every_epochs=60"]  # so that what is there is of the signal
+    process = started(tmp_path, "stopped", *overrides)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopping after this step" in err, err
+    assert "the same command continues" in err
+    assert list(tmp_path.glob("stopped/*/pretrain/step-*.safetensors"))
+    config = small("norm_pixel", *overrides)
+    ours = execute(config, out=tmp_path / "stopped").folder
+    whole = execute(config, out=tmp_path / "whole").folder
+    a, b = (checkpoint.load_tensors(folder / "model.safetensors")[0] for folder in (ours, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_process__leaves_no_reading_process(tmp_path, number):
+    folder = tmp_path / "images"
+    for i in range(60):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 32), 50).save(folder / "ab"[i % 2] / f"{i}.png")
+    overrides = ["pretrain.epochs=5000", "pretrain.batch_size=10", "pretrain.warmup_epochs=0"]
+    overrides += ["runtime.log_every_steps=1", "runtime.memory_gb=1e-9", "runtime.num_workers=2"]
+    process = started(tmp_path, "runs", *overrides, source=f"folder:{folder}")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = children.read_text().split() if children.is_file() else []
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(workers) >= 2 and not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_signals__reach_another_thread_than_the_one_that_computes():
+    received = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+    try:
+        with preemption.received_elsewhere():
+            assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            os.kill(os.getpid(), signal.SIGUSR1)
+            deadline = time.monotonic() + 10
+            while not received and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert received and signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
