@@ -12,6 +12,12 @@ class UserError(Exception):
     """The user's mistake, reported in one line; the command line exits with code 2."""
 
 
+def check_printable(text: str, what: str) -> None:
+    """Refuses line breaks and other control characters, which would reach a file, a terminal or a page."""
+    if not text.isprintable():
+        raise UserError(f"{what}, {text!r}, holds a control character")
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """`nearest: ...; allowed: ...` for the end of an error line, nearest names first."""
     names = sorted(set(allowed))

@@ -53,6 +53,8 @@ class Job(Frozen):
     """Slurm's; of a task of an array `<array>_<task>`; empty before the submission."""
     folder: str
     """Where submitit keeps its script, log and result."""
+    cluster: str = ""
+    """Name of the cluster; empty where Slurm gave none."""
     tasks: int
     """Number of processes."""
     snapshot: str
@@ -70,6 +72,11 @@ class Job(Frozen):
     """Command line that records name as their origin."""
     num_threads: int | None = Field(default=None, exclude=True)
     """Threads of torch's CPU operations; unset: torch's default."""
+
+    @property
+    def name(self) -> str:
+        """Name that Slurm shows."""
+        return f"mim_bench-{self.benchmark}"
 
     @property
     def title(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # the cross-platform lock that torch itself depends on
 from pydantic import ValidationError
 
+from mim_bench.cluster import slurm
 from mim_bench.cluster.job import Job
 from mim_bench.errors import UserError
 
@@ -23,18 +24,34 @@ class Ledger:
         self.path = self.folder / "jobs.jsonl"
 
     def jobs(self) -> list[Job]:
-        """All jobs, oldest first; a damaged line is a UserError."""
+        """All jobs, oldest first; of an id that has come round again the newest alone.
+
+        Raises UserError for a damaged line, and for a job of another cluster that has left no result.
+        """
         if not self.path.is_file():
             return []
-        jobs = []
+        jobs: dict[str, Job] = {}
         for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                jobs.append(Job.model_validate_json(line))
+                job = Job.model_validate_json(line)
             except ValidationError as error:
                 raise UserError(
                     f"{self.path}, line {number} is damaged: {error.errors()[0]['msg']}"
                 ) from None
-        return jobs
+            jobs.pop(job.job_id, None)
+            jobs[job.job_id] = job
+        here = slurm.cluster_name() if any(job.cluster for job in jobs.values()) else ""
+        for job in jobs.values():
+            if (
+                here
+                and job.cluster not in ("", here)
+                and not list(Path(job.folder).glob(f"{job.job_id}_*_result.pkl"))
+            ):
+                raise UserError(
+                    f"{self.path}: job {job.job_id} was submitted on the cluster {job.cluster}, this is {here}; "
+                    "use another --out here"
+                )
+        return list(jobs.values())
 
     def append(self, jobs: Iterable[Job]) -> None:
         """Adds jobs; the caller holds the lock."""

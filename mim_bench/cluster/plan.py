@@ -26,6 +26,7 @@ from mim_bench.cluster.state import BenchmarkJobs
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import needs_pretraining
+from mim_bench.errors import UserError, check_printable
 from mim_bench.experiment import cost
 from mim_bench.experiment.request import SweepRequest
 from mim_bench.records import pending, store
@@ -86,7 +87,7 @@ class Plan:
         ids = job_ids or [f"<file {n} ({other.title})>" for n, other in enumerate(self.batches, 1)]
         waits = [f"{other.type}:{other.job_id or ids[other.batch]}" for other in batch.dependencies]
         return self.cluster.sbatch_parameters(batch.size) | {
-            "job_name": f"mim_bench-{Path(self.request.name).stem}",
+            "job_name": batch.jobs[0].name,
             "setup": [*self.cluster.setup, *self.code.setup()],
             "dependency": ",".join(waits) or None,
             "array_parallelism": batch.max_running,
@@ -108,6 +109,11 @@ def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> 
     Args:
         copy: take over records that other benchmarks have of the same runs; if not, no file is written.
     """
+    check_printable(f"{request.out.resolve()} {request.name}", "path of --out or of the benchmark")
+    if "%" in str(request.out.resolve()):
+        raise UserError(
+            f"out={request.out}: in a path of a job Slurm replaces what follows %; use another"
+        )
     tasks = pending.plan(
         request.name, request.preset, results=request.results, overrides=request.overrides,
         protocols=request.protocols, copy=copy,
@@ -175,6 +181,7 @@ class _Planner:
         self.code = snapshot(request.out)
         self.fits: list[Batch] = []
         self._dependencies: dict[str, tuple[Dependency, ...]] = {}  # on a fit, by its key
+        self._cluster_name = slurm.cluster_name()
         self._submitted = datetime.now(UTC).isoformat(timespec="seconds")
 
     def fit(self, config: RunConfig) -> tuple[Dependency, ...]:
@@ -229,7 +236,7 @@ class _Planner:
         return Job(
             **fields, benchmark=Path(request.name).stem, preset=request.preset,
             overrides=request.overrides, folder=str(self.folder), tasks=size.ranks,
-            snapshot=str(self.code.folder), submitted=self._submitted,
+            snapshot=str(self.code.folder), submitted=self._submitted, cluster=self._cluster_name,
             configs=tuple(config.model_dump(mode="json") for config in configs),
             out=str(request.out.resolve()), records_folder=str(home / "records"),
             command=request.command or " ".join(["python -m mim_bench", *sys.argv[1:]]),

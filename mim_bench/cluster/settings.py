@@ -16,6 +16,7 @@ Flags beat the file, and `cluster.nodes=2` on the command line beats both. No si
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mim_bench.config.resolve import explain, fields, flatten, parse_value, split_override
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import check_shares, trainings
-from mim_bench.errors import UserError, suggest
+from mim_bench.errors import UserError, check_printable, suggest
 from mim_bench.schema import Frozen
 
 FILE = "cluster.toml"
@@ -38,6 +39,15 @@ _OURS = {
     "partition", "qos", "requeue", "signal", "time",
 }  # fmt: skip
 """Options that have a field of their own, or that submitit or a sweep sets."""
+
+
+_LONG = {
+    "A": "account", "C": "constraint", "G": "gpus_per_node", "J": "nothing, the sweep names its jobs",
+    "N": "nodes", "c": "cpus_per_task", "e": "nothing, the sweep keeps logs", "n": "tasks_per_node",
+    "o": "nothing, the sweep keeps logs", "p": "partition", "q": "qos", "t": "timeout_hours",
+    "w": "sbatch.nodelist", "x": "sbatch.exclude",
+}  # fmt: skip
+"""Short option of sbatch -> what to write here."""
 
 
 class Size(Frozen):
@@ -94,15 +104,45 @@ class Cluster(Size):
     evaluate: Size = Size()
     """Size of evaluation jobs, where these are separate; unset fields as for a job of one process."""
 
+    @field_validator("partition", "account", "qos", "constraint", "setup", "sbatch")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """Each value is a line of the sbatch file: one with a break in it would be a line of its own."""
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for text in [parts] if isinstance(parts, str) else parts or ():
+            if isinstance(text, str):
+                check_printable(text, "a value of the cluster's settings")
+        return value
+
     @field_validator("sbatch")
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        value = {key.lstrip("-"): setting for key, setting in value.items()}
         for key in value:
+            if len(key) == 1:
+                name = _LONG.get(key, "its long name")
+                raise ValueError(f"sbatch.{key}: short options are not read; use {name}")
             if key.replace("_", "-") in _OURS:
                 raise ValueError(f"sbatch.{key}: a field of its own or set by the sweep, not here")
         return {
             key.replace("_", "-"): setting for key, setting in value.items() if setting is not False
         }
+
+    @model_validator(mode="after")
+    def _a_process_a_gpu(self) -> "Cluster":
+        for key in ("gres", "gpus", "gpus-per-task"):
+            text = str(self.sbatch.get(key, ""))
+            if not text or (key == "gres" and "gpu" not in text):
+                continue
+            found = re.search(r"gpu(?::[a-z][\w-]*)?:(\d+)|^(\d+)$|:(\d+)$", text)
+            number = int(next(filter(None, found.groups()))) if found else 1
+            processes = self.ranks if key == "gpus" else self.ranks_per_node if key == "gres" else 1
+            if number != processes:
+                raise ValueError(
+                    f"sbatch.{key}={text}: {number} GPUs for {processes} process{'es' * (processes > 1)}, each of "
+                    f"which takes one; use gpus_per_node={number}, or tasks_per_node={number} with it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _in_time(self) -> "Cluster":

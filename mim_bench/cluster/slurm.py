@@ -1,12 +1,16 @@
 """Slurm's commands, as far as submitit does not call them itself."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
+from mim_bench.cluster.job import Job
 from mim_bench.errors import UserError
 
 _DEFAULT_MAX_ARRAY_SIZE = 1001
+_CLOCKS_DIFFER = timedelta(minutes=10)
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "PREEMPTED")
 
 
@@ -24,22 +28,64 @@ def require() -> None:
         )
 
 
-def queue(job_ids: Collection[str]) -> dict[str, str]:
+def queue(jobs: Collection[Job]) -> dict[str, str]:
     """Id of each job that waits or runs -> why it waits, empty once it has begun; one call of squeue."""
-    if not job_ids:
+    if not jobs:
         return {}
-    arrays = sorted({job_id.partition("_")[0] for job_id in job_ids})
-    done = _call(["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "-o", "%i|%T|%r"])
+    done = _call(
+        ["squeue", "--noheader", "--array", "--jobs", _arrays(jobs), "-o", "%i|%T|%U|%V|%r|%j"]
+    )
     if done.returncode:
         if "Invalid job id" in done.stderr:  # finished so long ago that Slurm has forgotten them
             return {}
         raise UserError(f"squeue: {one_line(done.stderr)}")
-    queued = {}
-    for line in done.stdout.splitlines():
-        job_id, state, reason = line.split("|", 2)
-        if job_id in job_ids:
-            queued[job_id] = reason or state if state in _WAITING else ""
-    return queued
+    found = _own(jobs, done.stdout)
+    return {
+        job_id: reason or state if state in _WAITING else ""
+        for job_id, (state, reason) in found.items()
+    }
+
+
+def history(jobs: Collection[Job]) -> dict[str, str]:
+    """Id of each job that Slurm's accounting knows -> its state; empty where there is no accounting."""
+    if not jobs:
+        return {}
+    fields = "JobID,State,UID,Submit,ExitCode,JobName"
+    done = _call(["sacct", "-X", "-n", "-P", "-j", _arrays(jobs), "-o", fields])
+    return (
+        {} if done.returncode else {i: state for i, (state, _) in _own(jobs, done.stdout).items()}
+    )
+
+
+def _arrays(jobs: Collection[Job]) -> str:
+    return ",".join(sorted({job.job_id.partition("_")[0] for job in jobs}))
+
+
+def _own(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
+    """`id|state|user|submit time|detail|name` -> state and detail of those that are ours.
+
+    Slurm's ids come round again: a job that has another name or user, or was submitted before ours, is
+    somebody else's. (A job that was queued again has a later time.)
+    """
+    by_id = {job.job_id: job for job in jobs}
+    found = {}
+    for line in lines.splitlines():
+        job_id, *rest = line.split("|", 5)
+        job = by_id.get(job_id)
+        if job is None or len(rest) < 5:
+            continue
+        state, user, submitted, detail, name = rest
+        if name == job.name and user == str(os.getuid()) and _is_after(submitted, job.submitted):
+            found[job_id] = state, detail
+    return found
+
+
+def _is_after(local_time: str, submitted: str) -> bool:
+    try:
+        time = datetime.fromisoformat(local_time).astimezone()
+    except ValueError:
+        return False
+    return time >= datetime.fromisoformat(submitted) - _CLOCKS_DIFFER
 
 
 def cancel(job_ids: Sequence[str]) -> None:
@@ -50,13 +96,14 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 def max_array_size() -> int:
     """The site's limit on the tasks of an array; without a Slurm, what Slurm has by default."""
-    if is_here():
-        done = _call(["scontrol", "show", "config"])
-        for line in done.stdout.splitlines():
-            name, _, value = line.partition("=")
-            if name.strip() == "MaxArraySize":
-                return max(1, int(value))
+    if is_here() and (text := _config("MaxArraySize")):
+        return max(1, int(text))
     return _DEFAULT_MAX_ARRAY_SIZE
+
+
+def cluster_name() -> str:
+    """The cluster's name; empty without a Slurm."""
+    return _config("ClusterName") if is_here() else ""
 
 
 def one_line(message: str) -> str:
@@ -65,5 +112,15 @@ def one_line(message: str) -> str:
     return "; ".join(line.strip() for line in lines if line.strip()) or "no message"
 
 
+def _config(name: str) -> str:
+    """One value of the site's configuration; empty if it has none."""
+    for line in _call(["scontrol", "show", "config"]).stdout.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
 def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"SLURM_TIME_FORMAT": "standard"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)

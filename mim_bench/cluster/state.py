@@ -10,7 +10,6 @@ missing; if it was cancelled because one that it needs has failed, they have fai
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,23 +93,18 @@ class BenchmarkJobs:
 
 def job_states(jobs: Sequence[Job]) -> dict[str, State]:
     """Job id -> state; one call of squeue and at most one of sacct."""
-    queue = slurm.queue({job.job_id for job in jobs}) if slurm.is_here() else {}
-    others = {
-        job.job_id: SlurmJob[Any](job.folder, job.job_id, tasks=range(job.tasks))
-        for job in jobs
-        if job.job_id not in queue
-    }  # submitit's watcher has to know all of them before it asks sacct
-    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of a sacct that does not work
-    if others and slurm.is_here():
-        next(iter(others.values())).get_info(mode="force")
+    is_here = slurm.is_here()
+    queue = slurm.queue(jobs) if is_here else {}
+    others = [job for job in jobs if job.job_id not in queue]
+    history = slurm.history(others) if is_here else {}
     states: dict[str, State] = {}
     for job in jobs:
-        if job.job_id in others:
-            sacct_state = others[job.job_id].get_info(mode="cache").get("State", "")
-            states[job.job_id] = State(_ended(job, sacct_state), job, sacct_state)
-        else:
+        if job.job_id in queue:
             reason = queue[job.job_id]
             states[job.job_id] = State("queued" if reason else "running", job, reason)
+        else:
+            ended = history.get(job.job_id, "")
+            states[job.job_id] = State(_ended(job, ended), job, ended)
     return states
 
 

@@ -14,7 +14,9 @@ from mim_bench.cluster import slurm, state
 from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
 from mim_bench.cluster.state import BenchmarkJobs, State
+from mim_bench.errors import UserError
 from mim_bench.records import pending
+from mim_bench.records.finished import running
 from mim_bench.text import duration
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
@@ -81,7 +83,7 @@ def status(
     results: Path,
     overrides: Sequence[str] = (),
 ) -> Status:
-    """State of each cell of a benchmark.
+    """State of each cell of a benchmark, whether jobs of a cluster or processes of this machine run it.
 
     Args:
         preset: by default that of the last sweep on a cluster, with its overrides.
@@ -95,8 +97,15 @@ def status(
         overrides = overrides or (mine[-1].overrides if mine else ())
     tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
     jobs = BenchmarkJobs(submitted, tasks)
+    here = running(out, [task.cell.config for task in tasks if task.missing])
+
+    def cell_state(task: pending.PendingCell) -> State:
+        found = jobs.cell_state(task)
+        is_here = not found.is_live and task.missing and task.cell.config.hash in here
+        return State("running") if is_here else found
+
     cells = [
-        _row(jobs.cell_state(task), task.cell.label, task.cell.config.seed, task.missing)
+        _row(cell_state(task), task.cell.label, task.cell.config.seed, task.missing)
         for task in tasks
     ]
     newest_fits = {job.key: jobs.states[job.job_id] for job in jobs.jobs if job.kind == "fit"}
@@ -150,11 +159,15 @@ def table(status: Status) -> tuple[list[str], list[list[str]], list[str]]:
 
 def cancel(name: str, preset: str | None = None, *, out: Path) -> list[Job]:
     """Ends a benchmark's jobs, of one preset or of all, and fits that no other benchmark waits for; returns them."""
-    slurm.require()
     ledger = Ledger(out)
+    if not ledger.path.is_file():
+        raise UserError(
+            f"{out} has no jobs of a cluster; a sweep of this machine ends by Ctrl-C, or `kill` of its process"
+        )
+    slurm.require()
     with ledger.lock():  # nothing is submitted meanwhile
         submitted = ledger.jobs()
-        queue = slurm.queue({job.job_id for job in submitted})
+        queue = slurm.queue(submitted)
         jobs = [job for job in submitted if job.job_id in queue]
         mine = [
             job

@@ -1,4 +1,4 @@
-"""Finished pre-trainings and fits in a folder of run folders, found by config before any image is read.
+"""Finished pre-trainings and fits, and runs under way, found by config before any image is read.
 
 What a config leaves to the data (size, channels, statistics) is whatever the run found there.
 """
@@ -11,12 +11,19 @@ from typing import Any
 from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import RunConfig
-from mim_bench.records.run_folder import fit_path
+from mim_bench.records.run_folder import fit_path, is_busy, read_config
 
 
 def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:
     """Hashes of the runs whose pre-training is finished."""
     made = [fields for fields, _ in _made(out)]
+    return {config.hash for config in configs if any(_fits(config.identity(), one) for one in made)}
+
+
+def running(out: Path, configs: Iterable[RunConfig]) -> set[str]:
+    """Hashes of the runs that a process of this machine is busy with."""
+    busy = [folder for folder in out.glob("*/") if is_busy(folder)]
+    made = [flatten(read_config(folder).model_dump(mode="json")) for folder in busy]
     return {config.hash for config in configs if any(_fits(config.identity(), one) for one in made)}
 
 

@@ -26,10 +26,25 @@ def lock(out: Path, config: RunConfig) -> Iterator[None]:
     folder = place(out, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+        with FileLock(_lock_path(folder), timeout=0):
             yield
     except Timeout:
         raise UserError(f"another process is busy with {folder}") from None
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether a process of this machine holds the lock of a run folder."""
+    if not (_lock_path(folder).is_file() and (folder / "config.json").is_file()):
+        return False
+    try:
+        with FileLock(_lock_path(folder), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def claim(out: Path, config: RunConfig, *, force: bool) -> Path:

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,13 @@ from mim_bench.cluster.plan import Batch, Dependency, arrays, make_plan, split_l
 from mim_bench.cluster.settings import Cluster, Size, check_batches, load_cluster
 from mim_bench.cluster.snapshot import snapshot
 from mim_bench.cluster.state import BenchmarkJobs
+from mim_bench.cluster.status import cancel, status
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
+from mim_bench.experiment import cost
 from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.run import execute
-from mim_bench.records import pending, provenance
+from mim_bench.records import pending, provenance, run_folder
 from mim_bench.records.finished import fitted, pretrained
 from mim_bench.records.run_folder import record_hash, sweep_key
 
@@ -156,7 +159,8 @@ def test_split_limit__keeps_to_the_bound_and_uses_all_of_it(max_running, sizes):
 def job(number: int, **fields) -> Job:
     values = {
         "kind": "run", "benchmark": "b", "preset": "tiny", "overrides": (), "label": "hog",
-        "seed": number, "key": "k", "folder": "f", "tasks": 1, "snapshot": "s", "submitted": "t",
+        "seed": number, "key": "k", "folder": "f", "tasks": 1, "snapshot": "s",
+        "submitted": "2026-01-05T10:00:00+00:00",
     }  # fmt: skip
     return Job.model_validate(values | fields)
 
@@ -429,17 +433,45 @@ def test_jobs__are_processes_of_this_machine_where_the_cluster_is_local():
 def test_cancel__needs_a_slurm(sweep_request, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["cancel", "few.toml", "--out", str(tmp_path)])
-    assert stop.value.code == 2 and "no `sbatch`" in capsys.readouterr().err
+    assert stop.value.code == 2 and "ends by Ctrl-C" in capsys.readouterr().err
+    Ledger(tmp_path).folder.mkdir()
+    Ledger(tmp_path).append([job(0, job_id="1")])
+    with pytest.raises(UserError, match="no `sbatch`"):
+        cancel("b", out=tmp_path)
+
+
+def test_status__shows_what_a_process_of_this_machine_is_busy_with(sweep_request, tmp_path):
+    tasks = pending.plan(
+        sweep_request.name, "tiny", results=sweep_request.results, overrides=CELL, copy=False
+    )
+    config = cost.sized(tasks[0].cell.config)
+    (sweep_request.out / config.run_id).mkdir(parents=True)
+    (sweep_request.out / config.run_id / "config.json").write_text(config.model_dump_json())
+
+    def states_now():
+        shown = status(
+            sweep_request.name,
+            "tiny",
+            out=sweep_request.out,
+            results=sweep_request.results,
+            overrides=CELL,
+        )
+        return [row.state for row in shown.cells]
+
+    assert set(states_now()) == {"missing"}
+    with run_folder.lock(sweep_request.out, config):
+        assert states_now() == ["running"] + ["missing"] * (len(tasks) - 1)
+    assert set(states_now()) == {"missing"}
 
 
 # ---- ledger and states
 
 
 def test_ledger__gives_back_what_was_appended_and_names_a_damaged_line(tmp_path):
-    ledger, jobs = Ledger(tmp_path), [job(1), job(2)]
+    ledger, jobs = Ledger(tmp_path), [job(1, job_id="1"), job(2, job_id="2")]
     assert ledger.jobs() == []
     with ledger.lock():
-        ledger.append([job(1, configs=({"seed": 1},), command="not in the ledger")])
+        ledger.append([job(1, job_id="1", configs=({"seed": 1},), command="not in the ledger")])
         ledger.append(jobs[1:])
     assert ledger.jobs() == jobs
     ledger.path.write_text(ledger.path.read_text() + "{}\n")
@@ -458,7 +490,7 @@ def test_ledger__reads_lines_of_earlier_versions(tmp_path):
     ledger.path.write_text(line + "\n")
     (old,) = ledger.jobs()
     assert (old.job_id, old.needs, old.title) == ("4_0", ("3",), "hog, seed 1: knn")
-    assert old.model_dump_json() == line
+    assert json.loads(old.model_dump_json()) == json.loads(line) | {"cluster": ""}
 
 
 @pytest.fixture
@@ -466,10 +498,18 @@ def answers(tmp_path, monkeypatch):
     """Stand-ins for Slurm's commands: `answers(squeue=..., sacct=...)`; unset: the command fails."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(state.SlurmJob, "watcher", type(state.SlurmJob.watcher)())
+
+    def full(lines: str, detail: str) -> str:
+        """`id|state|detail` of a line -> with user, submit time and name as they are of our jobs."""
+        parts = (line.split("|") for line in lines.splitlines())
+        mine = f"{os.getuid()}|2026-02-03T04:05:06"
+        return "\n".join(
+            f"{i}|{said}|{mine}|{rest or detail}|mim_bench-b" for i, said, rest in parts
+        )
 
     def give(squeue: str, sacct: str | None) -> None:
-        texts = {"squeue": squeue, "sacct": sacct, "sbatch": "", "scancel": "", "srun": ""}
+        texts = {"squeue": full(squeue, "None"), "sacct": sacct and full(sacct, "0:0")}
+        texts |= {"sbatch": "", "scancel": "", "srun": ""}
         for name, text in texts.items():
             command, answer = tmp_path / "bin" / name, tmp_path / "bin" / f"{name}.txt"
             answer.write_text(f"{text}\n" if text else "")
@@ -496,7 +536,7 @@ def states(*jobs: Job) -> dict[str, str]:
 
 
 def test_states__the_queue_beats_what_an_earlier_attempt_left(answers, tmp_path):
-    answers("7_0|PENDING|BeginTime\n7_1|RUNNING|None\n8|COMPLETING|None", "JobID|State|NodeList")
+    answers("7_0|PENDING|BeginTime\n7_1|RUNNING|None\n8|COMPLETING|None", "")
     entries = [
         submitted(tmp_path, "7_0", 2, _1=ERROR),
         submitted(tmp_path, "7_1", _0=ERROR),
@@ -516,7 +556,7 @@ def test_states__sacct_covers_jobs_without_a_result(answers, tmp_path):
         "4|PREEMPTED|n",
         "5|CANCELLED by 0|n",
     ]
-    answers("", "\n".join(["JobID|State|NodeList", *said]))
+    answers("", "\n".join(said))
     entries = [submitted(tmp_path, one) for one in "1234"] + [submitted(tmp_path, "5", 2, _1=ERROR)]
     assert states(*entries) == {
         "1": "failed", "2": "cancelled", "3": "failed", "4": "vanished", "5": "cancelled",
@@ -537,7 +577,7 @@ def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
     sweep_request, answers, tmp_path
 ):
     said = ["1|FAILED|n", "2|CANCELLED by 0|n", "3|CANCELLED by 0|n", "4|RUNNING|n", "5|RUNNING|n"]
-    answers("4|RUNNING|None\n5|PENDING|Dependency", "\n".join(["JobID|State|NodeList", *said]))
+    answers("4|RUNNING|None\n5|PENDING|Dependency", "\n".join(said))
     tasks = pending.plan(
         sweep_request.name,
         "tiny",
@@ -579,6 +619,73 @@ def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
     assert [again.cell_state(task).name for task in (dvae, other_dvae)] == ["missing", "queued"]
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("7|RUNNING|{uid}|2026-02-03T04:05:06|None|mim_bench-b", "running"),
+        ("7|RUNNING|{uid}|2026-02-03T04:05:06|None|my_other_work", "vanished"),
+        ("7|RUNNING|{uid}1|2026-02-03T04:05:06|None|mim_bench-b", "vanished"),
+        ("7|RUNNING|{uid}|2025-02-03T04:05:06|None|mim_bench-b", "vanished"),
+        ("7|RUNNING|None", "vanished"),
+    ],
+)
+def test_id_that_came_round_again__is_nobody_of_ours(answers, tmp_path, line, found):
+    answers("", "")
+    for command in ("squeue", "sacct"):
+        (tmp_path / "bin" / f"{command}.txt").write_text(line.format(uid=os.getuid()) + "\n")
+    entry = submitted(tmp_path, "7")
+    assert states(entry) == {"7": found}
+    Ledger(tmp_path).folder.mkdir()
+    Ledger(tmp_path).append([entry])
+    assert [job.job_id for job in cancel("b", out=tmp_path)] == ["7"] * (found == "running")
+
+
+def test_ledger__of_an_id_that_came_again_the_newest_counts_and_another_cluster_is_named(
+    answers, tmp_path
+):
+    answers("", "")
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho 'ClusterName = b'\n")
+    scontrol.chmod(0o755)
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    ledger.append([job(0, job_id="7"), job(1, job_id="7", folder=str(tmp_path), cluster="b")])
+    assert [one.seed for one in ledger.jobs()] == [1]
+    ledger.append([job(2, job_id="8", folder=str(tmp_path), cluster="a")])
+    with pytest.raises(UserError, match="job 8 was submitted on the cluster a, this is b"):
+        ledger.jobs()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("partition = 'x\\n#SBATCH --wrap=rm'".replace("'", '"'), "holds a control character"),
+        ("[sbatch]\nexclude = 'n1\\nx'".replace("'", '"'), "holds a control character"),
+        ("timeout_hours = inf", "finite"),
+        ("[sbatch]\np = 'gpu'", "sbatch.p: short options are not read; use partition"),
+        ("[sbatch]\ngres = 'gpu:8'", "8 GPUs for 1 process"),
+        ("[sbatch]\ngres = 'gpu:a100:2'", "use gpus_per_node=2"),
+    ],
+)
+def test_setting__that_would_go_wrong_on_the_cluster_is_refused(tmp_path, text, said):
+    (tmp_path / "cluster.toml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_cluster(tmp_path / "cluster.toml", [])
+
+
+def test_setting__that_sbatch_knows_is_read_with_or_without_its_dashes(tmp_path):
+    (tmp_path / "cluster.toml").write_text(
+        "tasks_per_node = 2\n[sbatch]\n'--exclude' = 'n1'\ngres = 'gpu:a100:2,tmp:5'"
+    )
+    assert load_cluster(tmp_path / "cluster.toml", [])[0].sbatch["exclude"] == "n1"
+
+
+@pytest.mark.parametrize("place", ["a%j", "a\nb"])
+def test_out__that_slurm_would_read_otherwise_is_refused(sweep_request, place):
+    with pytest.raises(UserError, match="replaces what follows %|control character"):
+        make_plan(replace(sweep_request, out=sweep_request.out / place), Cluster(), copy=False)
+
+
 def test_log__is_that_of_the_process_that_failed_first(tmp_path):
     entry = submitted(tmp_path, "1", 3, _1=ERROR, _2=("error", "Connection closed by peer"))
     os.utime(tmp_path / "1_1_result.pkl", (1, 1))
@@ -592,12 +699,12 @@ def test_queue__what_slurm_has_forgotten_is_not_in_it(answers, tmp_path, monkeyp
     (tmp_path / "bin" / "squeue").write_text(
         "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n"
     )
-    assert slurm.queue(["1"]) == {}
+    assert slurm.queue([submitted(tmp_path, "1")]) == {}
     (tmp_path / "bin" / "squeue").write_text(
         "#!/bin/sh\necho 'squeue: error: no answer' >&2\nexit 1\n"
     )
     with pytest.raises(UserError, match=r"^squeue: no answer$"):
-        slurm.queue(["1"])
+        slurm.queue([submitted(tmp_path, "1")])
 
 
 def test_progress_file__has_stage_speed_and_time_left_once_a_second(tmp_path, monkeypatch):
