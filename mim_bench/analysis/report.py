@@ -23,7 +23,7 @@ from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
 from mim_bench.errors import UserError
 from mim_bench.files import write_text
-from mim_bench.records import store
+from mim_bench.records import store, swept
 from mim_bench.records.record import Record
 
 _FIGURES = {
@@ -95,11 +95,11 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
         )
     first = [name for name in effects.BENCHMARKS if name in recipe.names("benchmarks")]
     entries, missing = [], []
-    for name in dict.fromkeys([*first, *recipe.names("benchmarks")]):
+    for name in dict.fromkeys([*first, *recipe.names("benchmarks"), *swept.names(results)]):
         entry = _entry(name, results, warn)
         (entries if entry.parts else missing).append(entry)
     for folder in sorted(results.iterdir()):
-        if _presets(folder) and folder.name not in recipe.names("benchmarks"):
+        if _presets(folder) and folder.name not in [entry.name for entry in entries]:
             warn(f"{folder}: left out, as no benchmark has that name")
     records = [record for entry in entries for part in entry.parts for record in part.records]
     path = results / "report.html"
@@ -135,7 +135,7 @@ def _presets(folder: Path) -> list[str]:
 
 
 def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
-    benchmark = load_benchmark(name)
+    benchmark = load_benchmark(swept.recall(name, "", results)[0])
     presets = _presets(results / name)
     if benchmark.division == "published":
         presets = ["tiny"]  # the same at every preset

@@ -21,7 +21,7 @@ from mim_bench.analysis.row import COSTS, RowRecords, cost, records_by_row
 from mim_bench.config.benchmark import Benchmark, at_preset, cells, load_benchmark
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError, suggest
-from mim_bench.records import comparability, store
+from mim_bench.records import comparability, store, swept
 from mim_bench.records.measure import measures
 from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
@@ -116,7 +116,8 @@ def half_interval(values: Sequence[float]) -> float | None:
 def build(
     name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
 ) -> Table:
-    """The table of a benchmark at a preset."""
+    """The table of a benchmark at a preset, by default with the settings that it was swept with."""
+    name, overrides = swept.recall(name, preset, results, overrides)
     benchmark = at_preset(load_benchmark(name), preset)
     available = match.published_rows(benchmark)
     if benchmark.division == "published":

@@ -13,7 +13,7 @@ from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, cells, load_benchmark
 from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError, suggest
-from mim_bench.records import comparability, store
+from mim_bench.records import comparability, store, swept
 
 
 def validate(results: Path) -> tuple[list[str], list[str]]:
@@ -75,9 +75,11 @@ def _records(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _folder(name: str, preset: str, results: Path) -> None:
-    for kind, value in (("benchmarks", name), ("preset", preset)):
-        if value not in recipe.names(kind):
+    named = (("benchmarks", name, swept.names(results)), ("preset", preset, []))
+    for kind, value, more in named:
+        if value not in [*recipe.names(kind), *more]:
             raise UserError(
                 f"no {kind.removesuffix('s')} '{value}'; {suggest(value, recipe.names(kind))}"
             )
-    comparability.check(store.benchmark_records(name, preset, results))
+    name, overrides = swept.recall(name, preset, results)
+    comparability.check(store.benchmark_records(name, preset, results, overrides))

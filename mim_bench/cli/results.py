@@ -156,7 +156,7 @@ def table(
     from mim_bench.analysis import render
     from mim_bench.analysis import table as tables
 
-    made = tables.build(benchmark, preset, results, overrides or [])
+    made = tables.build(benchmark, preset, results, settings_alone(overrides))
     paths = render.write_tables(made, results)
     grid = render.main_grid(made, brief=True) if made.rows else render.published_grid(made)
     print_table(grid.headings, grid.texts)
@@ -171,19 +171,23 @@ def table(
 @app.command()
 def figure(
     benchmark: Name,
+    overrides: Overrides = None,
     preset: Preset = "tiny",
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
     """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
     from mim_bench.analysis.figures import draw as figures
+    from mim_bench.records import swept
     from mim_bench.records.finished import has_runs
 
-    paths = figures.draw(benchmark, preset, results)
-    if has_runs(benchmark, preset, out):
+    benchmark, given = swept.recall(benchmark, preset, results, settings_alone(overrides))
+    paths = figures.draw(benchmark, preset, results, given)
+    if has_runs(benchmark, preset, out, given):
         from mim_bench.experiment.gallery import draw_gallery
 
-        paths.append(draw_gallery(benchmark, preset, out=out, results=results))
+        drawn = draw_gallery(benchmark, preset, out=out, results=results, overrides=given)
+        paths.append(drawn)
     print_line("wrote " + ", ".join(map(str, paths)))
 
 

@@ -15,7 +15,7 @@ from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
 from mim_bench.cluster.state import BenchmarkJobs, State
 from mim_bench.errors import UserError
-from mim_bench.records import pending
+from mim_bench.records import pending, swept
 from mim_bench.records.finished import running
 from mim_bench.text import duration
 
@@ -95,6 +95,7 @@ def status(
     if preset is None:
         preset = mine[-1].preset if mine else "tiny"
         overrides = overrides or (mine[-1].overrides if mine else ())
+    name, overrides = swept.recall(name, preset, results, overrides)
     tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
     jobs = BenchmarkJobs(submitted, tasks)
     here = running(out, [task.cell.config for task in tasks if task.missing])

@@ -6,6 +6,7 @@ The PNG is stamped with the runs that it shows (see `png_stamp`).
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate import reconstruction
 from mim_bench.evaluate.reconstruction import Sample, reopen
-from mim_bench.records import png_stamp
+from mim_bench.records import png_stamp, swept
 from mim_bench.records.finished import shown
 from mim_bench.records.store import home
 from mim_bench.target import to_rgb
@@ -28,7 +29,9 @@ _LEFT, _TOP, _BOTTOM, _LINE = 12, 58, 20, 17
 _LETTER = 7.65  # pixels of a letter of the note, on average
 
 
-def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
+def draw_gallery(
+    name: str, preset: str, *, out: Path, results: Path, overrides: Sequence[str] = ()
+) -> Path:
     """Draws the finished runs of the benchmark's first seed -> `<results>/<name>/<preset>/pictures.png`.
 
     Raises:
@@ -37,7 +40,8 @@ def draw_gallery(name: str, preset: str, *, out: Path, results: Path) -> Path:
     device = environment.choose_device("cpu")
     samples: dict[str, Sample] = {}
     hashes: list[str] = []
-    todo = cells(name, preset)
+    name, overrides = swept.recall(name, preset, results, overrides)
+    todo = cells(name, preset, overrides)
     data = open_data(todo[0].config, device)
     grid = geometry(complete(todo[0].config, data)).grid
     for cell in shown(todo):

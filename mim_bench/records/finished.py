@@ -47,9 +47,9 @@ def shown(todo: Sequence[Cell]) -> list[Cell]:
     return list(first.values())
 
 
-def has_runs(name: str, preset: str, out: Path) -> bool:
+def has_runs(name: str, preset: str, out: Path, overrides: Sequence[str] = ()) -> bool:
     """True if the benchmark compares targets and the finished run of each that is shown lies below `out`."""
-    todo = shown([cell for cell in cells(name, preset) if "target" in cell.point])
+    todo = shown([cell for cell in cells(name, preset, overrides) if "target" in cell.point])
     return len(todo) > 1 and pretrained(out, [cell.config for cell in todo]) == {
         cell.config.hash for cell in todo
     }

@@ -15,16 +15,19 @@ from mim_bench.analysis.figures.by_target import compares_targets, learning, par
 from mim_bench.analysis.figures.panel import save, style
 from mim_bench.config.benchmark import Benchmark, at_preset, load_benchmark
 from mim_bench.errors import UserError
-from mim_bench.records import comparability, png_stamp
+from mim_bench.records import comparability, png_stamp, swept
 from mim_bench.records.store import CellRecord, benchmark_records, home
 
 
-def draw(name: str, preset: str, results: Path = Path("results")) -> list[Path]:
+def draw(
+    name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
+) -> list[Path]:
     """Writes every figure that a benchmark has next to its records."""
+    name, overrides = swept.recall(name, preset, results, overrides)
     benchmark, short = at_preset(load_benchmark(name), preset), Path(name).stem
     if benchmark.figure is None and not compares_targets(benchmark):
         raise UserError(f"benchmark '{short}' has no figure; its table is `table {short}`")
-    found = benchmark_records(name, preset, results)
+    found = benchmark_records(name, preset, results, overrides)
     comparability.check(found)
     folder = home(name, preset, results)
     with style():

@@ -1,0 +1,77 @@
+"""What a folder of records was swept with, so that tables and figures of it need not be told again.
+
+`results/<benchmark>/<preset>/sweep.json` holds the settings; a benchmark's file from outside is copied to
+`results/<benchmark>/<benchmark>.toml`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mim_bench.config import recipe
+from mim_bench.config.benchmark import SEEDS
+from mim_bench.errors import UserError
+from mim_bench.files import copy_file, write_text
+from mim_bench.records.store import home
+
+_ELSEWHERE = ("runtime.", "data.source=", "data.skip_bad_images=", SEEDS)
+"""Settings that may differ from one sweep into a folder to the next: where it runs, and with which seeds."""
+
+
+def remember(name: str, preset: str, results: Path, overrides: Sequence[str]) -> None:
+    """Writes down what a sweep is made with; refuses to mix it with records of other settings."""
+    folder = home(name, preset, results)
+    before = _overrides(folder)
+    if any(folder.glob("records/*.json")) and _of_results(before) != _of_results(overrides):
+        raise UserError(
+            f"{folder} holds records of a sweep with {' '.join(_of_results(before)) or 'no settings'}, not with "
+            f"{' '.join(_of_results(overrides)) or 'none'}; choose another --results"
+        )
+    kept = [text for text in overrides if not text.startswith(("runtime.", SEEDS))]
+    old, new = (_seeds(several) for several in (before, overrides))
+    if new and (old or not any(folder.glob("records/*.json"))):
+        kept.append(SEEDS + ",".join(map(str, sorted(old | new))))
+    write_text(folder / "sweep.json", json.dumps({"overrides": kept}, indent=1) + "\n")
+    if name.endswith(".toml"):
+        copy = results / Path(name).stem / Path(name).name
+        if copy.resolve() != Path(name).resolve():
+            copy_file(Path(name), copy)
+
+
+def recall(
+    name: str, preset: str, results: Path, overrides: Sequence[str] = ()
+) -> tuple[str, tuple[str, ...]]:
+    """A benchmark's name, or its file where it came from outside, and its settings: given ones, or remembered."""
+    copy = results / name / f"{name}.toml"
+    known = name.endswith(".toml") or name in recipe.names("benchmarks") or not copy.is_file()
+    return name if known else str(copy), tuple(overrides or _overrides(home(name, preset, results)))
+
+
+def names(results: Path) -> list[str]:
+    """Benchmarks from outside that lie in a folder of results."""
+    shipped = recipe.names("benchmarks")
+    found = (
+        path.parent.name
+        for path in sorted(results.glob("*/*.toml"))
+        if path.stem == path.parent.name
+    )
+    return [name for name in found if name not in shipped]
+
+
+def _overrides(folder: Path) -> list[str]:
+    path = folder / "sweep.json"
+    if not path.is_file():
+        return []
+    try:
+        return [str(text) for text in json.loads(path.read_text())["overrides"]]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; it holds the settings of a sweep") from None
+
+
+def _of_results(overrides: Sequence[str]) -> list[str]:
+    return sorted(text for text in overrides if not text.startswith(_ELSEWHERE))
+
+
+def _seeds(overrides: Sequence[str]) -> set[int]:
+    texts = [text.removeprefix(SEEDS) for text in overrides if text.startswith(SEEDS)]
+    return {int(part) for text in texts for part in text.split(",")}
