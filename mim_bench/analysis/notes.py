@@ -64,6 +64,8 @@ def _setting(record: Record) -> str:
     dropped = (
         f", {facts.num_skipped_images} unreadable left out" if facts.num_skipped_images else ""
     )
+    if facts.num_duplicates:
+        dropped += f", {facts.num_duplicates:,} of the latter in training too"
     limited = " Limited data: not comparable with full runs." if facts.limited else ""
     return (
         f"Preset `{record.preset}`: {source} data, {size} px, {facts.num_train_images:,} training and "

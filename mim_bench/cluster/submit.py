@@ -22,7 +22,6 @@ from mim_bench.cluster.plan import Batch, Plan, make_plan
 from mim_bench.cluster.settings import Cluster
 from mim_bench.errors import UserError
 from mim_bench.experiment.request import SweepRequest
-from mim_bench.records import swept
 
 _MAX_NUM_TIMEOUT = {"run": 1000, "fit": 1}
 """Time limits that a job may meet and be queued again: a training of weeks meets many and goes on after each,
@@ -33,7 +32,6 @@ def submit(request: SweepRequest, cluster: Cluster) -> Plan:
     """Submits everything that is missing; each batch is in the ledger as soon as Slurm has it."""
     slurm.require()
     ledger = Ledger(request.out)
-    swept.remember(request.name, request.preset, request.results, request.overrides)
     with ledger.lock():
         plan = make_plan(request, cluster)
         if plan.batches:

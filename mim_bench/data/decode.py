@@ -6,6 +6,7 @@ colour. Any number of channels comes from `.npy` files: (H, W) or (H, W, C), uin
 orientation is not applied (torchvision's folders do not either).
 """
 
+import stat
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +21,9 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def _high_byte(array: np.ndarray) -> np.ndarray:
-    return (np.clip(array, 0, 65535) >> 8).astype(np.uint8)
+    if array.min() < 0 or array.max() > 65535:
+        raise ValueError(f"levels {array.min()} to {array.max()}, not 16-bit")
+    return (array.astype(np.int64) >> 8).astype(np.uint8)
 
 
 def _pillow(file: BytesIO | Path) -> np.ndarray:
@@ -45,6 +48,8 @@ def _numpy(file: Path) -> np.ndarray:
 def decode(data: bytes | Path, where: str) -> Image8:
     """Encoded bytes or a file -> (H, W, C) uint8; UserError naming `where` if that fails."""
     try:
+        if isinstance(data, Path) and not stat.S_ISREG(data.stat().st_mode):
+            raise ValueError("a pipe, socket or device, not a regular file")
         if isinstance(data, Path) and data.suffix.lower() == ".npy":
             array = _numpy(data)
         else:

@@ -1,15 +1,19 @@
 """Folders of image files: class folders, or a flat folder without labels.
 
-Layouts, tried in this order:
-- PATH/train and PATH/test (or val, validation), each of class folders or each flat;
+Layouts, tried in this order; split names are read without regard to case:
+- PATH/train (training) and PATH/test (testing, val, valid, validation, dev), each of class folders or flat. Of
+  several to evaluate on, the first with labels is taken: ILSVRC's flat test/ leaves val/.
 - PATH/train alone, or class folders, or image files right in PATH: 10 % of each class (of all, where
   there are no labels) is split off as the test set, by hash of the position among the sorted names.
-A class folder is searched to any depth. Names that begin with a dot are left out.
+A class folder is searched to any depth, each real folder once. Names that begin with a dot are left out; what
+else is left out is warned about.
 """
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,9 @@ from mim_bench.data.image_set import ImageSet, evenly, hold_out
 from mim_bench.data.resample import Image8
 from mim_bench.errors import UserError
 
-TEST_NAMES = ("test", "val", "validation")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
+_logger = logging.getLogger(__name__)
 HELD_OUT = 0.1
 SPLIT_OFF = f"{HELD_OUT:.0%} of the images, by hash"
 """The split rule where the data has no test images of its own."""
@@ -37,14 +43,15 @@ def fingerprint_files(files: list[Path], names: list[str]) -> str:
     """sha256 of names, sizes and content.
 
     Content is every byte up to 1 GiB in all; above, the first and last 64 KiB of 1,024 evenly spaced
-    files (of all, if they are fewer).
+    files (of all, if they are fewer). Of a file that cannot be read the name counts alone.
     """
-    sizes = [file.stat().st_size for file in files]
-    content = hashlib.sha256(
-        "\n".join(f"{n} {s}" for n, s in zip(names, sizes, strict=True)).encode()
-    )
+    sizes = list(map(file_size, files))
+    lines = (f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+    content = hashlib.sha256(os.fsencode("\n".join(lines)))
     whole = sum(sizes) <= _WHOLE_BYTES
     for i in range(len(files)) if whole else evenly(len(files), _NUM_SAMPLED):
+        if sizes[i] < 0 or not os.access(files[i], os.R_OK):
+            continue
         with files[i].open("rb") as file:
             if whole:
                 content.update(file.read())
@@ -53,6 +60,15 @@ def fingerprint_files(files: list[Path], names: list[str]) -> str:
                 file.seek(max(sizes[i] - _BLOCK_BYTES, 0))
                 content.update(file.read(_BLOCK_BYTES))
     return content.hexdigest()
+
+
+def file_size(file: Path) -> int:
+    """Bytes of a regular file; -1 for a link to nothing, a pipe, a device."""
+    try:
+        found = file.stat()
+    except OSError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 class FolderSet(ImageSet):
@@ -74,6 +90,12 @@ class FolderSet(ImageSet):
     def locate(self, i: int) -> str:
         return str(self.root / self.names[i])
 
+    def content_size(self, i: int) -> int:
+        return file_size(self.root / self.names[i])
+
+    def content(self, i: int) -> bytes:
+        return (self.root / self.names[i]).read_bytes()
+
     def fingerprint(self) -> str:
         if not self._fingerprint:
             files = fingerprint_files([self.root / name for name in self.names], self.names)
@@ -87,34 +109,86 @@ def _suffixes() -> set[str]:
     return {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN} | {".npy"}
 
 
-def _images_below(folder: Path, suffixes: set[str]) -> Iterator[str]:
-    """Names relative to `folder`, sorted; links are followed."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
+def _images_below(
+    folder: Path, suffixes: set[str], seen: set[tuple[int, int]], others: list[str]
+) -> Iterator[str]:
+    """Names relative to `folder`, sorted; links are followed, each real folder once.
+
+    `seen`: devices and inodes of folders; `others` takes the files that are no images.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        found = Path(parent).stat()
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield os.path.relpath(os.path.join(parent, name), folder)
+            path = os.path.relpath(os.path.join(parent, name), folder)
+            if not name.startswith("."):
+                if os.path.splitext(name)[1].lower() in suffixes:
+                    yield path
+                else:
+                    others.append(path)
 
 
 def _scan(folder: Path) -> tuple[FolderSet, tuple[str, ...] | None]:
     """The images of a folder of class folders, or of a flat one, and the class names."""
-    suffixes = _suffixes()
+    suffixes, seen, others = _suffixes(), set[tuple[int, int]](), list[str]()
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    flat = [e.name for e in entries if e.is_file() and e.suffix.lower() in suffixes]
-    classes = [(e.name, list(_images_below(e, suffixes))) for e in entries if e.is_dir()]
-    classes = [(name, files) for name, files in classes if files]
+    files = [e.name for e in entries if not e.is_dir()]
+    flat = [name for name in files if os.path.splitext(name)[1].lower() in suffixes]
+    others += [name for name in files if name not in flat]
+    below = [
+        (entry.name, list(_images_below(entry, suffixes, seen, others)))
+        for entry in entries
+        if entry.is_dir()
+    ]
+    classes = [(name, files) for name, files in below if files]
     if flat and classes:
         raise UserError(
             f"{folder}: images lie beside the class folder {classes[0][0]!r}; "
             "use class folders only, or a flat folder without them"
         )
+    _report(folder, [name for name, files in below if not files], others)
     if flat:
         return FolderSet(folder, flat, None), None
     if not classes:
         raise UserError(f"{folder}: no images, neither here nor in class folders")
+    _check_classes(folder, [name for name, _ in classes])
     labels = np.repeat(np.arange(len(classes)), [len(files) for _, files in classes])
     names = [os.path.join(name, file) for name, files in classes for file in files]
-    return FolderSet(folder, names, labels.astype(np.int64)), tuple(name for name, _ in classes)
+    shown = tuple(os.fsencode(name).decode(errors="replace") for name, _ in classes)
+    return FolderSet(folder, names, labels.astype(np.int64)), shown
+
+
+def _check_classes(folder: Path, names: Sequence[str]) -> None:
+    """Refuses splits that would be taken for classes."""
+    splits = {*TRAIN_NAMES, *TEST_NAMES}
+    if wrong := [name for name in names if name.lower() in splits]:
+        raise UserError(
+            f"{folder}: class folder {wrong[0]!r} has the name of a split; needed are class folders, or train "
+            "and test (or val) with class folders in each"
+        )
+    for name in names:
+        if any(child.name.lower() in TRAIN_NAMES for child in (folder / name).iterdir()):
+            raise UserError(
+                f"{folder}: {name!r} holds splits, not a class; is {folder / name} meant?"
+            )
+
+
+def _report(folder: Path, empty: Sequence[str], others: Sequence[str]) -> None:
+    if empty:
+        named = ", ".join(empty[:5]) + ", ..." * (len(empty) > 5)
+        _logger.warning("%s: no images of its own in %s: left out", folder, named)
+    if others:
+        _logger.warning(
+            "%s: %d entries that are no images left out, such as %s", folder, len(others), others[0]
+        )
 
 
 def _match(
@@ -130,22 +204,59 @@ def _match(
     unknown = sorted(set(test_names) - set(train_names))
     if unknown:
         raise UserError(f"{test.root}: class folder {unknown[0]!r} is not among those of training")
+    if missing := sorted(set(train_names) - set(test_names)):
+        _logger.warning(
+            "%s: no images of %d classes, such as %s", test.root, len(missing), missing[0]
+        )
     test.labels = np.asarray([train_names.index(name) for name in test_names])[test.labels]
+
+
+def split_folders(path: Path) -> dict[str, Path]:
+    """Split name in lower case -> its folder. UserError where two spellings of a name are there."""
+    found: dict[str, Path] = {}
+    for entry in sorted(path.iterdir()):
+        name = entry.name.lower()
+        if name in (*TRAIN_NAMES, *TEST_NAMES) and entry.is_dir():
+            if name in found:
+                raise UserError(
+                    f"{path}: both {found[name].name} and {entry.name}; which one is meant?"
+                )
+            found[name] = entry
+    return found
+
+
+def first_labelled(found: dict[str, Path], has_labels: dict[str, bool]) -> tuple[str, str]:
+    """The split to evaluate on, and in words which it is and which are left out."""
+    name = next((name for name in found if has_labels[name]), next(iter(found)))
+    others = ", ".join(other for other in found if other != name)
+    return name, f"{found[name].name}" + f" ({others} left out)" * bool(others)
 
 
 def open_folder(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder. UserError if there is nothing to use."""
     if path is None or not path.is_dir():
         raise UserError(f"{path}: no such folder")
-    train_path = path / "train"
-    if not train_path.is_dir():
-        train, names = _scan(path)
-    else:
-        train, names = _scan(train_path)
-        for test_path in (path / name for name in TEST_NAMES):
-            if test_path.is_dir():
-                test, test_names = _scan(test_path)
-                _match(test, test_names, names)
-                return train, test, names, f"the folder {test_path.name}"
+    splits = split_folders(path)
+    trains = [splits[own] for own in TRAIN_NAMES if own in splits]
+    tests = {own: splits[own] for own in TEST_NAMES if own in splits}
+    if len(trains) > 1:
+        raise UserError(f"{path}: both {trains[0].name} and {trains[1].name}; which one is meant?")
+    if tests and not trains:
+        found = next(iter(tests.values())).name
+        raise UserError(
+            f"{path}: a folder {found!r} has the name of a split, but there is no train; needed are class "
+            "folders, or train and test (or val)"
+        )
+    train, names = _scan(trains[0] if trains else path)
+    entries = path.iterdir() if trains else ()
+    _report(path, [], [e.name for e in entries if e.is_dir() and e.name.lower() not in splits])
+    if tests:
+        scanned = {own: _scan(folder) for own, folder in tests.items()}
+        labelled = {own: found is not None for own, (_, found) in scanned.items()}
+        chosen, rule = first_labelled(tests, labelled)
+        test, test_names = scanned[chosen]
+        if names is None or test_names is not None:
+            _match(test, test_names, names)
+        return train, test, names, f"the folder {rule}"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")
     return rest, held_out, names, SPLIT_OFF

@@ -49,6 +49,14 @@ class ImageSet(ABC):
     def locate(self, i: int) -> str:
         """File name or row of image `i`, for error lines."""
 
+    def content_size(self, i: int) -> int | None:
+        """Bytes of image `i` as stored; None where only pixels can be compared."""
+        return None
+
+    def content(self, i: int) -> bytes:
+        """Image `i` as stored, where `content_size` is known."""
+        raise NotImplementedError
+
     @abstractmethod
     def fingerprint(self) -> str:
         """sha256 of content and labels; each set says what exactly it covers."""
@@ -95,6 +103,12 @@ class Subset(ImageSet):
 
     def locate(self, i: int) -> str:
         return self.base.locate(int(self.positions[i]))
+
+    def content_size(self, i: int) -> int | None:
+        return self.base.content_size(int(self.positions[i]))
+
+    def content(self, i: int) -> bytes:
+        return self.base.content(int(self.positions[i]))
 
     def fingerprint(self) -> str:
         positions = np.ascontiguousarray(self.positions, dtype="<i8").tobytes()

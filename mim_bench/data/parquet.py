@@ -1,13 +1,16 @@
 """Parquet files in the Hugging Face layout: images as encoded bytes, labels as integers.
 
-A folder with `train*.parquet` and `test*.parquet` (or `validation*`, `val*`), any number of shards
-each; without the second, 10 % of each class is split off by hash. Columns: `img` or `image` (struct of
-`bytes` and `path`, or plain bytes) and, optionally, `label` or `fine_label` (integers, -1 or null for
-none). Files of more than 2 GiB a split are first converted, once, to Arrow files in the cache folder,
-which are then mapped into memory instead of being read into it.
+A folder with `train.parquet` or `train-00000-of-00002.parquet` and the like, and the same of `test` (or another
+split name of `mim_bench.data.folder`), or with a folder of shards a split; PATH/data serves too. Of several
+splits to evaluate on the first with labels is taken; without any, 10 % of each class is split off by hash.
+Columns: `img` or `image` (struct of `bytes` and `path`, or plain bytes) and, optionally, `label` or
+another name of `LABEL_COLUMNS` (integers or words; -1 or null for none). Files of more than 2 GiB a split are first converted,
+once, to Arrow files in the cache folder, which are then mapped into memory instead of being read into it.
 """
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mim_bench.data.decode import decode
-from mim_bench.data.folder import HELD_OUT, SPLIT_OFF, Opened, fingerprint_files
+from mim_bench.data.folder import (
+    HELD_OUT,
+    SPLIT_OFF,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    Opened,
+    file_size,
+    fingerprint_files,
+    first_labelled,
+)
 from mim_bench.data.image_set import ImageSet, hold_out
 from mim_bench.data.resample import Image8
 from mim_bench.data.torchvision_sets import cache_folder
@@ -24,8 +36,9 @@ from mim_bench.errors import UserError
 from mim_bench.files import replacing
 
 IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "fine_label")
-TEST_PREFIXES = ("test", "validation", "val")
+LABEL_COLUMNS = ("label", "fine_label", "labels", "target", "class", "coarse_label")
+_SPLIT = re.compile(rf"({'|'.join((*TRAIN_NAMES, *TEST_NAMES))})(?:[-_.]?\d.*)?", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
 _IN_MEMORY_BYTES = 2 << 30
 
 
@@ -50,6 +63,9 @@ class ParquetSet(ImageSet):
         self.files = files
         self._fingerprint = ""
         self._table: pa.Table | None = None
+        self._lengths: np.ndarray | None = None
+        if odd := [file for file in files if file_size(file) < 0]:
+            raise UserError(f"{odd[0]}: no regular file")
         try:
             schemas = [pq.read_schema(file) for file in files]
             self.rows = [pq.read_metadata(file).num_rows for file in files]
@@ -57,25 +73,17 @@ class ParquetSet(ImageSet):
             raise UserError(
                 f"{files[0].parent}: Parquet files cannot be read ({_line(error)})"
             ) from error
-        schema = schemas[0]
-        column = _column(schema, IMAGE_COLUMNS)
-        if column is None:
-            found = ", ".join(schema.names)
-            raise UserError(f"{files[0]}: no column img or image; its columns: {found}")
-        self.column = column
-        kind = schema.field(column).type
-        if pa.types.is_struct(kind):
-            kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise UserError(f"{files[0]}: column {column} is {kind}, not encoded images (bytes)")
-        self.labels = self._read_labels(_column(schema, LABEL_COLUMNS))
-        self.class_names = _class_names(schema)
+        self.columns = [
+            _image_column(file, schema) for file, schema in zip(files, schemas, strict=True)
+        ]
+        self.labels = self._read_labels([_column(schema, LABEL_COLUMNS) for schema in schemas])
+        self.class_names = _class_names(schemas[0])
 
     def __len__(self) -> int:
         return sum(self.rows)
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_table": None}
+        return self.__dict__ | {"_table": None, "_lengths": None}
 
     def decode(self, i: int) -> Image8:
         where = self.locate(i)
@@ -105,8 +113,9 @@ class ParquetSet(ImageSet):
             load = self._mapped if large else self._loaded
             try:
                 filled = [shard for shard, rows in enumerate(self.rows) if rows]
-                self._table = pa.concat_tables([load(shard) for shard in filled])
-            except (pa.ArrowInvalid, OSError) as error:
+                tables = [load(shard) for shard in filled]
+                self._table = pa.concat_tables(tables, promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
                 folder = self.files[0].parent
                 raise UserError(
                     f"{folder}: Parquet files cannot be read ({_line(error)})"
@@ -114,15 +123,17 @@ class ParquetSet(ImageSet):
         return self._table
 
     def _loaded(self, shard: int) -> pa.Table:
-        return _images_only(pq.read_table(self.files[shard], columns=[self.column]), self.column)
+        column = self.columns[shard]
+        return _images_only(pq.read_table(self.files[shard], columns=[column]), column)
 
     def _mapped(self, shard: int) -> pa.Table:
         """A shard as an Arrow file in the cache folder, written there on first use."""
         path = cache_folder() / "arrow" / f"{self.fingerprint()[:16]}-{shard:05d}.arrow"
         if not path.exists():
             source = pq.ParquetFile(self.files[shard])
-            groups = source.iter_batches(batch_size=1000, columns=[self.column])
-            tables = (_images_only(pa.Table.from_batches([group]), self.column) for group in groups)
+            column = self.columns[shard]
+            groups = source.iter_batches(batch_size=1000, columns=[column])
+            tables = (_images_only(pa.Table.from_batches([group]), column) for group in groups)
             first = next(tables)
             with (
                 replacing(path) as unfinished,
@@ -134,21 +145,67 @@ class ParquetSet(ImageSet):
                     writer.write_table(table)
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
-    def _read_labels(self, column: str | None) -> np.ndarray | None:
-        if column is None:
+    def content_size(self, i: int) -> int | None:
+        if self._lengths is None:
+            lengths = pc.call_function("binary_length", [self._images.column("bytes")])
+            self._lengths = pc.fill_null(lengths, -1).to_numpy()
+        assert self._lengths is not None
+        return int(self._lengths[i])
+
+    def content(self, i: int) -> bytes:
+        return self._images.column("bytes")[i].as_py() or b""
+
+    def _read_labels(self, columns: list[str | None]) -> np.ndarray | None:
+        """(N,) integers or words as they are stored; None where no image has a label."""
+        pairs = zip(self.files, columns, self.rows, strict=True)
+        parts = [_labels(file, column, rows) for file, column, rows in pairs]
+        if all(part is None for part in parts):
             return None
-        values = pa.concat_tables([pq.read_table(file, columns=[column]) for file in self.files])
-        labels = values.column(column)
-        if not pa.types.is_integer(labels.type):
-            raise UserError(f"{self.files[0]}: column {column} is {labels.type}, not integer")
-        array = pc.fill_null(labels, -1).to_numpy().astype(np.int64)
-        missing = array < 0
-        if missing.all():
-            return None
-        if missing.any():
-            row = int(np.flatnonzero(missing)[0])
-            raise UserError(f"{self.files[0].parent}: image {row} has no label, though others do")
-        return array
+        for file, part in zip(self.files, parts, strict=True):
+            if part is None:
+                raise UserError(f"{file}: no labels, though other shards of the split have them")
+            if part.dtype.kind != next(p.dtype.kind for p in parts if p is not None):
+                raise UserError(f"{file}: labels are words in one shard and numbers in another")
+        return np.concatenate([part for part in parts if part is not None])
+
+
+def _labels(file: Path, column: str | None, num_rows: int) -> np.ndarray | None:
+    """Labels of one shard; None if it has none, UserError if only some of its images have one."""
+    if column is None:
+        return None
+    labels = pq.read_table(file, columns=[column]).column(column).combine_chunks()
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.cast(labels.type.value_type)
+    if pa.types.is_boolean(labels.type):
+        labels = labels.cast(pa.int64())
+    kind = labels.type
+    is_word = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if pa.types.is_floating(kind):  # pandas turns integers with gaps into floats
+        labels = labels.cast(pa.float64()).fill_null(float("nan"))
+    elif not (is_word or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise UserError(f"{file}: column {column} is {kind}, neither integer nor string")
+    values = labels.to_pylist()
+    missing = [v is None or (not is_word and not v >= 0) for v in values]  # nan is not either
+    if all(missing):
+        return None if num_rows else np.empty(0, str if is_word else np.int64)
+    if any(missing):
+        raise UserError(f"{file}: image {missing.index(True)} has no label, though others do")
+    if not is_word and any(value != int(value) or value >= 1 << 63 for value in values):
+        raise UserError(f"{file}: column {column} is {kind} with values that are no class indices")
+    return np.asarray(values, str if is_word else np.int64)
+
+
+def _image_column(file: Path, schema: pa.Schema) -> str:
+    column = _column(schema, IMAGE_COLUMNS)
+    if column is None:
+        found = ", ".join(schema.names)
+        raise UserError(f"{file}: no column img or image; its columns: {found}")
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind):
+        kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UserError(f"{file}: column {column} is {kind}, not encoded images (bytes)")
+    return column
 
 
 def _line(error: Exception) -> str:
@@ -168,19 +225,49 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
+def _split_files(path: Path) -> dict[str, list[Path]]:
+    """Split name in lower case -> its shards, each real file once; other Parquet files are warned about."""
+    found: dict[str, dict[Path, Path]] = {}
+    others: list[str] = []
+    for folder in (path, path / "data"):
+        for entry in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+            in_split = entry.parent != folder and _SPLIT.fullmatch(entry.parent.name)
+            named = in_split or (entry.parent == folder and _SPLIT.fullmatch(entry.stem))
+            if entry.suffix.lower() != ".parquet" or entry.is_dir():
+                continue
+            if named:
+                found.setdefault(named[1].lower(), {}).setdefault(entry.resolve(), entry)
+            elif entry.parent == folder:
+                others.append(entry.name)
+        if found:
+            break
+    if others:
+        _logger.warning(
+            "%s: %d Parquet files of no split left out, such as %s", path, len(others), others[0]
+        )
+    return {name: list(files.values()) for name, files in found.items()}
+
+
 def open_parquet(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder of Parquet files."""
     if path is None or not path.is_dir():
         raise UserError(f"{path}: no such folder")
-    files = sorted(path.glob("train*.parquet"))
-    if not files:
-        raise UserError(f"{path}: no train*.parquet")
-    train = ParquetSet(files)
+    files = _split_files(path)
+    trains = [own for own in TRAIN_NAMES if own in files]
+    if len(trains) != 1:
+        found = (
+            "both train and training"
+            if trains
+            else "no train.parquet, nor shards such as train-0000.parquet"
+        )
+        raise UserError(f"{path}: {found}")
+    train = ParquetSet(files[trains[0]])
     if len(train) == 0:
-        raise UserError(f"{path}: no images in train*.parquet")
-    for prefix in TEST_PREFIXES:
-        files = sorted(path.glob(f"{prefix}*.parquet"))
-        if files:
-            return train, ParquetSet(files), train.class_names, f"the files {prefix}*.parquet"
+        raise UserError(f"{path}: no images in {trains[0]}*.parquet")
+    tests = {own: ParquetSet(files[own]) for own in TEST_NAMES if own in files}
+    if tests:
+        labelled = {own: found.labels is not None for own, found in tests.items()}
+        chosen, rule = first_labelled({own: Path(own) for own in tests}, labelled)
+        return train, tests[chosen], train.class_names, f"the files {rule}"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")
     return rest, held_out, train.class_names, SPLIT_OFF

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import DataConfig, RunConfig, digest
 from mim_bench.config.trainings import fit_batches, trainings
+from mim_bench.data.duplicates import count_duplicates
 from mim_bench.data.image_set import ImageSet, hold_out, limit, num_cores
 from mim_bench.data.sources import open_source
 from mim_bench.data.split import Split, load_split, normalisation
@@ -33,6 +34,18 @@ class Data:
     num_workers: int
 
     @property
+    def summary(self) -> str:
+        """Images, classes and what is evaluated on, in a line."""
+        classes = "no labels" if self.train.labels is None else f"{self.num_classes:,} classes"
+        facts = self.facts
+        return (
+            f"{facts.source}: {facts.num_train_images:,} training images, {classes}; evaluated on "
+            f"{facts.num_evaluated_images:,} images, {facts.evaluated_on}"
+            + f"; {facts.num_skipped_images:,} unreadable left out"
+            * bool(facts.num_skipped_images)
+        )
+
+    @property
     def num_classes(self) -> int:
         """Classes of the labels."""
         if self.train.labels is None:
@@ -48,7 +61,7 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
     settings, runtime = config.data, config.runtime
     source = open_source(settings.source, skip_bad_images=settings.skip_bad_images)
     train, evaluated = source.train, source.test
-    _check_labels(config, train)
+    _check_labels(config, train, evaluated, source.split_rule)
     if settings.evaluate_on == "tune":
         train, evaluated = hold_out(train, settings.tune_fraction, seed=_TUNE_SEED)
     if settings.limit_images is not None:
@@ -72,6 +85,9 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
         num_evaluated_images=splits[1].num_images,
         num_skipped_images=source.train.num_skipped + source.test.num_skipped,
         limited=settings.limit_images is not None,
+        evaluated_on=source.split_rule if settings.evaluate_on == "test" else "a slice of training",
+        class_names=source.class_names,
+        num_duplicates=count_duplicates(splits[0], splits[1], settings.source),
     )
     return Data(
         train=splits[0],
@@ -82,12 +98,18 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
     )
 
 
-def _check_labels(config: RunConfig, train: ImageSet) -> None:
+def _check_labels(config: RunConfig, train: ImageSet, evaluated: ImageSet, rule: str) -> None:
+    """Before any training: could it be evaluated?"""
     protocols = ", ".join(config.evaluate.protocols)
     if protocols and train.labels is None:
         raise UserError(
             f"evaluate.protocols={protocols}: data source '{config.data.source}' has no labels; "
-            "use evaluate.protocols=[] to pre-train only"
+            "use --protocols none to pre-train only"
+        )
+    if protocols and evaluated.labels is None and config.data.evaluate_on == "test":
+        raise UserError(
+            f"evaluate.protocols={protocols}: the images to evaluate on, {rule}, have no labels; "
+            "data.evaluate_on=tune holds some of the training images out for it"
         )
 
 

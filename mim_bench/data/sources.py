@@ -60,24 +60,40 @@ def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
                 raise UserError(
                     f"{name}: not one of {images.num_skipped} {split} images is readable"
                 )
-    _check_labels(name, train, None if rule == SPLIT_OFF else test)
+    class_names = _index_labels(name, train, test, class_names, is_own=rule != SPLIT_OFF)
     settle_channels([train, test])
     constants = spec.normalisation if train.num_channels == 3 else None
     return Source(name, train, test, class_names, rule, constants)
 
 
-def _check_labels(name: str, train: ImageSet, test: ImageSet | None) -> None:
-    """`test`: only where the data brought it, and may use other labels."""
+def _index_labels(
+    name: str, train: ImageSet, test: ImageSet, names: tuple[str, ...] | None, *, is_own: bool
+) -> tuple[str, ...] | None:
+    """Makes the labels of both sets class indices from 0, and returns the class names.
+
+    Words, and numbers with gaps such as WordNet's, are numbered in their order; their names keep what they
+    were. `is_own`: the data brought the test images, which may have labels that training has not.
+    """
     if train.labels is None:
-        return
+        return names
+    if len(train.labels) != len(train):
+        raise UserError(f"{name}: {len(train):,} training images have {len(train.labels):,} labels")
     classes = np.unique(train.labels)
     if len(classes) < 2:
         raise UserError(
             f"{name}: all training images are of one class, at least two are needed; "
             "for images without labels give a flat folder"
         )
-    if test is None or test.labels is None:
-        return
-    unknown = sorted(set(test.labels.tolist()) - set(classes.tolist()))
-    if unknown:
-        raise UserError(f"{name}: test label {unknown[0]} is not among those of training")
+    if is_own and test.labels is not None:
+        if len(test.labels) != len(test):
+            raise UserError(f"{name}: {len(test):,} test images have {len(test.labels):,} labels")
+        unknown = sorted(set(test.labels.tolist()) - set(classes.tolist()))
+        if unknown:
+            raise UserError(f"{name}: test label {unknown[0]!r} is not among those of training")
+    is_index = classes.dtype.kind in "iu" and classes[0] >= 0
+    if is_index and classes[-1] < max(len(classes), len(names or ())):
+        return names if names is None or classes[-1] < len(names) else None
+    for image_set in (train, test):
+        if image_set.labels is not None:
+            image_set.labels = np.searchsorted(classes, image_set.labels).astype(np.int64)
+    return tuple(map(str, classes.tolist()))

@@ -8,7 +8,7 @@ Legend: N images, B images of a batch, C channels, H W source size, h w output s
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ _logger = logging.getLogger(__name__)
 _NUM_PROBED = 64
 _NUM_MEASURED = 10_000
 _GPU_SHARE = 0.25
+_LOW_LEVEL = 32
+_DEPTH = "of 16-bit files the high byte is kept: levels of 8 or 12 bits in such a file must be scaled up first"
 
 
 class _Varies(Exception):
@@ -64,25 +66,26 @@ class Split:
             None if image_set.labels is None else torch.from_numpy(image_set.labels.copy())
         )
         """(N,) int64 on the CPU, or None."""
-        self._image_set = image_set
-        self._pixels = pixels
+        self.image_set = image_set
+        self.pixels = pixels
+        """(N, C, H, W) uint8, or None where images are streamed."""
         self._feed: Feed | None = None
 
     @property
     def in_memory(self) -> bool:
         """True if the images are held decoded."""
-        return self._pixels is not None
+        return self.pixels is not None
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the images and labels, as the set defines it."""
-        return self._image_set.fingerprint()
+        return self.image_set.fingerprint()
 
     def read(self, i: int) -> Image8:
         """Image `i`, uncropped, (H, W, C) uint8."""
-        if self._pixels is None:
-            return self._image_set.read(i)
-        return self._pixels[i].permute(1, 2, 0).cpu().numpy()
+        if self.pixels is None:
+            return self.image_set.read(i)
+        return self.pixels[i].permute(1, 2, 0).cpu().numpy()
 
     def batches(
         self,
@@ -102,12 +105,12 @@ class Split:
         Raises UserError naming the image where one cannot be read.
         """
         device = torch.device(device)
-        if self._pixels is not None and (per_image is None or num_workers == 0):
+        if self.pixels is not None and (per_image is None or num_workers == 0):
             yield from self._from_memory(indices, crop, device, seed, epoch, per_image)
             return
         if self._feed is None:
-            held = None if self._pixels is None else _Pixels(self._pixels.cpu())
-            self._feed = Feed(held or self._image_set)
+            held = None if self.pixels is None else _Pixels(self.pixels.cpu())
+            self._feed = Feed(held or self.image_set)
         works = (Work(index, crop, seed, epoch, per_image) for index in indices)
         pin = device.type == "cuda"
         for images, index in self._feed.batches(works, num_workers=num_workers, pin=pin):
@@ -122,7 +125,7 @@ class Split:
         epoch: int,
         per_image: Hook | None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        pixels = self._pixels
+        pixels = self.pixels
         assert pixels is not None
         for index in indices:
             sizes = torch.tensor(pixels.shape[2:]).expand(len(index), 2)
@@ -169,7 +172,9 @@ def load_split(
     device = torch.device(device)
     if len(image_set) == 0:
         raise UserError(f"{name}: no images")
-    shapes = {image_set.read(int(i)).shape for i in evenly(len(image_set), _NUM_PROBED)}
+    probed = [image_set.read(int(i)) for i in evenly(len(image_set), _NUM_PROBED)]
+    _check_levels(probed, name)
+    shapes = {image.shape for image in probed}
     channels = {shape[2] for shape in shapes}
     if len(channels) > 1:
         raise UserError(
@@ -195,6 +200,15 @@ def load_split(
         num_channels=channels.pop(),
         pixels=pixels,
     )
+
+
+def _check_levels(images: Sequence[Image8], name: str) -> None:
+    """Levels far below their range are those of another bit depth than that of the file."""
+    low, high = min(int(image.min()) for image in images), max(int(image.max()) for image in images)
+    if low == high:
+        raise UserError(f"{name}: every pixel of {len(images)} images is {low} of 255; {_DEPTH}")
+    if high < _LOW_LEVEL:
+        _logger.warning("%s: levels from %d to %d of 255; %s", name, low, high, _DEPTH)
 
 
 def normalisation(

@@ -74,14 +74,15 @@ def _fashion_folder(root: Path | None) -> Path | None:
 
 
 def _fashion(folder: Path) -> Opened:
-    sets = [
-        ArraySet(
-            read_idx(find_idx(folder, split, "images")),
-            read_idx(find_idx(folder, split, "labels")),
-            f"fashion-mnist {split}",
-        )
-        for split in ("train", "test")
-    ]
+    sets = []
+    for split in ("train", "test"):
+        images, labels = (read_idx(find_idx(folder, split, kind)) for kind in _IDX_KIND)
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise UserError(
+                f"{folder}: images of shape {images.shape} and labels of shape {labels.shape} of {split} "
+                "do not belong together; needed are (N, H, W) and (N,)"
+            )
+        sets.append(ArraySet(images, labels, f"fashion-mnist {split}"))
     return sets[0], sets[1], FASHION_CLASSES, OWN_SPLIT
 
 

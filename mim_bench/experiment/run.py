@@ -113,7 +113,7 @@ def _execute(
         return Result(folder, records, was_finished=True)
 
     if distributed.is_main():
-        for line in lr_lines(config):
+        for line in (data.summary, *lr_lines(config)):
             notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))

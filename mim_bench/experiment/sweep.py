@@ -23,7 +23,7 @@ import torch
 from mim_bench.config.benchmark import Cell
 from mim_bench.experiment.run import Result, Stages, execute
 from mim_bench.files import write_text
-from mim_bench.records import store, swept
+from mim_bench.records import store
 from mim_bench.records.pending import PendingCell, plan
 from mim_bench.records.record import Record
 
@@ -50,7 +50,6 @@ def sweep(
 
     A failed cell's traceback is in `<out>/failed/`.
     """
-    swept.remember(name, preset, results, overrides)
     tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
     command = command or " ".join(["python -m mim_bench", *sys.argv[1:]])  # a job has its own argv
     records = store.home(name, preset, results) / "records"

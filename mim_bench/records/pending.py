@@ -8,7 +8,7 @@ from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError, suggest
-from mim_bench.records import store
+from mim_bench.records import store, swept
 from mim_bench.records.store import CellRecord, home
 
 
@@ -58,7 +58,8 @@ def plan(
 
     Args:
         protocols: of the benchmark's, only these; by default all.
-        copy: if not, such records count as there, but no file is written.
+        copy: they are to be made: such records are copied, and the settings written down (`records.swept`); if
+            not, no file is written.
     """
     for unknown in set(protocols or ()) - set(PROTOCOLS):
         raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
@@ -70,6 +71,8 @@ def plan(
         raise UserError(
             f"protocols: benchmark '{name}' has no '{foreign}'; {suggest(foreign, own)}"
         )
+    if copy:
+        swept.remember(name, preset, results, overrides)
     have = _have(todo, home(name, preset, results) / "records", copy)
     tasks = []
     for number, cell in enumerate(todo, start=1):

@@ -62,6 +62,12 @@ class DataFacts(Frozen):
     """Unreadable images left out."""
     limited: bool
     """True if `data.limit_images` cut the data: not comparable with full runs."""
+    evaluated_on: str = ""
+    """Where the evaluated images come from; empty in records of before it was kept."""
+    class_names: tuple[str, ...] | None = None
+    """By class index."""
+    num_duplicates: int = 0
+    """Evaluated images, of those compared, that are training images too."""
 
 
 class PretrainFacts(Frozen):

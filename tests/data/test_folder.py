@@ -138,9 +138,27 @@ def _unknown_test_class(root: Path) -> None:
     class_folders(root / "test", names=("cat", "cow"))
 
 
-def _flat_test(root: Path) -> None:
+def _classes_in_test_alone(root: Path) -> None:
+    write(root / "train" / "0.png", tile(0))
+    class_folders(root / "test")
+
+
+def _test_alone(root: Path) -> None:
+    class_folders(root / "val")
+
+
+def _splits_among_classes(root: Path) -> None:
+    class_folders(root, names=("cat", "Dev", "TRAIN_2"))
+
+
+def _splits_one_level_down(root: Path) -> None:
+    class_folders(root / "pets" / "train")
+    class_folders(root / "pets" / "test")
+
+
+def _two_spellings(root: Path) -> None:
     class_folders(root / "train")
-    write(root / "test" / "0.png", tile(0))
+    class_folders(root / "Train")
 
 
 def _one_image(root: Path) -> None:
@@ -164,7 +182,11 @@ def _all_bad(root: Path) -> None:
         (_single_class, "one class"),
         (_mixed, "beside the class folder"),
         (_unknown_test_class, "'cow' is not among those of training"),
-        (_flat_test, "must both have class folders"),
+        (_classes_in_test_alone, "must both have class folders"),
+        (_test_alone, "'val' has the name of a split"),
+        (_splits_among_classes, "'Dev' has the name of a split"),
+        (_splits_one_level_down, "'pets' holds splits, not a class"),
+        (_two_spellings, "which one is meant?"),
         (_one_image, "too few"),
         (_floats, "float64"),
         (_all_bad, "unreadable"),

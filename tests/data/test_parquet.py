@@ -85,7 +85,7 @@ def test_parquet__refuses_in_one_line(tmp_path, images, labels, part):
 
 
 def test_parquet__refuses_damaged_and_foreign_files(tmp_path):
-    with pytest.raises(UserError, match=r"no train\*\.parquet"):
+    with pytest.raises(UserError, match=r"no train\.parquet"):
         open_source(f"parquet:{tmp_path}")
     file = tmp_path / "train.parquet"
     file.write_bytes(b"PAR1 and then nothing")

@@ -12,7 +12,7 @@ from skimage import data as photographs
 from mim_bench.data.crop import Crop, EvalCrop
 from mim_bench.data.image_set import ArraySet, Source, limit
 from mim_bench.data.sources import open_source
-from mim_bench.data.split import load_split, normalisation
+from mim_bench.data.split import Split, load_split, normalisation
 from mim_bench.errors import UserError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -140,7 +140,9 @@ def test_load_split__one_odd_size_among_many_is_streamed():
         def decode(self, i):
             return self.images[i][:20] if i == 1 else self.images[i]
 
-    split = load_split(Odd(np.zeros((200, 24, 24), np.uint8), None, "odd"), device="cpu")
+    levels = np.arange(200, dtype=np.uint8)[:, None, None]
+    images = np.broadcast_to(levels, (200, 24, 24))
+    split = load_split(Odd(images, None, "odd"), device="cpu")
     assert split.image_size is None and not split.in_memory
 
 
@@ -191,7 +193,7 @@ def test_normalisation__equals_numpy_and_ignores_where_the_data_is(colour):
 
 def test_normalisation__constants_and_constant_images():
     flat = ArraySet(np.full((4, 6, 6), 51, np.uint8), None, "flat")
-    split = load_split(flat, device="cpu")
+    split = Split(flat, name="flat", image_size=(6, 6), num_channels=1, pixels=None)
     assert normalisation(split) == ((0.2,), (round(1 / 255, 4),))
     source = Source("x", flat, flat, None, "", ((0.5,), (0.25,)))
     assert normalisation(split, source) == ((0.5,), (0.25,))

@@ -24,7 +24,9 @@ def swept_folder(tmp_path):
     swept.remember(str(file), "tiny", results, GIVEN)
     for cell in cells(str(file), "tiny", GIVEN):
         record, correct = fake_record(cell, "linear", 0.7)
-        write(results / "mine" / "tiny" / "records" / f"{record.run_id}__linear.json", record, correct)
+        write(
+            results / "mine" / "tiny" / "records" / f"{record.run_id}__linear.json", record, correct
+        )
     file.unlink()
     return results
 
