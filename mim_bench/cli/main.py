@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
-from rich.logging import RichHandler
 
 from mim_bench.cli import cluster, results, runs
 from mim_bench.cli.options import err_console, print_line
@@ -116,15 +115,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _handler() -> logging.Handler:
     """Prints each warning once, however many cells it holds for."""
-    handler = RichHandler(console=err_console, show_time=False, show_path=False)
     seen: set[str] = set()
 
-    def is_new(record: logging.LogRecord) -> bool:
-        line = record.getMessage()
-        return not (line in seen or seen.add(line))
+    class Once(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = f"{record.levelname.lower()}: {record.getMessage()}"
+            if line not in seen:
+                seen.add(line)
+                print_line(line, console=err_console)
 
-    handler.addFilter(is_new)
-    return handler
+    return Once()
 
 
 def _with_hint(line: str) -> str:

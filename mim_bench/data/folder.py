@@ -239,6 +239,8 @@ def open_folder(name: str, path: Path | None) -> Opened:
     splits = split_folders(path)
     trains = [splits[own] for own in TRAIN_NAMES if own in splits]
     tests = {own: splits[own] for own in TEST_NAMES if own in splits}
+    if empty := [own for own, folder in tests.items() if not any(folder.iterdir())]:
+        _report(path, [tests.pop(own).name for own in empty], [])
     if len(trains) > 1:
         raise UserError(f"{path}: both {trains[0].name} and {trains[1].name}; which one is meant?")
     if tests and not trains:

@@ -3,8 +3,8 @@
 A folder with `train.parquet` or `train-00000-of-00002.parquet` and the like, and the same of `test` (or another
 split name of `mim_bench.data.folder`), or with a folder of shards a split; PATH/data serves too. Of several
 splits to evaluate on the first with labels is taken; without any, 10 % of each class is split off by hash.
-Columns: `img` or `image` (struct of `bytes` and `path`, or plain bytes) and, optionally, `label` or
-another name of `LABEL_COLUMNS` (integers or words; -1 or null for none). Files of more than 2 GiB a split are first converted,
+Columns: `img` or `image` (struct of `bytes` and `path`, or plain bytes) and, optionally, one of
+`LABEL_COLUMNS` (integers or words; -1 or null for none). Files of more than 2 GiB a split are first converted,
 once, to Arrow files in the cache folder, which are then mapped into memory instead of being read into it.
 """
 
