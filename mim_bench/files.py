@@ -1,13 +1,19 @@
-"""Files that are whole or not there: one atomic write for every kind, and hashes of content."""
+"""Files that are whole or not there: one atomic write and one careful read for every kind, and hashes of content."""
 
 import hashlib
+import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mim_bench.errors import UserError
+
+_MAX_JSON_BYTES = 64 << 20
 
 
 @contextmanager
@@ -21,12 +27,20 @@ def replacing(path: Path, hint: str = "") -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # some libraries write for the owner alone
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}{hint and f'; {hint}'}") from None
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,8 +55,41 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
+def check_regular(path: Path, max_bytes: int | None = None) -> int:
+    """Size of a file in bytes; UserError for a pipe, device or folder, which would be read for ever, and for a
+    file that is not there, or larger than `max_bytes`."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} cannot be read: no regular file")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise UserError(
+            f"{path} cannot be read: {found.st_size:,} bytes, at most {max_bytes:,} are expected"
+        )
+    return found.st_size
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file of this project. Raises UserError where it is damaged."""
+    check_regular(path, _MAX_JSON_BYTES)
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def remove_unfinished(folder: Path, *, older_than_s: float = 0.0) -> None:
+    """Removes temporary files that killed processes have left below a folder."""
+    for path in folder.rglob(".*.tmp"):
+        if path.is_file() and time.time() - path.stat().st_mtime >= older_than_s:
+            path.unlink(missing_ok=True)
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's content. Raises UserError where it cannot be read."""
+    check_regular(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

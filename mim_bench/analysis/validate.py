@@ -13,11 +13,18 @@ from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, cells, load_benchmark
 from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError, suggest
-from mim_bench.records import comparability, store, swept
+from mim_bench.records import comparability, run_folder, store, swept
 
 
-def validate(results: Path) -> tuple[list[str], list[str]]:
-    """Lines that count the checks of each kind, and the faults."""
+def validate(
+    results: Path, out: Path | None = None, *, verify: bool = False
+) -> tuple[list[str], list[str]]:
+    """Lines that count the checks of each kind, and the faults.
+
+    Args:
+        out: folder of run folders, whose files are checked too.
+        verify: hash each file of a run, rather than look at its size.
+    """
     checked: list[str] = []
     faults: list[str] = []
 
@@ -35,6 +42,8 @@ def validate(results: Path) -> tuple[list[str], list[str]]:
     run("presets", _presets())
     run("benchmark files at every preset", _benchmarks())
     run("folders of records", _records(results))
+    if out is not None:
+        run("run folders", _runs(out, verify))
     return checked, faults
 
 
@@ -66,6 +75,12 @@ def _distinct(name: str, preset: str) -> None:
         first = seen.setdefault(cell.config.hash, cell.label)
         if first != cell.label:
             raise UserError(f"rows '{first}' and '{cell.label}' are the same run")
+
+
+def _runs(out: Path, verify: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    for path in sorted(out.glob("*/manifest.json")):
+        yield str(path.parent), lambda p=path: run_folder.check(p.parent, content=verify)
+        yield str(path.parent), lambda p=path: run_folder.read_config(p.parent)
 
 
 def _records(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:

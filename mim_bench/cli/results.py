@@ -232,11 +232,18 @@ def compare(
 
 
 @app.command()
-def validate(results: Results = Path("results")) -> None:
-    """Check every recipe, preset, benchmark and record; exit code 2 with what is wrong."""
+def validate(
+    results: Results = Path("results"),
+    out: Out = Path("runs"),
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Hash every file of the runs, rather than look at sizes."),
+    ] = False,
+) -> None:
+    """Check every recipe, preset, benchmark, record and run; exit code 2 with what is wrong."""
     from mim_bench.analysis.validate import validate as check
 
-    checked, faults = check(results)
+    checked, faults = check(results, out, verify=verify)
     for fault in faults:
         print_line(fault, console=err_console)
     print_line("checked " + ", ".join(checked))

@@ -13,6 +13,7 @@ from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.data.crop import EvalCrop
 from mim_bench.data.run_data import Data
 from mim_bench.data.split import Split
+from mim_bench.errors import UserError
 from mim_bench.evaluate import features
 from mim_bench.model.vit import Encoder
 from mim_bench.targets.build import geometry
@@ -69,10 +70,15 @@ class Features:
         return features.extract(function, batches, split.num_images, num_counted)
 
     def clean(self, split: Split) -> Tensor:
-        """Readouts of every image of a split, (N, R, D) float32."""
+        """Readouts of every image of a split, (N, R, D) float32; UserError where they are not finite."""
         if split.name not in self._kept:
             every = torch.arange(split.num_images)
-            self._kept[split.name] = self.over(self.encode, split, every)
+            found = self._kept[split.name] = self.over(self.encode, split, every)
+            if num_bad := int((~torch.isfinite(found).flatten(1).all(1)).sum()):
+                raise UserError(
+                    f"features of {num_bad} of {split.num_images} {split.name} images are not finite: the encoder "
+                    "overflows on them; nothing is recorded"
+                )
         return self._kept[split.name]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mim_bench.errors import UserError
 from mim_bench.evaluate.weights_file import read_weights
 from mim_bench.model.vit import Encoder, LayerNorm
-from mim_bench.records.run_folder import read_config
+from mim_bench.records.run_folder import check, read_config
 from mim_bench.train import checkpoint
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ def load_encoder(
     path = Path(path_or_run)
     if path.is_dir():
         config = read_config(path)
+        if (path / "manifest.json").is_file():
+            check(path, "encoder.safetensors")
         path = path / "encoder.safetensors"
         image_size = config.data.image_size
         num_heads = config.model.num_heads

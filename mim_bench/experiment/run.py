@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from mim_bench.config.resolve import explain
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import check_shares, lr_lines, needs_pretraining, trainings
 from mim_bench.data.run_data import Data, complete, open_data
@@ -29,11 +31,19 @@ from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.protocols import evaluate
 from mim_bench.evaluate.reconstruction import draw_picture, sample
-from mim_bench.files import write_text
+from mim_bench.files import read_json, write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.records import provenance
-from mim_bench.records.record import PretrainFacts, Record, read
-from mim_bench.records.run_folder import claim, lock, record_hash, record_path
+from mim_bench.records.record import PretrainFacts, Record, read, read_correct
+from mim_bench.records.run_folder import (
+    check,
+    claim,
+    lock,
+    read_manifest,
+    record_hash,
+    record_path,
+    seal,
+)
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, environment, loop, preemption, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
@@ -109,6 +119,7 @@ def _execute(
 ) -> Result:
     folder = distributed.on_main(lambda: claim(out, config, force=force))
     if distributed.on_main(lambda: is_finished(folder, config)):
+        distributed.on_main(lambda: _check(folder))
         records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
         return Result(folder, records, was_finished=True)
 
@@ -137,6 +148,7 @@ def _execute(
         if not distributed.on_main(lambda path=path, name=name: _is_current(path, config, name)):
             evaluate(name, trained, random, folder, stages, facts, origin)
         records.append(distributed.on_main(lambda path=path: read(path)))
+    distributed.on_main(lambda: _remove_checkpoints(folder, config.evaluate.protocols))
     return Result(folder, records, was_finished=False)
 
 
@@ -151,6 +163,24 @@ def _draw(
     path = folder / "picture.png"
     if not path.exists():
         draw_picture(path, config, sample(config, data, fitted.target, model, device))
+        seal(folder, path.name)
+
+
+_WEIGHTS = ("encoder.safetensors", "model.safetensors", "target.safetensors")
+
+
+def _check(folder: Path) -> None:
+    """That a finished run is what was written, before it is believed."""
+    check(folder)
+    for path in (folder / "records").glob("*.json"):
+        read_correct(path)
+    _remove_checkpoints(folder, [path.stem for path in (folder / "records").glob("*.json")])
+
+
+def _remove_checkpoints(folder: Path, protocols: Sequence[str]) -> None:
+    """Those of finished trainings, which a kill may have left."""
+    for name in (*protocols, "control", "pretrain"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def is_finished(folder: Path, config: RunConfig) -> bool:
@@ -171,8 +201,9 @@ def _write_manifest(
 ) -> None:
     """Written before the first step: what is needed to say later where a number came from."""
     path = folder / "manifest.json"
-    if path.is_file():
-        _check_continued(json.loads(path.read_text()), data, device, folder)
+    before = read_manifest(folder) if path.is_file() else {}
+    if before:
+        _check_continued(before, data, device, folder)
     manifest = {
         "run_id": config.run_id,
         "run_hash": config.hash,
@@ -187,6 +218,7 @@ def _write_manifest(
         "lr": config.pretrain.lr,
         "data": data.facts.model_dump(),
         "first_batches": pretrain.first_batches_hash(config, data),
+        "artefacts": before.get("artefacts", {}),
     }
     write_text(path, json.dumps(manifest, indent=1) + "\n")
 
@@ -221,18 +253,26 @@ def _pretrained(
     """The pre-trained model: trained now, resumed, or read back."""
     path = folder / "pretrain.json"
     if distributed.on_main(path.is_file):
+        distributed.on_main(lambda: check(folder, path.name, *_WEIGHTS))
         model = pretrain.build_model(config, fitted.target.dim).to(device)
         pretrain.load_weights(folder, model, fitted.target)
-        return model, PretrainFacts.model_validate_json(path.read_text())
+        return model, _facts(path)
     with stages.stage(f"pre-train {config.target.name}") as report:
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
     facts = distributed.on_main(lambda: _keep_facts(path, outcome, fitted))
     return model, facts
 
 
+def _facts(path: Path) -> PretrainFacts:
+    try:
+        return PretrainFacts.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {explain(error)}") from None
+
+
 def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFacts:
     folder = path.parent
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     losses = pretrain.epoch_losses(folder)
     facts = PretrainFacts(
         images_seen=outcome.images_seen,
@@ -246,5 +286,6 @@ def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFa
         code=provenance.code(),
     )
     write_text(path, facts.model_dump_json(indent=1) + "\n")
+    seal(folder, path.name, *_WEIGHTS)
     shutil.rmtree(folder / "pretrain", ignore_errors=True)  # checkpoints: the weights are saved now
     return facts

@@ -3,7 +3,7 @@
 What a config leaves to the data (size, channels, statistics) is whatever the run found there.
 """
 
-import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,11 @@ from typing import Any
 from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import RunConfig
+from mim_bench.errors import UserError
+from mim_bench.files import read_json
 from mim_bench.records.run_folder import fit_path, is_busy, read_config
+
+_logger = logging.getLogger(__name__)
 
 
 def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:
@@ -64,5 +68,7 @@ def _made(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Config, flattened, and facts of each finished pre-training."""
     for path in sorted(out.glob("*/pretrain.json")):
         config = path.parent / "config.json"
-        if config.is_file():
-            yield flatten(json.loads(config.read_text())), json.loads(path.read_text())
+        try:
+            yield flatten(read_json(config)), read_json(path)
+        except UserError as error:  # somebody else's run: it is made again
+            _logger.warning("%s: left out: %s", path.parent, error)

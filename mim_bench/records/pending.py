@@ -8,6 +8,7 @@ from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError, suggest
+from mim_bench.files import remove_unfinished
 from mim_bench.records import store, swept
 from mim_bench.records.store import CellRecord, home
 
@@ -73,6 +74,7 @@ def plan(
         )
     if copy:
         swept.remember(name, preset, results, overrides)
+        remove_unfinished(home(name, preset, results), older_than_s=3600)
     have = _have(todo, home(name, preset, results) / "records", copy)
     tasks = []
     for number, cell in enumerate(todo, start=1):

@@ -3,7 +3,7 @@
 Beside it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
 """
 
-import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from mim_bench.errors import UserError
-from mim_bench.files import replacing, write_text
+from mim_bench.files import check_regular, file_sha256, read_json, replacing, write_text
 from mim_bench.records.provenance import Code, Device
 from mim_bench.schema import Frozen
 
+_MAX_ARRAY_BYTES = 1 << 28
 SCHEMA = "mim_bench.record.1"
 
 
@@ -115,6 +116,8 @@ class Record(Frozen):
     """Choices that a reader must know, such as cached features."""
     curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Readout -> accuracy after each epoch on labelled training images kept out of that training."""
+    correct_sha256: str | None = None
+    """sha256 of the file with the correctness of every image; unset where there is none, or in older records."""
     config: dict[str, Any]
     """The resolved config, all of it."""
     data: DataFacts
@@ -147,10 +150,13 @@ def figure(name: str, value: float, num_steps: int) -> Metric:
 
 def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None:
     """Writes a record and, beside it, per-image correctness: readout -> (N,) bool."""
+    content = record.model_dump()
     if correct:
-        _write_correct(path.with_suffix(".npz"), correct)
+        arrays = path.with_suffix(".npz")
+        _write_correct(arrays, correct)
+        content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
-    text = Record.model_validate(record.model_dump()).model_dump_json(indent=1)
+    text = Record.model_validate(content).model_dump_json(indent=1)
     write_text(path, text + "\n")
 
 
@@ -162,10 +168,7 @@ def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
 
 def read(path: Path) -> Record:
     """A record from its file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no record: {error}") from None
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise UserError(f"{path} is no record of schema {SCHEMA}")
     try:
@@ -176,6 +179,25 @@ def read(path: Path) -> Record:
         raise UserError(f"{path} is no valid record: {where}: {first['msg']}") from None
 
 
+def _read_correct(arrays: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, after a look at the size that it declares."""
+    check_regular(arrays, _MAX_ARRAY_BYTES)
+    try:
+        with zipfile.ZipFile(arrays) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+        if declared > _MAX_ARRAY_BYTES:
+            raise ValueError(
+                f"{declared:,} bytes unpacked, at most {_MAX_ARRAY_BYTES:,} are expected"
+            )
+        with np.load(arrays, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (
+        Exception
+    ) as error:  # a damaged archive makes zipfile, zlib and numpy raise almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{arrays} cannot be read: {reason}") from None
+
+
 def read_correct(path: Path) -> dict[str, np.ndarray]:
     """Per-image correctness beside a record: readout -> (N,) bool, in the order of the test split."""
     record = read(path)
@@ -183,16 +205,19 @@ def read_correct(path: Path) -> dict[str, np.ndarray]:
     if not accuracies:
         return {}
     arrays = path.with_suffix(".npz")
-    try:
-        with np.load(arrays) as file:
-            packed = {key: file[key] for key in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{arrays} cannot be read: {error}") from None
+    if record.correct_sha256 is not None and file_sha256(arrays) != record.correct_sha256:
+        raise UserError(
+            f"{arrays} is damaged, or of another record than {path.name}: its sha256 differs"
+        )
+    packed = _read_correct(arrays)
     correct = {}
     for metric in accuracies:
         if metric.readout not in packed:
             raise UserError(f"{arrays} has no readout {metric.readout} of {path.name}")
-        bits = np.unpackbits(packed[metric.readout], count=metric.n).astype(bool)
+        bytes_of = packed[metric.readout]
+        if bytes_of.dtype != np.uint8 or bytes_of.ndim != 1 or 8 * len(bytes_of) < metric.n:
+            raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")
+        bits = np.unpackbits(bytes_of, count=metric.n).astype(bool)
         if not np.isclose(bits.mean(), metric.value):
             raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")
         correct[metric.readout] = bits

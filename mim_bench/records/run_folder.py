@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout  # the cross-platform lock that torch itself depends on
 
@@ -12,7 +13,7 @@ from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import RunConfig, digest
 from mim_bench.errors import UserError
-from mim_bench.files import write_text
+from mim_bench.files import check_regular, file_sha256, read_json, remove_unfinished, write_text
 
 
 def place(out: Path, config: RunConfig) -> Path:
@@ -62,6 +63,7 @@ def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} exists but is no run folder; choose another --out")
+    remove_unfinished(folder)  # the caller holds the lock
     write_text(path, config.model_dump_json(indent=1) + "\n")
     return folder
 
@@ -70,9 +72,53 @@ def read_config(folder: Path) -> RunConfig:
     """The config of a run folder."""
     path = folder / "config.json"
     try:
-        return validated(json.loads(path.read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except UserError as error:
         raise UserError(f"{folder} is no run folder: {error}") from None
+    return validated(content)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder."""
+    path = folder / "manifest.json"
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("artefacts", {}), dict):
+        raise UserError(f"{path} is damaged: no manifest")
+    return content
+
+
+def seal(folder: Path, *names: str) -> None:
+    """Writes size and sha256 of finished files of a run into its manifest; absent ones are left out."""
+    manifest = read_manifest(folder)
+    artefacts = manifest.setdefault("artefacts", {})
+    for name in names:
+        if (folder / name).is_file():
+            size = check_regular(folder / name)
+            artefacts[name] = {"bytes": size, "sha256": file_sha256(folder / name)}
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def check(folder: Path, *names: str, content: bool = True) -> None:
+    """Refuses files of a run that are not what was written; by default all that the manifest lists.
+
+    Runs of before the manifest listed them pass. `content`: their hashes too, not their sizes alone.
+    """
+    artefacts = read_manifest(folder).get("artefacts", {})
+    for name in names or artefacts:
+        if name not in artefacts:
+            continue
+        path, want = folder / name, artefacts[name]
+        hint = "; `run` with --force starts again"
+        try:
+            size = check_regular(path)
+        except UserError as error:
+            raise UserError(f"{error}{hint}") from None
+        if size != want["bytes"]:
+            raise UserError(f"{path} is damaged: {size:,} bytes, not {want['bytes']:,}{hint}")
+        if content and file_sha256(path) != want["sha256"]:
+            raise UserError(
+                f"{path} is damaged or of another run: its sha256 is not the manifest's{hint}"
+            )
 
 
 def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import SEEDS
 from mim_bench.errors import UserError
-from mim_bench.files import copy_file, write_text
+from mim_bench.files import copy_file, read_json, write_text
 from mim_bench.records.store import home
 
 _ELSEWHERE = ("runtime.", "data.source=", "data.skip_bad_images=", SEEDS)
@@ -63,8 +63,8 @@ def _overrides(folder: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        return [str(text) for text in json.loads(path.read_text())["overrides"]]
-    except (ValueError, KeyError, TypeError):
+        return [str(text) for text in read_json(path)["overrides"]]
+    except (KeyError, TypeError):
         raise UserError(f"{path} is damaged; it holds the settings of a sweep") from None
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mim_bench.errors import UserError
-from mim_bench.files import replacing
+from mim_bench.files import check_regular, replacing
 from mim_bench.train.distributed import full_tensor, shard_like
 
 _logger = logging.getLogger(__name__)
@@ -55,10 +55,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file."""
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
 
 
@@ -109,9 +110,12 @@ def load(path: Path, training: str) -> Checkpoint | None:
     tensors, header = load_tensors(path)
     if header.get("schema") != SCHEMA or header.get("training") != training:
         return None
-    loss_sum, loss_steps = json.loads(header.get("loss", "[0.0, 0]"))
-    seconds = json.loads(header["seconds"])
-    return Checkpoint(tensors, int(header["step"]), seconds, loss_sum, loss_steps, path)
+    try:
+        loss_sum, loss_steps = json.loads(header.get("loss", "[0.0, 0]"))
+        seconds = float(json.loads(header["seconds"]))
+        return Checkpoint(tensors, int(header["step"]), seconds, loss_sum, loss_steps, path)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: its header has no {error}") from None
 
 
 def pack(

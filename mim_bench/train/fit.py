@@ -17,6 +17,7 @@ from torch import Tensor
 from mim_bench import rng
 from mim_bench.config.run import RunConfig, digest
 from mim_bench.data.run_data import Data
+from mim_bench.errors import UserError
 from mim_bench.records.run_folder import fit_parts, fit_path
 from mim_bench.target import Target
 from mim_bench.targets.build import make_target
@@ -67,6 +68,15 @@ def fit_key(config: RunConfig, data: Data) -> str:
     return digest([*fit_parts(config), data.facts.fingerprint, _SEED])
 
 
+def _read_fit(path: Path, target: Target) -> dict[str, float]:
+    try:
+        tensors, header = checkpoint.load_tensors(path)
+        checkpoint.load_exactly(target, tensors, str(path))
+        return json.loads(header["figures"])
+    except (UserError, KeyError, ValueError) as error:
+        raise UserError(f"{error}; delete {path} to fit again") from None
+
+
 def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device) -> Fitted:
     """The run's target, fitted now or taken from the cache.
 
@@ -81,9 +91,7 @@ def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.is_file():
-            tensors, header = checkpoint.load_tensors(path)
-            checkpoint.load_exactly(target, tensors, str(path))
-            figures = json.loads(header["figures"])
+            figures = _read_fit(path, target)
         else:
             figures = target.fit(_Images(config, data, device), seed=_SEED)
             header = {"key": key, "figures": json.dumps(figures)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mim_bench.errors import UserError
-from mim_bench.files import write_text
+from mim_bench.files import check_regular, write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -42,10 +42,11 @@ class TrainingLog:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Lines of a learning curve; a line cut off by a kill is left out."""
     lines = []
-    for text in path.read_text().splitlines():
+    check_regular(path)
+    for text in path.read_text(errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             _logger.warning("left out a broken line of %s", path)
     return lines
 

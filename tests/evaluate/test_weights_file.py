@@ -156,3 +156,14 @@ def test_empty_file_wrong_heads_and_address__are_one_line_each(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_encoder(path, **options)
+
+
+def test_features_that_are_not_finite__are_no_record(small, tmp_path, monkeypatch):
+    from mim_bench.evaluate.context import Features
+    from mim_bench.experiment.run import execute
+
+    encode = Features.encode
+    monkeypatch.setattr(Features, "encode", lambda self, images: encode(self, images) / 0 * 0)
+    with pytest.raises(UserError, match="features of 120 of 120 train images are not finite"):
+        execute(small("pixel"), out=tmp_path)
+    assert not list(tmp_path.rglob("records/*"))
