@@ -14,9 +14,8 @@ from mim_bench.analysis.difference import Difference
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError, suggest
-from mim_bench.records import store
 from mim_bench.records.measure import Measure, measures
-from mim_bench.records.record import Record, read
+from mim_bench.records.record import Record, read, read_correct
 from mim_bench.records.run_folder import difference as config_difference
 
 
@@ -85,7 +84,8 @@ def _compared(name: str, left: tuple[Path, Measure], right: tuple[Path, Measure]
     if a.is_accuracy and b.is_accuracy:
         # one run against one run: only the images are drawn anew
         found = difference.difference(
-            {0: a.of_images(store.correct(path_a))}, {0: b.of_images(store.correct(path_b))}
+            {0: a.of_images(read_correct(path_a, wanted=a.readouts))},
+            {0: b.of_images(read_correct(path_b, wanted=b.readouts))},
         )
     return Compared(name, a.value, b.value, found)
 

@@ -58,7 +58,7 @@ class RowRecords:
     def correctness(self, column: str) -> dict[int, np.ndarray]:
         """Seed -> (N,) correctness of each test image."""
         return {
-            seed: measure.of_images(store.correct(found.path))
+            seed: measure.of_images(store.correct(found.path, measure.readouts))
             for seed, (measure, found) in self.measured.get(column, {}).items()
         }
 

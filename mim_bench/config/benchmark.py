@@ -7,7 +7,7 @@ The grid is the science, the preset is the scale. A grid's value may be relative
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -194,16 +194,20 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
     benchmark = at_preset(load_benchmark(name), preset)
     if benchmark.division == "published":
         return []
-    found = []
     seeds = _seeds(benchmark, overrides)
     overrides = [text for text in overrides if not text.startswith(SEEDS)]
-    for seed in seeds:
-        grid_points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
-        for number, (variant, *values) in enumerate(grid_points):
-            point = dict(zip(benchmark.grid, values, strict=True))
-            protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
-            found.append(_cell(point, variant, seed, protocols, preset, overrides))
-    return found
+    found = []
+    grid_points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
+    for number, (variant, *values) in enumerate(grid_points):
+        point = dict(zip(benchmark.grid, values, strict=True))
+        protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
+        found.append(_cell(point, variant, seeds[0], protocols, preset, overrides))
+    # the seeds differ in nothing else
+    return [
+        replace(cell, config=cell.config.model_copy(update={"seed": seed}))
+        for seed in seeds
+        for cell in found
+    ]
 
 
 def _seeds(benchmark: Benchmark, overrides: Sequence[str]) -> Sequence[int]:

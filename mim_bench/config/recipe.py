@@ -4,7 +4,9 @@ Never by the chance content of the current folder: a name is looked up in the ch
 package belongs to, else in the copy that the wheel carries. A path must end in `.toml`.
 """
 
+import copy
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def read(kind: str, name: str) -> dict[str, Any]:
         if name not in names(kind):
             raise UserError(f"unknown {singular} '{name}'; {_meant(kind, name)}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from None
 
@@ -60,6 +62,11 @@ def _meant(kind: str, name: str) -> str:
             if plain in (method.lower() for method in read(kind, own).get("methods", ())):
                 return f"the target of {name} is {own}"
     return suggest(name, names(kind))
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, changed_ns: int) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 class Recipe(Frozen):

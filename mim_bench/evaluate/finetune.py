@@ -31,6 +31,7 @@ from mim_bench import rng
 from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.data.crop import Crop
 from mim_bench.data.split import Split
+from mim_bench.errors import UserError
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model.mae import build_encoder
 from mim_bench.model.vit import Encoder
@@ -223,10 +224,15 @@ def _correct(context: EvalContext, model: Encoder, split: Split, index: Tensor) 
     def predict(images: Tensor) -> Tensor:
         normalized = geometry(config).normalize(images.float() / 255)
         with loop.autocast(device, config.runtime):
-            return model(normalized).argmax(dim=1)
+            logits = model(normalized)
+        return torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
 
     place = index.to(device)
     predictions = context.features.over(predict, split, index)[place]
+    if num_bad := int((predictions < 0).sum()):
+        raise UserError(
+            f"outputs of {num_bad} of {len(index)} {split.name} images are not finite; try a lower finetune.blr"
+        )
     return (predictions == context.labels(split)[place]).cpu().numpy()
 
 

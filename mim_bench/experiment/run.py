@@ -34,7 +34,7 @@ from mim_bench.evaluate.reconstruction import draw_picture, sample
 from mim_bench.files import read_json, write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.records import provenance
-from mim_bench.records.record import PretrainFacts, Record, read, read_correct
+from mim_bench.records.record import PretrainFacts, Record, check_correct, read
 from mim_bench.records.run_folder import (
     check,
     claim,
@@ -173,7 +173,7 @@ def _check(folder: Path) -> None:
     """That a finished run is what was written, before it is believed."""
     check(folder)
     for path in (folder / "records").glob("*.json"):
-        read_correct(path)
+        check_correct(path, read(path))
     _remove_checkpoints(folder, [path.stem for path in (folder / "records").glob("*.json")])
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from mim_bench.config.protocol import PROTOCOLS
-from mim_bench.config.resolve import flatten, validated
+from mim_bench.config.resolve import flatten
 from mim_bench.config.run import IDENTITY
 from mim_bench.errors import UserError
+from mim_bench.records import store
 from mim_bench.records.store import CellRecord
 
 _NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")
@@ -50,9 +51,11 @@ def differing_fields(found: Sequence[CellRecord]) -> list[str]:
     """Fields in which the rows' configs differ; all of them are what the grid names, or the target's."""
     used = {part for one in found for part in PROTOCOLS[one.record.protocol].sections}
     sections = [*IDENTITY, *sorted(used)]
+    # of configs that differ in their seed alone one stands for all
+    shared = {store.shared_text(one.record): one.record for one in found}
     configs = []
-    for one in found:
-        content = validated(one.record.config).model_dump(mode="json")
+    for record in shared.values():
+        content = store.config_of(record).model_dump(mode="json")
         configs.append(flatten({section: content[section] for section in sections}))
     differing = [
         name

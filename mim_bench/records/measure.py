@@ -28,6 +28,11 @@ class Measure:
         return float(np.mean([metric.value for metric in self.metrics]))
 
     @property
+    def readouts(self) -> list[str]:
+        """Of its metrics."""
+        return [metric.readout for metric in self.metrics]
+
+    @property
     def is_accuracy(self) -> bool:
         """True for a fraction of test images."""
         return self.metrics[0].name == "top1"

@@ -3,14 +3,16 @@
 Beside it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
 """
 
+import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from mim_bench.config.run import digest
 from mim_bench.errors import UserError
 from mim_bench.files import check_regular, file_sha256, read_json, replacing, write_text
 from mim_bench.records.provenance import Code, Device
@@ -133,6 +135,8 @@ class Record(Frozen):
     started: str
     """UTC, ISO 8601."""
     command: str
+    sha256: str | None = None
+    """Of all the rest; unset in older records."""
 
 
 def top1(readout: str, correct: np.ndarray) -> Metric:
@@ -156,8 +160,12 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
         _write_correct(arrays, correct)
         content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
-    text = Record.model_validate(content).model_dump_json(indent=1)
-    write_text(path, text + "\n")
+    whole = json.loads(Record.model_validate(content).model_dump_json())
+    write_text(path, json.dumps(whole | {"sha256": _sha256(whole)}, indent=1) + "\n")
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    return digest({key: value for key, value in content.items() if key != "sha256"})
 
 
 def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
@@ -171,6 +179,8 @@ def read(path: Path) -> Record:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise UserError(f"{path} is no record of schema {SCHEMA}")
+    if content.get("sha256") not in (None, _sha256(content)):
+        raise UserError(f"{path} was changed by hand: its content is not that of its sha256")
     try:
         return Record.model_validate(content)
     except ValidationError as error:
@@ -179,46 +189,65 @@ def read(path: Path) -> Record:
         raise UserError(f"{path} is no valid record: {where}: {first['msg']}") from None
 
 
-def _read_correct(arrays: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, after a look at the size that it declares."""
+def check_correct(path: Path, record: Record) -> None:
+    """Refuses the file with the correctness of every image if it is not the record's."""
+    arrays = path.with_suffix(".npz")
+    if record.correct_sha256 is None:
+        read_correct(path, record)
+        return
+    check_regular(arrays, _MAX_ARRAY_BYTES)
+    if file_sha256(arrays) != record.correct_sha256:
+        raise UserError(
+            f"{arrays} is damaged, or of another record than {path.name}: its sha256 differs"
+        )
+
+
+def read_correct(
+    path: Path, record: Record | None = None, wanted: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Per-image correctness next to a record: readout -> (N,) bool, in the order of the test split.
+
+    Args:
+        record: the content of `path`, where it has been read.
+        wanted: readouts to read; by default all.
+    """
+    record = record or read(path)
+    metrics = {metric.readout: metric for metric in record.metrics if metric.name == "top1"}
+    if not metrics:
+        return {}
+    if record.correct_sha256 is not None:
+        check_correct(path, record)
+    arrays = path.with_suffix(".npz")
+    packed = _unpack(arrays, metrics if wanted is None else wanted)
+    correct = {}
+    for readout, bytes_of in packed.items():
+        metric = metrics[readout]
+        does_fit = bytes_of.dtype == np.uint8 and bytes_of.ndim == 1
+        if does_fit and 8 * len(bytes_of) >= metric.n:
+            correct[readout] = np.unpackbits(bytes_of, count=metric.n).view(bool)
+            does_fit = bool(np.isclose(correct[readout].mean(), metric.value))
+        if not does_fit or readout not in correct:
+            raise UserError(f"{arrays} does not fit {path.name}: readout {readout}")
+    return correct
+
+
+def _unpack(arrays: Path, readouts: Collection[str]) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` by name, after a look at the size that it declares."""
     check_regular(arrays, _MAX_ARRAY_BYTES)
     try:
         with zipfile.ZipFile(arrays) as archive:
             declared = sum(entry.file_size for entry in archive.infolist())
-        if declared > _MAX_ARRAY_BYTES:
-            raise ValueError(
-                f"{declared:,} bytes unpacked, at most {_MAX_ARRAY_BYTES:,} are expected"
-            )
-        with np.load(arrays, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+            if declared > _MAX_ARRAY_BYTES:
+                raise ValueError(
+                    f"{declared:,} bytes unpacked, at most {_MAX_ARRAY_BYTES:,} are expected"
+                )
+            found = {}
+            for name in readouts:
+                with archive.open(f"{name}.npy") as file:
+                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+            return found
     except (
         Exception
     ) as error:  # a damaged archive makes zipfile, zlib and numpy raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{arrays} cannot be read: {reason}") from None
-
-
-def read_correct(path: Path) -> dict[str, np.ndarray]:
-    """Per-image correctness beside a record: readout -> (N,) bool, in the order of the test split."""
-    record = read(path)
-    accuracies = [metric for metric in record.metrics if metric.name == "top1"]
-    if not accuracies:
-        return {}
-    arrays = path.with_suffix(".npz")
-    if record.correct_sha256 is not None and file_sha256(arrays) != record.correct_sha256:
-        raise UserError(
-            f"{arrays} is damaged, or of another record than {path.name}: its sha256 differs"
-        )
-    packed = _read_correct(arrays)
-    correct = {}
-    for metric in accuracies:
-        if metric.readout not in packed:
-            raise UserError(f"{arrays} has no readout {metric.readout} of {path.name}")
-        bytes_of = packed[metric.readout]
-        if bytes_of.dtype != np.uint8 or bytes_of.ndim != 1 or 8 * len(bytes_of) < metric.n:
-            raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")
-        bits = np.unpackbits(bytes_of, count=metric.n).astype(bool)
-        if not np.isclose(bits.mean(), metric.value):
-            raise UserError(f"{arrays} does not fit {path.name}: readout {metric.readout}")
-        correct[metric.readout] = bits
-    return correct

@@ -5,6 +5,7 @@ image beside it (`.npz`). One file each: no locks, no merge conflicts. A record 
 made from these files alone, and one that does not belong to the benchmark is named and refused.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
 from mim_bench.files import copy_file
 from mim_bench.records.measure import measures
-from mim_bench.records.record import Record, read, read_correct
+from mim_bench.records.record import Record, check_correct, read, read_correct
 from mim_bench.records.run_folder import record_path
 
 _FROM_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
@@ -73,7 +74,7 @@ def _changed(path: Path) -> tuple[int, int]:
     return times[0], times[1]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
 def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
     record = read(path)
     if path.stem != f"{record.run_id}__{record.protocol}":
@@ -84,18 +85,20 @@ def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
     identity = {key: record.config.get(key) for key in IDENTITY}
     if digest(identity) != record.run_hash:
         raise UserError(f"{path} was changed by hand: its config is not that of its run_hash")
-    read_correct(path)
+    check_correct(path, record)
     return record
 
 
-def correct(path: Path) -> dict[str, np.ndarray]:
-    """Per-image correctness beside a record, read once: readout -> (N,) bool."""
-    return _correct(path, _changed(path))
+def correct(path: Path, readouts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Per-image correctness next to a record, read once: readout -> (N,) bool."""
+    return _correct(path, _changed(path), tuple(readouts))
 
 
 @lru_cache(maxsize=1024)
-def _correct(path: Path, changed_ns: tuple[int, int]) -> dict[str, np.ndarray]:
-    return read_correct(path)
+def _correct(
+    path: Path, changed_ns: tuple[int, int], readouts: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    return read_correct(path, _checked(path, changed_ns), readouts)
 
 
 def of_same_data(record: Record, config: RunConfig) -> bool:
@@ -114,18 +117,18 @@ def find(
     keys: dict[int, _Keys] = {}  # by number of training images, which bounds the batches
     found, foreign = [], []
     for path, record in records:
-        config, num_images = validated(record.config), record.data.num_train_images
+        config, num_images = config_of(record), record.data.num_train_images
         if num_images not in keys:
             keys[num_images] = _Keys.of(todo, num_images)
         known = keys[num_images]
-        cell, old = known.exact.get(_key(config)), ()
+        cell, old = known.exact.get(_key(config, None)), ()
         if cell is None:
             near = (of_key.get(_key(config, kept)) for kept, of_key in known.loose.items())
             cell, old = next((one for one in near if one is not None), None), ("target",)
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
             foreign.append(path)
             continue
-        wanted = fit_batches(cell.config, num_images)
+        wanted = known.fitted[id(cell)]
         found.append(CellRecord(record, path, cell, old + _older(record, config, wanted)))
     order = {id(cell): place for place, cell in enumerate(todo)}
     # of several records of one place the current one counts, else the newest
@@ -138,28 +141,49 @@ def find(
 class _Keys:
     """Cells by what a record of theirs has in common with them."""
 
-    exact: dict[str, Cell]
-    loose: dict[frozenset[str], dict[str, Cell]]
+    exact: dict[tuple[str, int], Cell]
+    loose: dict[frozenset[str], dict[tuple[str, int], Cell]]
+    fitted: dict[int, RunConfig]
+    """Config of each cell with its batches bounded."""
 
     @classmethod
     def of(cls, todo: Sequence[Cell], num_images: int) -> "_Keys":
         """Keys of cells whose batches are bounded by a number of training images."""
-        exact: dict[str, Cell] = {}
-        loose: dict[frozenset[str], dict[str, Cell]] = {}
+        found = cls({}, {}, {})
         for cell in todo:
-            config, kept = (
-                fit_batches(cell.config, num_images),
-                frozenset(cell.varies() | {"target.name"}),
-            )
-            exact[_key(config)] = cell
-            loose.setdefault(kept, {})[_key(config, kept)] = cell
-        return cls(exact, loose)
+            config = found.fitted[id(cell)] = fit_batches(cell.config, num_images)
+            kept = frozenset(cell.varies() | {"target.name"})
+            found.exact[_key(config, None)] = cell
+            found.loose.setdefault(kept, {})[_key(config, kept)] = cell
+        return found
 
 
-def _key(config: RunConfig, kept: frozenset[str] | None = None) -> str:
+def config_of(record: Record) -> RunConfig:
+    """A record's config; of records that differ in their seed alone it is read once."""
+    shared = _config(shared_text(record))
+    return shared.model_copy(update={"seed": record.seed})
+
+
+def shared_text(record: Record) -> str:
+    """A record's config but for its seed, as a key."""
+    return json.dumps(record.config | {"seed": 0}, sort_keys=True)
+
+
+@lru_cache(maxsize=4096)
+def _config(text: str) -> RunConfig:
+    return validated(json.loads(text))
+
+
+def _key(config: RunConfig, kept: frozenset[str] | None) -> tuple[str, int]:
     """Key of everything that a record and its cell have in common; with `kept` these fields of the target block only,
     so that a record of an older version of a target still finds its row."""
-    identity = flatten(config.identity())
+    shared = config.model_copy(update={"seed": 0})
+    return _shared_key(json.dumps(shared.identity()), kept), config.seed
+
+
+@lru_cache(maxsize=16_384)
+def _shared_key(text: str, kept: frozenset[str] | None) -> str:
+    identity = flatten(json.loads(text))
     for field in (*_FROM_DATA, *_WHERE):
         identity.pop(field, None)
     if kept is not None:

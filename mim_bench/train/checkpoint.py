@@ -5,6 +5,7 @@ under a prefix; its header says which training it belongs to and at which step i
 random state is needed (see `mim_bench.rng`), and nothing is unpickled on loading.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from mim_bench.train.distributed import full_tensor, shard_like
 _logger = logging.getLogger(__name__)
 SCHEMA = "mim_bench.checkpoint.1"
 _KEEP = 2
+_HASH = "sha256"
+"""Key in a file's metadata."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,40 @@ class Checkpoint:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file under a temporary name, then replaces."""
+    """Writes a safetensors file under a temporary name, then replaces; it holds a hash of all it says."""
     # safetensors refuses tensors that share memory or have holes
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {**metadata, _HASH: _hash(whole, metadata)}
     with replacing(path, hint="free space or choose another --out") as temporary:
         try:
-            save_file(whole, temporary, dict(metadata))
+            save_file(whole, temporary, metadata)
         except SafetensorError as error:  # so does the library report a full disk
             raise OSError(str(error)) from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+    """Tensors and metadata of a safetensors file; one of ours that has changed since is refused."""
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            header: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # out of a damaged file comes anything
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
+    written = header.pop(_HASH, None)
+    if written not in (None, _hash(tensors, header)):
+        raise UserError(f"{path} is damaged: its content is not what was written")
+    return tensors, header
+
+
+def _hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over metadata, names, types, shapes and values."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -82,7 +101,10 @@ def save(folder: Path, training: str, checkpoint: Checkpoint) -> Path:
     }
     path = _path(folder, checkpoint.step)
     save_tensors(path, checkpoint.tensors, header)
-    for old in _files(folder)[:-_KEEP]:
+    files = _files(folder)
+    place = files.index(path)
+    # later ones were refused, else training would have gone on from there
+    for old in files[: max(0, place + 1 - _KEEP)] + files[place + 1 :]:
         old.unlink()
     return path
 
@@ -112,10 +134,10 @@ def load(path: Path, training: str) -> Checkpoint | None:
         return None
     try:
         loss_sum, loss_steps = json.loads(header.get("loss", "[0.0, 0]"))
-        seconds = float(json.loads(header["seconds"]))
-        return Checkpoint(tensors, int(header["step"]), seconds, loss_sum, loss_steps, path)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: its header has no {error}") from None
+        step, seconds = int(header["step"]), float(header["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no whole checkpoint: {error}") from None
+    return Checkpoint(tensors, step, seconds, loss_sum, loss_steps, path)
 
 
 def pack(

@@ -40,13 +40,15 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a learning curve; a line cut off by a kill is left out."""
+    """Lines of a learning curve; a line cut off by a kill, or damaged, is left out."""
     lines = []
     check_regular(path)
     for text in path.read_text(errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
-        except (json.JSONDecodeError, RecursionError):
+            line = json.loads(text)
+            _ = line["step"] + line["epoch"] + line.get("loss", 0)
+            lines.append(line)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             _logger.warning("left out a broken line of %s", path)
     return lines
 

@@ -103,7 +103,7 @@ def test_control__stands_below_the_rows_where_it_is_one(tmp_path):
         content = json.loads(path.read_text())
         for metric in content["control"]:
             metric["value"] = 0.5 + 0.01 * content["seed"]
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(content | {"sha256": None}))
     made = table.build("targets", "tiny", tmp_path)
     assert made.rows[-1].label == table.CONTROL
     assert made.rows[-1].values["linear"].of_seed == {0: 0.5, 1: 0.51, 2: 0.52}
@@ -196,7 +196,7 @@ def changed(results, tmp_path, change, pattern="*.json"):
     path = sorted((tmp_path / "targets/tiny/records").glob(pattern))[0]
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content | {"sha256": None}))
     return tmp_path
 
 
@@ -234,11 +234,11 @@ def test_answers__are_those_of_the_rows_own_protocol(results):
     found = store.benchmark_records("scratch_vs_pretrained", "tiny", results)
     made = table.build("scratch_vs_pretrained", "tiny", results)
     scratch = {
-        o.record.seed: store.correct(o.path)["model"]
+        o.record.seed: store.correct(o.path, ["model"])["model"]
         for o in found
         if o.record.protocol == "scratch"
     }
-    tuned = {o.record.seed: store.correct(o.path)["model"] for o in found
+    tuned = {o.record.seed: store.correct(o.path, ["model"])["model"] for o in found
              if o.record.protocol == "finetune" and o.record.target == "hog"}  # fmt: skip
     mean = np.mean([tuned[s].mean() - scratch[s].mean() for s in scratch])
     assert made.row("hog").differences["finetune"].mean == pytest.approx(mean)

@@ -222,3 +222,29 @@ def test_speed__times_steps_and_trains_nothing(small, tmp_path):
     assert 0 < values["target_s"] < values["step_s"] and values["step_flops"] > 0
     assert result.records[0].pretrain is None and not (result.folder / "pretrain.json").exists()
     assert execute(config, out=tmp_path).was_finished
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("protocol", "split"), [("knn", "train"), ("linear", "train"), ("finetune", "test")]
+)
+def test_features_that_are_not_finite__name_protocol_and_split(
+    small, tmp_path, monkeypatch, protocol, split, value
+):
+    from mim_bench.errors import UserError
+    from mim_bench.evaluate.protocols import evaluate
+    from mim_bench.model.vit import Encoder
+    from mim_bench.train.progress import Quiet
+
+    given = context(small, tmp_path, "finetune.epochs=1", "finetune.holdout_fraction=0")
+    readouts, head = features.readouts, Encoder.forward_head
+
+    def broken_head(self, *args, **options):
+        logits = head(self, *args, **options)
+        return logits if self.training else logits * value
+
+    monkeypatch.setattr(features, "readouts", lambda *args: readouts(*args) * value)
+    monkeypatch.setattr(Encoder, "forward_head", broken_head)
+    with pytest.raises(UserError, match=f"{split} images are not finite"):
+        evaluate(protocol, given.features, given.features, tmp_path, Quiet(), None, "test")
+    assert not (tmp_path / "records").exists()

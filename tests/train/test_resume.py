@@ -164,6 +164,38 @@ def test_foreign_checkpoint__is_refused_by_name(small, tmp_path, caplog):
     assert all(torch.equal(fresh[name], mixed[name]) for name in fresh)
 
 
+def test_refused_checkpoints_of_later_steps__do_not_push_out_new_ones(small, tmp_path):
+    config = small("pixel", "runtime.log_every_steps=1")
+    folder = tmp_path / "pretrain"
+    with pytest.raises(Stop):
+        pretrained(small("pixel", "runtime.log_every_steps=1", "seed=1"), tmp_path, stop_at(12))
+    assert [file.name[-13:-12] for file in sorted(folder.iterdir())] == ["4", "8"]
+    with pytest.raises(Stop):
+        pretrained(config, tmp_path, stop_at(5))
+    assert [file.name for file in folder.iterdir()] == ["step-000000004.safetensors"]
+    assert checkpoint.load_newest(folder, prepared(config)[0].hash).step == 4
+
+
+def test_flipped_checkpoint__is_refused(small, tmp_path):
+    config = small("pixel", "runtime.log_every_steps=1")
+    with pytest.raises(Stop):
+        pretrained(config, tmp_path, stop_at(10))
+    last = tmp_path / "pretrain" / "step-000000008.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-3] ^= 1
+    last.write_bytes(content)
+    assert checkpoint.load_newest(last.parent, prepared(config)[0].hash).step == 4
+
+
+def test_damaged_log__is_read_without_its_broken_lines(tmp_path, caplog):
+    path = tmp_path / "pretrain.jsonl"
+    whole = {"step": 1, "epoch": 0.5, "loss": 2.0}
+    broken = ['{"step": 2', "[1]", "3", '{"step": "x", "epoch": 1}', '{"epoch": 1}', "[" * 10000]
+    path.write_bytes("\n".join([json.dumps(whole), *broken]).encode() + b"\n\xff\n")
+    assert log.read_log(path) == [whole]
+    assert "broken line" in caplog.text
+
+
 def test_non_finite_loss__stops_with_step_and_images(small, tmp_path, monkeypatch):
     config = small("pixel", "runtime.log_every_steps=3")
     from mim_bench.targets.pixel import PixelTarget
