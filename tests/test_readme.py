@@ -10,7 +10,7 @@ from mim_bench.analysis import render, table
 from mim_bench.cli.main import app
 from mim_bench.cluster.settings import load_cluster
 from mim_bench.config import recipe
-from mim_bench.config.resolve import load_config, split_override
+from mim_bench.config.resolve import load_config, resolve, split_override
 from mim_bench.targets.build import target_class
 
 ROOT = Path(__file__).parent.parent
@@ -111,3 +111,19 @@ def test_python_surface__is_what_the_readme_names():
     for name in re.findall(r"mim_bench\.(\w+)\(", README):
         assert name in mim_bench.__all__
         assert getattr(mim_bench, name)
+
+
+def test_settings_reference__is_up_to_date_and_leaves_no_meaning_out():
+    import settings_reference
+
+    made = settings_reference.page()
+    assert (ROOT / "SETTINGS.md").read_text(encoding="utf-8") == made
+    assert not re.findall(r"^.*\|\s+\|$", made, re.MULTILINE)
+
+
+def test_settings_reference__has_every_field_that_config_show_has():
+    made = (ROOT / "SETTINGS.md").read_text(encoding="utf-8")
+    for target in recipe.names("targets"):
+        for field in resolve(target).origin.keys() - {"preset"}:
+            name = field.replace("target.", f"{target}.")
+            assert f"| `{name}` |" in made
