@@ -4,13 +4,15 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mim_bench.analysis import render, table
 from mim_bench.cli.main import app
 from mim_bench.cluster.settings import load_cluster
 from mim_bench.config import recipe
-from mim_bench.config.resolve import load_config, split_override
+from mim_bench.config.resolve import load_config, resolve, split_override
+from mim_bench.data.sources import open_source
 from mim_bench.targets.build import target_class
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +24,12 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith(("python -m mim_bench", "make "))
 ]
+
+
+FILES = {
+    found[1]: text for _, text in BLOCKS if (found := re.match(r"# ([a-z_]+\.(?:py|toml))", text))
+}
+"""Files that the README shows, by the name in their first line."""
 
 
 def test_readme__has_commands():
@@ -52,7 +60,7 @@ def test_command__parses(command):
         load_config(target, given.get("preset", "tiny"), settings)
     if "benchmark" in given:
         every = ["all"] if given.get("dry_run") else []
-        assert given["benchmark"] in recipe.names("benchmarks") + every
+        assert given["benchmark"] in [*recipe.names("benchmarks"), *every, *FILES]
 
 
 @pytest.mark.parametrize(("name", "preset"), re.findall(r"<!-- table (\w+) (\w+) -->", README))
@@ -84,19 +92,65 @@ def test_cluster_file__is_one(tmp_path):
     assert (cluster.ranks, cluster.evaluation.ranks) == (16, 1)
 
 
-def test_added_target__works_as_the_readme_shows(tmp_path, monkeypatch):
-    code = next(text for language, text in BLOCKS if "class MeanColour" in text)
-    toml = next(text for language, text in BLOCKS if language == "toml")
-    (tmp_path / "their_package.py").write_text(code)
-    (tmp_path / "mean_colour.toml").write_text(toml)
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """An empty folder with the README's files, as the current one."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    found = recipe.load_recipe(str(tmp_path / "mean_colour.toml"))
+    return tmp_path
+
+
+def test_own_benchmark_and_preset__run_as_the_readme_shows(user):
+    trial = [shlex.split(command)[3:] for command in COMMANDS if "--results trial" in command]
+    for arguments in trial:
+        app(arguments, standalone_mode=False)
+    assert [arguments[0] for arguments in trial] == ["sweep", "table"]
+    table_text = (user / "trial/my_masks/my_preset/table.md").read_text()
+    assert all(
+        f"| {name}, ratio {ratio}" in table_text
+        for name in ("pixel", "hog")
+        for ratio in (0.5, 0.75)
+    )
+    config = load_config("hog", "my_preset.toml")
+    assert (config.target.params["num_bins"], config.model.depth) == (12, 2)
+
+
+def test_python_block__runs_as_printed_in_any_folder(user):
+    block = next(text for _, text in BLOCKS if text.startswith("import mim_bench"))
+    names = {}
+    exec(block, names)
+    assert {record.protocol for record in names["records"]} == {"knn", "linear"}
+    assert len(names["encoder"].blocks) == names["config"].model.depth
+    assert names["hog"].dim == 9 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize("layout", ["split", "train alone", "classes", "flat"])
+def test_folder_layout__is_taken_as_the_readme_says(layout, tmp_path):
+    folders = {
+        "split": ["train/a", "train/b", "val/a", "val/b"],
+        "train alone": ["train/a", "train/b"],
+        "classes": ["a", "b"],
+        "flat": ["."],
+    }[layout]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(20):
+            np.save(tmp_path / folder / f"{number}.npy", np.full((8, 8), number, np.uint8))
+    source = open_source(f"folder:{tmp_path}")
+    assert len(source.train) == {"split": 40, "flat": 18}.get(layout, 36)
+    assert (source.train.labels is None) == (layout == "flat")
+
+
+def test_added_target__works_as_the_readme_shows(user):
+    found = recipe.load_recipe("mean_colour.toml")
     assert target_class(found.class_path).__name__ == "MeanColour"
     import torch
 
     from mim_bench.targets.build import build_target
 
-    target = build_target(str(tmp_path / "mean_colour.toml"), image_size=8, patch_size=4)
+    target = build_target("mean_colour.toml", image_size=8, patch_size=4)
     images = torch.rand(2, 3, 8, 8)
     values = target(images)
     torch.testing.assert_close(values[0, 1], images[0, :, :4, 4:].mean((1, 2)))
@@ -111,3 +165,19 @@ def test_python_surface__is_what_the_readme_names():
     for name in re.findall(r"mim_bench\.(\w+)\(", README):
         assert name in mim_bench.__all__
         assert getattr(mim_bench, name)
+
+
+def test_settings_reference__is_up_to_date_and_leaves_no_meaning_out():
+    import settings_reference
+
+    made = settings_reference.page()
+    assert (ROOT / "SETTINGS.md").read_text(encoding="utf-8") == made
+    assert not re.findall(r"^.*\|\s+\|$", made, re.MULTILINE)
+
+
+def test_settings_reference__has_every_field_that_config_show_has():
+    made = (ROOT / "SETTINGS.md").read_text(encoding="utf-8")
+    for target in recipe.names("targets"):
+        for field in resolve(target).origin.keys() - {"preset"}:
+            name = field.replace("target.", f"{target}.")
+            assert f"| `{name}` |" in made
