@@ -97,6 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
             _stop(f"error: {_with_hint(line)}" if line else "", 2, error)
         if debug:
             raise
+        if "Too many open files" in str(error):
+            _stop("error: too many open files; `ulimit -n 4096` before the command allows more", 2)
         if isinstance(error, OSError) and error.errno in _NOT_OUR_FAULT:
             _stop(f"error: {error.filename or 'disk'}: {error.strerror}", 2)
         from mim_bench.train.distributed import is_lost_peer

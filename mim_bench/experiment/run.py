@@ -148,6 +148,9 @@ def _execute(
         if not distributed.on_main(lambda path=path, name=name: _is_current(path, config, name)):
             evaluate(name, trained, random, folder, stages, facts, origin)
         records.append(distributed.on_main(lambda path=path: read(path)))
+    distributed.on_main(
+        lambda: check(folder, content=False)
+    )  # somebody may have deleted it meanwhile
     distributed.on_main(lambda: _remove_checkpoints(folder, config.evaluate.protocols))
     return Result(folder, records, was_finished=False)
 

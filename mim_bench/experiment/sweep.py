@@ -26,6 +26,7 @@ from mim_bench.files import write_text
 from mim_bench.records import store
 from mim_bench.records.pending import PendingCell, plan
 from mim_bench.records.record import Record
+from mim_bench.records.run_folder import Busy
 
 
 def sweep(
@@ -59,6 +60,9 @@ def sweep(
         try:
             folder, made = work()
         except _StoppedError:
+            return
+        except Busy:
+            notify(f"{task.label}: left to another process, which is busy with it")
             return
         except Exception as error:
             failed.append(task.cell)
@@ -114,7 +118,10 @@ def run_config(
     torch.set_num_threads(num_threads)
     from mim_bench.config.resolve import validated
 
-    result = execute(validated(content), out=out, command=command)
+    try:
+        result = execute(validated(content), out=out, command=command)
+    except Busy:  # submitit would hand on its text alone
+        return "", []
     return str(result.folder), [record.model_dump(mode="json") for record in result.records]
 
 
@@ -152,6 +159,8 @@ def _in_jobs(
                 if stopped.is_set():  # stopped by us: no failure of the cell's
                     raise _StoppedError from None
                 raise
+            if not folder:
+                raise Busy
             return Path(folder), [Record.model_validate(content) for content in records]
 
         finish(task, result)

@@ -21,6 +21,10 @@ def place(out: Path, config: RunConfig) -> Path:
     return out if (out / "config.json").is_file() else out / config.run_id
 
 
+class Busy(UserError):
+    """A run that another process is busy with."""
+
+
 @contextmanager
 def lock(out: Path, config: RunConfig) -> Iterator[None]:
     """Keeps a second process out of the same run; freed by the system if this one is killed."""
@@ -30,7 +34,7 @@ def lock(out: Path, config: RunConfig) -> Iterator[None]:
         with FileLock(_lock_path(folder), timeout=0):
             yield
     except Timeout:
-        raise UserError(f"another process is busy with {folder}") from None
+        raise Busy(f"another process is busy with {folder}") from None
 
 
 def _lock_path(folder: Path) -> Path:

@@ -24,8 +24,10 @@ from mim_bench.train.distributed import full_tensor, shard_like
 _logger = logging.getLogger(__name__)
 SCHEMA = "mim_bench.checkpoint.1"
 _KEEP = 2
+_OURS = "mim_bench"
+"""Key of the metadata of our files, as JSON."""
 _HASH = "sha256"
-"""Key in a file's metadata."""
+"""Key in them."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Writes a safetensors file under a temporary name, then replaces; it holds a hash of all it says."""
     # safetensors refuses tensors that share memory or have holes
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {**metadata, _HASH: _hash(whole, metadata)}
+    # one entry: safetensors writes several in another order each time, and files of equal runs would differ
+    content = json.dumps({**metadata, _HASH: _hash(whole, metadata)}, sort_keys=True)
     with replacing(path, hint="free space or choose another --out") as temporary:
         try:
-            save_file(whole, temporary, metadata)
+            save_file(whole, temporary, {_OURS: content})
         except SafetensorError as error:  # so does the library report a full disk
             raise OSError(str(error)) from None
 
@@ -63,6 +66,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
+            header = json.loads(header[_OURS]) if _OURS in header else header
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # out of a damaged file comes anything
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None

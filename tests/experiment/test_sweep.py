@@ -1,6 +1,7 @@
 """Sweeps: real runs of seconds; they continue, share runs between benchmarks, and outlive a failing cell."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
+from mim_bench.config.resolve import validated
 from mim_bench.errors import UserError
 from mim_bench.experiment import sweep
 from mim_bench.records import pending, store
+from mim_bench.records.run_folder import lock
 
 HEAD = "title = 't'\ndescription = 'd'\nrebuilds = 'r'\nclaim = 'c'\n"
 TWO = HEAD + "seeds = [0, 1]\nprotocols = ['knn']\n[grid]\ntarget = ['pixel', 'hog']\n"
@@ -178,3 +181,44 @@ def _wait(is_so, seconds=240.0):
 def test_published_benchmark__has_nothing_to_run(tmp_path):
     with pytest.raises(UserError, match="published rows only"):
         pending.plan("methods", "tiny", results=tmp_path)
+
+
+def test_two_sweeps_of_one_out__leave_a_run_to_the_one_that_is_busy_with_it(swept):
+    home, run, told = swept
+    cell = found(home)[0]
+    for path in (cell.path, cell.path.with_suffix(".npz")):
+        path.unlink()
+    config = validated(cell.record.config)
+    (home / "runs" / config.run_id).mkdir(parents=True, exist_ok=True)
+    for jobs in (None, 2):
+        told.clear()
+        with lock(home / "runs", config):
+            assert run(jobs=jobs) == []
+        assert any("left to another process" in line for line in told)
+        assert not cell.path.exists()
+    assert run() == [] and cell.path.exists()
+
+
+def test_run_folder_that_is_deleted_meanwhile__is_an_error(small, tmp_path, monkeypatch):
+    from mim_bench.experiment import run as runs
+
+    evaluate = runs.evaluate
+
+    def late(*arguments):
+        shutil.rmtree(next(tmp_path.glob("pixel-*")))
+        evaluate(*arguments)
+
+    monkeypatch.setattr(runs, "evaluate", late)
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+        runs.execute(small("pixel", "evaluate.protocols=knn"), out=tmp_path)
+
+
+def test_weights_of_equal_runs__are_equal_files(small, tmp_path):
+    files = []
+    for number in range(3):
+        config = small("norm_pixel", "evaluate.protocols=none")
+        arguments = [config.model_dump(mode="json"), str(tmp_path / str(number)), 1, "test"]
+        code = f"import json, sys; from mim_bench.experiment.sweep import run_config; run_config(*json.loads({json.dumps(arguments)!r}))"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        files.append(next((tmp_path / str(number)).glob("*/model.safetensors")).read_bytes())
+    assert files[0] == files[1] == files[2]
