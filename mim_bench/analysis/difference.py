@@ -39,8 +39,8 @@ class Difference:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return not self.low <= 0 <= self.high
+        """Whether the interval leaves 0 out; never with a single seed, whose chance is not in it."""
+        return self.num_seeds > 1 and not self.low <= 0 <= self.high
 
     @property
     def detectable(self) -> float:

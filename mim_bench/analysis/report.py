@@ -135,7 +135,7 @@ def _presets(folder: Path) -> list[str]:
 
 
 def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
-    benchmark = load_benchmark(swept.recall(name, "", results)[0])
+    benchmark = load_benchmark(swept.recall(name, "", results).name)
     presets = _presets(results / name)
     if benchmark.division == "published":
         presets = ["tiny"]  # the same at every preset

@@ -117,7 +117,7 @@ def build(
     name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
 ) -> Table:
     """The table of a benchmark at a preset, by default with the settings that it was swept with."""
-    name, overrides = swept.recall(name, preset, results, overrides)
+    name, preset, overrides = swept.recall(name, preset, results, overrides)
     benchmark = at_preset(load_benchmark(name), preset)
     available = match.published_rows(benchmark)
     if benchmark.division == "published":

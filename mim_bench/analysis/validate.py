@@ -40,7 +40,7 @@ def validate(
 
     run("target recipes", _recipes())
     run("presets", _presets())
-    run("benchmark files at every preset", _benchmarks())
+    run("checks of benchmark files, each at every preset", _benchmarks())
     run("folders of records", _records(results))
     if out is not None:
         run("run folders", _runs(out, verify))
@@ -90,11 +90,11 @@ def _records(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _folder(name: str, preset: str, results: Path) -> None:
-    named = (("benchmarks", name, swept.names(results)), ("preset", preset, []))
-    for kind, value, more in named:
-        if value not in [*recipe.names(kind), *more]:
+    found = swept.recall(name, preset, results)
+    for kind, value, file in (("benchmarks", name, found.name), ("preset", preset, found.preset)):
+        if value not in recipe.names(kind) and not file.endswith(".toml"):
             raise UserError(
                 f"no {kind.removesuffix('s')} '{value}'; {suggest(value, recipe.names(kind))}"
             )
-    name, overrides = swept.recall(name, preset, results)
+    name, preset, overrides = found
     comparability.check(store.benchmark_records(name, preset, results, overrides))

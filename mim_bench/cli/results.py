@@ -181,7 +181,7 @@ def figure(
     from mim_bench.records import swept
     from mim_bench.records.finished import has_runs
 
-    benchmark, given = swept.recall(benchmark, preset, results, settings_alone(overrides))
+    benchmark, preset, given = swept.recall(benchmark, preset, results, settings_alone(overrides))
     paths = figures.draw(benchmark, preset, results, given)
     if has_runs(benchmark, preset, out, given):
         from mim_bench.experiment.gallery import draw_gallery

@@ -95,7 +95,7 @@ def status(
     if preset is None:
         preset = mine[-1].preset if mine else "tiny"
         overrides = overrides or (mine[-1].overrides if mine else ())
-    name, overrides = swept.recall(name, preset, results, overrides)
+    name, preset, overrides = swept.recall(name, preset, results, overrides)
     tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
     jobs = BenchmarkJobs(submitted, tasks)
     here = running(out, [task.cell.config for task in tasks if task.missing])
@@ -155,7 +155,7 @@ def table(status: Status) -> tuple[list[str], list[list[str]], list[str]]:
             seed = "" if row.seed is None else f", seed {row.seed}"
             lines.append(f"{row.label}{seed} failed; the end of {row.log}:")
             lines += [f"    {line}" for line in row.last_lines]
-    return ["cell", "seed", "state", "job", ""], rows, lines
+    return ["cell", "seed", "state", "job", "note"], rows, lines
 
 
 def cancel(name: str, preset: str | None = None, *, out: Path) -> list[Job]:

@@ -202,6 +202,11 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
         point = dict(zip(benchmark.grid, values, strict=True))
         protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
         found.append(_cell(point, variant, seeds[0], protocols, preset, overrides))
+    labels = [cell.label for cell in found] + list(benchmark.first_only)
+    if benchmark.reference and benchmark.reference not in labels:
+        raise UserError(
+            f"reference: no row '{benchmark.reference}'; {suggest(benchmark.reference, labels)}"
+        )
     # the seeds differ in nothing else
     return [
         replace(cell, config=cell.config.model_copy(update={"seed": seed}))
@@ -236,6 +241,9 @@ def _cell(
 ) -> Cell:
     fields = {**(variant.set if variant else {}), **point}
     target = fields.pop("target", "norm_pixel")
+    # `hog.num_bins=6` is a setting of the rows of that target alone
+    foreign = set(recipe.names("targets")) - {target}
+    overrides = [text for text in overrides if text.partition(".")[0] not in foreign]
     grid: dict[str, Any] = {"seed": seed, "evaluate.protocols": list(protocols)}
     relative: dict[str, float] = {}
     base = resolve(target, preset, overrides).config

@@ -105,6 +105,8 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
         where = ".".join(str(part) for part in first["loc"][:-1])
         message = f"{len(first['input'])} of the numbers that it takes; allowed: one more"
+    elif first["type"] == "missing":
+        return f"{where} is missing"
     message = message.replace("Input should be ", "allowed: ")
     message = re.split(", (?:unable|got)", message)[0]
     return f"{where}={first['input']!r}: {message[0].lower()}{message[1:]}"

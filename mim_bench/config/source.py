@@ -100,6 +100,17 @@ SOURCES: dict[str, SourceSpec] = {spec.name: spec for spec in _BUILT_IN}
 """By name."""
 
 
+def check_source(name: str) -> None:
+    """Refuses an unknown source, and a path too few or too many."""
+    spec, (kind, colon, place) = source_spec(name), name.partition(":")
+    if spec.path == "required" and not place:
+        raise UserError(f"data source {kind!r} needs a path: {kind}:PATH")
+    if colon and (spec.path == "none" or not place):
+        raise UserError(
+            f"data source {kind!r} takes no path" if place else f"{name!r}: no path given"
+        )
+
+
 def source_spec(name: str) -> SourceSpec:
     """The spec of `name` or `name:PATH`."""
     kind = name.partition(":")[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mim_bench.config.source import source_spec
+from mim_bench.config.source import check_source, source_spec
 from mim_bench.data.folder import OWN_SPLIT, SPLIT_OFF, Opened
 from mim_bench.data.image_set import ImageSet, Source, drop_bad, settle_channels
 from mim_bench.data.parquet import open_parquet
@@ -28,14 +28,8 @@ def open_embedded(name: str, path: Path | None) -> Opened:
 
 def resolve_source(name: str) -> str:
     """The name with its path made absolute. UserError for an unknown name or a path too few or many."""
-    spec = source_spec(name)
-    kind, colon, place = name.partition(":")
-    if spec.path == "required" and not place:
-        raise UserError(f"data source {kind!r} needs a path: {kind}:PATH")
-    if colon and (spec.path == "none" or not place):
-        raise UserError(
-            f"data source {kind!r} takes no path" if place else f"{name!r}: no path given"
-        )
+    check_source(name)
+    kind, _, place = name.partition(":")
     return f"{kind}:{Path(place).expanduser().absolute()}" if place else kind
 
 

@@ -40,7 +40,7 @@ def draw_gallery(
     device = environment.choose_device("cpu")
     samples: dict[str, Sample] = {}
     hashes: list[str] = []
-    name, overrides = swept.recall(name, preset, results, overrides)
+    name, preset, overrides = swept.recall(name, preset, results, overrides)
     todo = cells(name, preset, overrides)
     data = open_data(todo[0].config, device)
     grid = geometry(complete(todo[0].config, data)).grid

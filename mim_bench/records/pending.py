@@ -7,6 +7,7 @@ from pathlib import Path
 from mim_bench.config.benchmark import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.config.run import RunConfig
+from mim_bench.config.source import check_source
 from mim_bench.errors import UserError, suggest
 from mim_bench.files import remove_unfinished
 from mim_bench.records import store, swept
@@ -73,6 +74,8 @@ def plan(
             f"protocols: benchmark '{name}' has no '{foreign}'; {suggest(foreign, own)}"
         )
     if copy:
+        for source in {cell.config.data.source for cell in todo}:
+            check_source(source)
         swept.remember(name, preset, results, overrides)
         remove_unfinished(home(name, preset, results), older_than_s=3600)
     have = _have(todo, home(name, preset, results) / "records", copy)

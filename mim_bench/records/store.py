@@ -216,7 +216,10 @@ def benchmark_records(
             + "; move it away, or give the settings that it was swept with"
         )
     if not found:
-        raise UserError(f"no records in {folder}; `sweep {name} --preset {preset}` makes them")
+        where = "" if results == Path("results") else f" --results {results}"
+        raise UserError(
+            f"no records in {folder}; `sweep {name} --preset {preset}{where}` makes them"
+        )
     return found
 
 

@@ -1,12 +1,13 @@
 """What a folder of records was swept with, so that tables and figures of it need not be told again.
 
-`results/<benchmark>/<preset>/sweep.json` holds the settings; a benchmark's file from outside is copied to
-`results/<benchmark>/<benchmark>.toml`.
+`results/<benchmark>/<preset>/sweep.json` holds the settings; files from outside are copied: a benchmark's to
+`results/<benchmark>/<benchmark>.toml`, a preset's to `results/<benchmark>/<preset>/<preset>.toml`.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import SEEDS
@@ -32,19 +33,35 @@ def remember(name: str, preset: str, results: Path, overrides: Sequence[str]) ->
     if new and (old or not any(folder.glob("records/*.json"))):
         kept.append(SEEDS + ",".join(map(str, sorted(old | new))))
     write_text(folder / "sweep.json", json.dumps({"overrides": kept}, indent=1) + "\n")
-    if name.endswith(".toml"):
-        copy = results / Path(name).stem / Path(name).name
-        if copy.resolve() != Path(name).resolve():
-            copy_file(Path(name), copy)
+    for file, copy in (
+        (name, results / Path(name).stem / Path(name).name), (preset, folder / Path(preset).name),
+    ):  # fmt: skip
+        if file.endswith(".toml") and copy.resolve() != Path(file).resolve():
+            copy_file(Path(file), copy)
 
 
-def recall(
-    name: str, preset: str, results: Path, overrides: Sequence[str] = ()
-) -> tuple[str, tuple[str, ...]]:
-    """A benchmark's name, or its file where it came from outside, and its settings: given ones, or remembered."""
-    copy = results / name / f"{name}.toml"
-    known = name.endswith(".toml") or name in recipe.names("benchmarks") or not copy.is_file()
-    return name if known else str(copy), tuple(overrides or _overrides(home(name, preset, results)))
+class Swept(NamedTuple):
+    """What a folder of results was swept with."""
+
+    name: str
+    """Of the benchmark, or its file where it came from outside."""
+    preset: str
+    """Its name, or its file likewise."""
+    overrides: tuple[str, ...]
+
+
+def recall(name: str, preset: str, results: Path, overrides: Sequence[str] = ()) -> Swept:
+    """What lies below `results` was swept with; settings that are given count instead of the remembered ones."""
+    folder = home(name, preset, results)
+
+    def known(text: str, kind: str, copy: Path) -> str:
+        return str(copy) if text not in recipe.names(kind) and copy.is_file() else text
+
+    return Swept(
+        known(name, "benchmarks", results / name / f"{name}.toml"),
+        known(preset, "preset", folder / f"{preset}.toml"),
+        tuple(overrides or _overrides(folder)),
+    )
 
 
 def names(results: Path) -> list[str]:

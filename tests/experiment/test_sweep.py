@@ -218,7 +218,7 @@ def test_weights_of_equal_runs__are_equal_files(small, tmp_path):
     for number in range(3):
         config = small("norm_pixel", "evaluate.protocols=none")
         arguments = [config.model_dump(mode="json"), str(tmp_path / str(number)), 1, "test"]
-        code = f"import json, sys; from mim_bench.experiment.sweep import run_config; run_config(*json.loads({json.dumps(arguments)!r}))"
-        subprocess.run([sys.executable, "-c", code], check=True)
+        code = "import json, sys; from mim_bench.experiment import sweep; sweep.run_config(*json.loads(sys.argv[1]))"
+        subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], check=True)
         files.append(next((tmp_path / str(number)).glob("*/model.safetensors")).read_bytes())
     assert files[0] == files[1] == files[2]

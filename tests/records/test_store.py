@@ -84,7 +84,7 @@ def test_missing_correctness__is_refused(results):
 
 
 def test_no_records__names_the_command(tmp_path):
-    with pytest.raises(UserError, match="`sweep targets --preset tiny` makes them"):
+    with pytest.raises(UserError, match="`sweep targets --preset tiny --results .* makes them"):
         store.benchmark_records("targets", "tiny", tmp_path)
 
 

@@ -55,9 +55,9 @@ def test_sweep_with_other_settings__goes_into_another_folder(tmp_path):
         swept.remember(str(file), "tiny", results, [])
     # what may differ: where it runs, and further seeds
     swept.remember(str(file), "tiny", results, ["pretrain.epochs=3", "benchmark.seeds=1"])
-    assert "benchmark.seeds=0,1,2" in swept.recall("mine", "tiny", results)[1]
+    assert "benchmark.seeds=0,1,2" in swept.recall("mine", "tiny", results).overrides
     swept.remember(str(file), "tiny", results, ["pretrain.epochs=3", "runtime.precision=float32"])
-    assert swept.recall("mine", "tiny", results)[1] == ("pretrain.epochs=3",)
+    assert swept.recall("mine", "tiny", results).overrides == ("pretrain.epochs=3",)
 
 
 def test_damaged_settings__are_named(tmp_path):
@@ -65,3 +65,19 @@ def test_damaged_settings__are_named(tmp_path):
     (store.home("mine", "tiny", results) / "sweep.json").write_text("[")
     with pytest.raises(UserError, match=r"sweep\.json is damaged"):
         table.build("mine", "tiny", results)
+
+
+def test_preset_from_outside__is_kept_too(tmp_path):
+    results, file, preset = tmp_path / "results", tmp_path / "mine.toml", tmp_path / "short.toml"
+    file.write_text(FILE)
+    preset.write_text("[pretrain]\nepochs = 2\nbatch_size = 64\nwarmup_epochs = 0\n")
+    swept.remember(str(file), str(preset), results, [])
+    for cell in cells(str(file), str(preset)):
+        record, correct = fake_record(cell, "linear", 0.7)
+        name = f"{record.run_id}__linear.json"
+        write(results / "mine" / "short" / "records" / name, record, correct)
+    file.unlink()
+    preset.unlink()
+    warned = []
+    report.write_report(results, warned.append)
+    assert not warned and validate.validate(results)[1] == []

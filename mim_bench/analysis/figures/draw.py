@@ -23,7 +23,7 @@ def draw(
     name: str, preset: str, results: Path = Path("results"), overrides: Sequence[str] = ()
 ) -> list[Path]:
     """Writes every figure that a benchmark has next to its records."""
-    name, overrides = swept.recall(name, preset, results, overrides)
+    name, preset, overrides = swept.recall(name, preset, results, overrides)
     benchmark, short = at_preset(load_benchmark(name), preset), Path(name).stem
     if benchmark.figure is None and not compares_targets(benchmark):
         raise UserError(f"benchmark '{short}' has no figure; its table is `table {short}`")
