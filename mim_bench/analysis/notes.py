@@ -70,7 +70,7 @@ def _setting(record: Record) -> str:
     return (
         f"Preset `{record.preset}`: {source} data, {size} px, {facts.num_train_images:,} training and "
         f"{facts.num_evaluated_images:,} {facts.split} images{dropped}, {_model(record)}. "
-        f"Mean ± 95 % interval over seeds (Student's t).{limited}"
+        f"Mean ± 95 % interval over seeds (Student's t); of two seeds both values.{limited}"
     )
 
 

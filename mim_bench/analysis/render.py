@@ -24,7 +24,7 @@ from mim_bench.records import store
 
 
 def value_cell(value: Value | None, column: Column) -> TableCell:
-    """`mean ± half the 95 % interval`; `-` without a value."""
+    """`mean ± half the 95 % interval`, of two seeds `mean (one, other)`; `-` without a value."""
     if value is None:
         return MISSING
     factor = 100 if column.is_accuracy else 1
@@ -32,6 +32,8 @@ def value_cell(value: Value | None, column: Column) -> TableCell:
     detail = ""
     if value.half is not None and (column.is_accuracy or value.half > 0):
         detail = f"± {factor * value.half:.{decimals}f}"
+    elif len(value.of_seed) == 2 and column.is_accuracy:
+        detail = f"({', '.join(f'{factor * one:.{decimals}f}' for one in value.of_seed.values())})"
     mean = factor * value.mean
     return TableCell(f"{mean:.{decimals}f}", mean, detail, is_bold=value.is_best)
 

@@ -53,7 +53,7 @@ class Value:
 
     @property
     def half(self) -> float | None:
-        """Half the 95 % interval, Student's t over seeds; None for a single seed."""
+        """Half the 95 % interval, Student's t over seeds; None below three seeds."""
         return half_interval(list(self.of_seed.values()))
 
 
@@ -107,8 +107,8 @@ def is_compared(key: str) -> bool:
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the 95 % interval of a mean over seeds, Student's t; None for a single value."""
-    if len(values) < 2:
+    """Half the 95 % interval of a mean over seeds, Student's t; None below three, where it says nothing."""
+    if len(values) < 3:
         return None
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 

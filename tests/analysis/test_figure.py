@@ -16,10 +16,9 @@ from matplotlib.text import Text
 from scipy import stats
 
 from mim_bench.analysis.figures import panel
-from mim_bench.analysis.figures.by_target import pretrain_cost
 from mim_bench.analysis.figures.draw import compose, draw
 from mim_bench.analysis.figures.layout import panel_titles
-from mim_bench.analysis.figures.panel import GREY, Curve, save, style
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel, save, style
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.config.benchmark import at_preset, load_benchmark
 from mim_bench.config.resolve import load_config
@@ -101,14 +100,14 @@ def words(drawn: Figure) -> str:
 
 
 def published_axes(axes: Axes) -> Axes:
-    """What lies over a panel, the last of them with the curve."""
+    """The panel to the right of another, with the published curve."""
     everything = axes.get_figure(root=True).axes  # pyright: ignore
-    return [a for a in everything if a is not axes and a.bbox.x0 == axes.bbox.x0][-1]
+    return everything[everything.index(axes) + 1]
 
 
 def test_figure__draws_means_and_intervals_of_the_records(drawn_once: Drawn) -> None:
     figures, found = drawn_once("mask_ratio")
-    fine, linear = figures["figure"].axes[:2]
+    fine, _, linear, _ = figures["figure"].axes
     ratios = list(at_preset(load_benchmark("mask_ratio"), "tiny").grid["mask.ratio"])
     titles = [axes.get_title(loc="left") for axes in (fine, linear)]
     assert titles == ["fine-tuning", "linear probe"]
@@ -147,14 +146,15 @@ def test_partial__runs_from_the_probe_to_fine_tuning(drawn_once: Drawn) -> None:
     for target in ("pixel", "norm_pixel", "hog", "dvae"):
         means = [np.mean(values(found, measure, target=target)) for measure in order]
         assert points(axes, target) == pytest.approx(dict(enumerate(means)))
-    # 12 of 24 blocks stand where half of ours do; k = 0, 24 at the ends
-    mae = points(published_axes(axes), "MAE")
-    assert [mae[blocks.index(k)] for k in (0, depth / 2, depth)] == [73.5, 84.6, 84.9]
+    published = published_axes(axes)
+    mae, ticks = points(published, "MAE"), [text.get_text() for text in published.get_xticklabels()]
+    assert [mae[ticks.index(k)] for k in ("0", "12", "24")] == [73.5, 84.6, 84.9]
 
 
-def test_published__in_grey_on_its_own_scale_with_inferred_points_open(drawn_once: Drawn) -> None:
+def test_published__in_grey_in_its_own_panel_with_inferred_points_open(drawn_once: Drawn) -> None:
     figures, _ = drawn_once("mask_ratio")
-    axes = published_axes(figures["figure"].axes[1])
+    measured = figures["figure"].axes[2]
+    axes = published_axes(measured)
     table = published_rows(load_benchmark("mask_ratio"))
     rows = {row.mask_ratio: row for row in table if row.protocol == "linear"}
     assert points(axes, "MAE") == {ratio: row.value for ratio, row in rows.items()}
@@ -162,46 +162,56 @@ def test_published__in_grey_on_its_own_scale_with_inferred_points_open(drawn_onc
     assert closed == {ratio for ratio, row in rows.items() if row.status == "confirmed"}
     assert hollow == {ratio for ratio, row in rows.items() if row.status == "inferred"}
     assert {to_rgba(str(one.get_color())) for one in axes.get_lines()} == {to_rgba(GREY)}
-    assert axes.get_ylim() != figures["figure"].axes[1].get_ylim()
-    assert "own scale" in axes.get_ylabel()
+    assert axes.bbox.x0 > measured.bbox.x1
+    assert axes.get_title(loc="left") == "as published" and "ViT-L" in axes.get_ylabel()
     assert "open: inferred" in words(figures["figure"])
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "reference", "published"),
+    ("name", "published"),
     [
-        ("schedule", "pretrain.epochs", 800, [100, 200, 400, 800, 1600]),
-        ("decoder_width", "model.decoder_dim", 512, [128, 256, 512, 768, 1024]),
-        ("decoder_depth", "model.decoder_depth", 1, [1, 2, 4, 8, 12]),
+        ("schedule", [100, 200, 400, 800, 1600]),
+        ("decoder_width", [128, 256, 512, 768, 1024]),
+        ("decoder_depth", [1, 2, 4, 8, 12]),
     ],
 )
-def test_published__scaled_to_the_preset_or_on_its_own_axis(
-    drawn_once: Drawn, name: str, field: str, reference: float, published: list[float]
-) -> None:
-    figures, found = drawn_once(name)
-    panel = figures["figure"].axes[0]
-    own = next(one.cell.point[field] for one in found if one.cell.relative.get(field) == 1)
-    axes = published_axes(panel)
-    assert sorted(points(axes, "MAE")) == pytest.approx([x * own / reference for x in published])
-    shared = panel.get_shared_x_axes().joined(panel, axes)
-    assert shared == (name != "decoder_depth")
-    note = words(figures["figure"])
-    assert (f"Its {reference} stands at {own} here" in note) == shared
-    assert ("MAE, published: decoder depth" in note) != shared
+def test_published__at_its_own_values(drawn_once: Drawn, name: str, published: list[float]) -> None:
+    figures, _ = drawn_once(name)
+    axes = published_axes(figures["figure"].axes[0])
+    assert sorted(points(axes, "MAE")) == pytest.approx(published)
 
 
-def test_pareto__mean_accuracy_at_mean_cost(drawn_once: Drawn) -> None:
-    figures, found = drawn_once("scratch_vs_pretrained")
-    axes = figures["pareto"].axes[0]
-    for target in ("pixel", "norm_pixel", "hog", "dvae"):
-        costs = [pretrain_cost(one.record) for one in found if one.record.target == target]
-        cost = np.mean([value for value in costs if value is not None])
-        (x, y), = points(axes, target).items()  # fmt: skip
-        assert x == pytest.approx(cost)
-        assert y == pytest.approx(np.mean(values(found, "finetune", target=target)))
-    scratch = np.mean(values(found, "scratch", target="pixel"))
-    assert line(axes, "from scratch").get_ydata() == pytest.approx([scratch, scratch])
-    assert "whatever load" in axes.get_xlabel()
+def test_target__has_one_colour_in_every_figure(drawn_once: Drawn) -> None:
+    seen: dict[str, set[str]] = {}
+    for name in ("mask_ratio", "targets", "scratch_vs_pretrained", "partial_finetune"):
+        for drawn in drawn_once(name)[0].values():
+            for axes in drawn.axes:
+                for one in axes.get_lines():
+                    if (label := str(one.get_label())) in ("pixel", "norm_pixel", "hog", "dvae"):
+                        seen.setdefault(label, set()).add(str(to_rgba(str(one.get_color()))))
+    assert len(seen) == 4 and all(len(colors) == 1 for colors in seen.values())
+    assert len(set.union(*seen.values())) == 4
+
+
+def test_two_seeds__are_drawn_themselves_and_a_single_epoch_is_seen(tmp_path: Path) -> None:
+    fake_results("mask_ratio", "tiny", tmp_path, seeds=(0, 1))
+    figures, found = composed("mask_ratio", tmp_path)
+    linear = figures["figure"].axes[2]
+    assert not linear.collections and "too few for an interval" in words(figures["figure"])
+    drawn = sorted(float(y) for y in line(linear, "hog seeds").get_ydata())  # pyright: ignore
+    of_seeds = [
+        100 * named["linear"].value
+        for one in found
+        if one.record.target == "hog" and "linear" in (named := measures(one.record))
+    ]
+    assert drawn == pytest.approx(sorted(of_seeds))
+    panel = Panel(figures["figure"].axes[0])
+    panel.add(Curve("one", (1.0,), ((1.0, 2.0, 3.0),)), band=True)
+    assert line(panel.axes, "one").get_marker() != "None"
+
+
+def test_pareto__is_not_drawn_from_times_under_load(drawn_once: Drawn) -> None:
+    assert "pareto" not in drawn_once("scratch_vs_pretrained")[0]  # it has no records of `speed`
 
 
 def test_pareto__takes_the_time_of_a_step_where_every_run_has_it(
@@ -216,7 +226,12 @@ def test_pareto__takes_the_time_of_a_step_where_every_run_has_it(
         assert "alone on the machine" in axes.get_xlabel()
         for target, rates in speed.items():
             cost = np.mean([1000 / (rate / 100) for rate in rates])  # `values` are times 100
-            assert list(points(axes, target)) == pytest.approx([cost])
+            (x, y), = points(axes, target).items()  # fmt: skip
+            assert x == pytest.approx(cost)
+            measure = {"fine-tuning": "finetune", "linear probe": "linear"}[
+                axes.get_title(loc="left")
+            ]
+            assert y == pytest.approx(np.mean(values(found, measure, target=target)))
     lacking = [
         one
         for one in found
@@ -224,19 +239,7 @@ def test_pareto__takes_the_time_of_a_step_where_every_run_has_it(
     ]
     assert len(lacking) == len(found) - 1
     with style():
-        drawn = compose(at_preset(load_benchmark("targets"), "tiny"), lacking)["pareto"]
-    assert "whatever load" in drawn.axes[0].get_xlabel()
-    cost = pretrain_cost(next(o.record for o in found if o.record.pretrain is not None))
-    assert list(points(drawn.axes[0], "hog")) == pytest.approx([cost])
-
-
-def test_pretrain_cost__shares_the_fit_out(results: Path) -> None:
-    record = benchmark_records("targets", "tiny", results)[0].record
-    assert record.pretrain is not None
-    facts = {"seconds": 90.0, "images_seen": 50_000, "fit": {"fit_seconds": 10.0}}
-    changed = record.pretrain.model_copy(update=facts)
-    assert pretrain_cost(record.model_copy(update={"pretrain": changed})) == 2.0
-    assert pretrain_cost(record.model_copy(update={"pretrain": None})) is None
+        assert "pareto" not in compose(at_preset(load_benchmark("targets"), "tiny"), lacking)
 
 
 def test_curves__losses_begin_at_1_and_accuracies_are_the_records(drawn_once: Drawn) -> None:
@@ -265,7 +268,9 @@ def test_every_figure__readable(drawn_once: Drawn, name: str) -> None:
     figures, _ = drawn_once(name)
     benchmark = load_benchmark(name)
     stems = ["figure"] if benchmark.figure else []
-    stems += ["pareto", "curves"] if "target" in benchmark.grid else []
+    if "target" in benchmark.grid:
+        is_timed = "speed" in at_preset(benchmark, "tiny").protocols
+        stems += ["pareto", "curves"] if is_timed else ["curves"]
     assert list(figures) == stems
     for stem, drawn in figures.items():
         with style():

@@ -3,6 +3,7 @@ curves, the loss of pre-training and the accuracy during fine-tuning.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,18 +19,14 @@ from mim_bench.analysis.figures.layout import (
     seeds_behind,
     sheet,
 )
-from mim_bench.analysis.figures.panel import GREY, Curve, Panel
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel, color_numbers
 from mim_bench.config.benchmark import Benchmark, config_field, row_label
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve
 from mim_bench.records.measure import measures
-from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
 
 _STEP = "measured time of a training step, s per 1000 images\n(alone on the machine; without a target's fit)"
-_TRAINING = (
-    "measured time of pre-training, s per 1000 images\n(under whatever load the machine had)"
-)
 _MANY = 6
 """Rows; of more only one a target has learning curves."""
 
@@ -43,28 +40,22 @@ def compares_targets(benchmark: Benchmark) -> bool:
 # ---- accuracy against cost ----
 
 
-def pretrain_cost(record: Record) -> float | None:
-    """Seconds of pre-training per 1000 images, the target's fit shared out over all images seen."""
-    facts = record.pretrain
-    if facts is None or not facts.images_seen:
-        return None
-    return 1000 * (facts.seconds + facts.fit.get("fit_seconds", 0.0)) / facts.images_seen
+def step_costs(found: Sequence[CellRecord]) -> dict[str, float]:
+    """Hash of a run -> s per 1000 images of its training step, timed with the machine to itself.
 
-
-def _costs(found: Sequence[CellRecord]) -> tuple[dict[str, float], str]:
-    """Hash of a run -> its cost, and what it is: the time of a step where the protocol `speed` has it
-    of every run that is drawn, else of pre-training."""
-    speed = {
+    Empty unless every run that is drawn was timed: times under load contradict one another.
+    """
+    timed = {
         one.record.run_hash: 1000 / measures(one.record)["images_per_s"].value
         for one in found
         if one.record.protocol == "speed"
     }
-    training = {
-        one.record.run_hash: cost
+    drawn = {
+        one.record.run_hash
         for one in found
-        if one.record.protocol in panel_titles() and (cost := pretrain_cost(one.record)) is not None
+        if one.record.protocol in panel_titles() and one.record.pretrain is not None
     }
-    return (speed, _STEP) if speed.keys() >= training.keys() else (training, _TRAINING)
+    return timed if timed.keys() >= drawn else {}
 
 
 def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
@@ -72,8 +63,8 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
     data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in panel_titles()}
     baselines: dict[str, dict[str, list[float]]] = {}
     targets = {one.cell.label: one.record.target for one in found}
-    numbers = {target: number for number, target in enumerate(dict.fromkeys(targets.values()))}
-    costs_of_run, meaning = _costs(found)
+    numbers = color_numbers(list(targets.values()))
+    costs_of_run = step_costs(found)
     for one in found:
         cost = costs_of_run.get(one.record.run_hash)
         for key, measure in measures(one.record).items():
@@ -106,7 +97,7 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
             panel.labels = list(best.values())
         for name, values in baselines.get(key, {}).items():
             panel.add_level(name, float(np.mean(values)))
-        panel.axes.set(xlabel=meaning, ylabel=ACCURACY)
+        panel.axes.set(xlabel=_STEP, ylabel=ACCURACY)
     note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
     note += " Steps: best mean at that cost or less."
     note += " Named: the best row of each target." if crowded else ""
@@ -135,6 +126,7 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
     if not data:
         return None
     labels = [label for label in {**losses, **accuracies} if label != "scratch"]
+    numbers = color_numbers(labels)
     title = f"{benchmark.title}: learning curves"
     figure, panels = sheet(title, found, [name for name, _, _ in data])
     for panel, (_, y, points) in zip(panels, data, strict=True):
@@ -142,8 +134,7 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
             if curve.label == "scratch":
                 panel.add(curve, band=True, color=GREY, line="--")
             else:
-                number = labels.index(curve.label)
-                panel.add(Curve(curve.label, curve.x, curve.values, number), band=True)
+                panel.add(replace(curve, number=numbers[curve.label]), band=True)
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.axes.set(xlabel="epoch", ylabel=y)
     count = len({one.record.seed for one in kept})

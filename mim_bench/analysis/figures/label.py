@@ -32,15 +32,12 @@ class Label:
     color: str
 
 
-def place(
-    labels: Sequence[Label], axes: Axes, along: Sequence[Axes], *, beside: bool, point: float
-) -> None:
+def place(labels: Sequence[Label], axes: Axes, *, beside: bool, point: float) -> None:
     """Labels at their points or right of everything, none over another, thin lines to those moved.
 
     Args:
-        labels: at points of these axes or of others that lie over them.
+        labels: at points of these axes.
         axes: laid out.
-        along: one of the axes for each x axis that is not shared.
         beside: their points; else in a column at the right.
         point: pixels of one.
     """
@@ -59,10 +56,9 @@ def place(
     widths = np.array([Text.get_window_extent(text).width for text in texts])
     right = _ends(labels)[:, 0] - box.x0 if beside else np.full(len(labels), box.width)
     share = float(np.min((box.width - widths - 1.6 * _GAP * point) / np.maximum(right, 1)))
-    for one in along:
-        low, high = one.get_xlim()
-        one.set_xticks([x for x in one.get_xticks() if low <= x <= high])  # none under the labels
-        _make_room(one, min(1.0, share))
+    low, high = axes.get_xlim()
+    axes.set_xticks([x for x in axes.get_xticks() if low <= x <= high])  # none under the labels
+    _make_room(axes, min(1.0, share))
     ends = _ends(labels) - (box.x0, box.y0)
     if beside:
         at = _beside(axes, ends, widths, 1.1 * size)

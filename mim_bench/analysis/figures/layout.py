@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel, color_numbers, finish
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.store import CellRecord
 
@@ -58,12 +58,15 @@ def seeds_behind(values: Iterable[Sequence[float]]) -> str:
     if numbers == [1]:
         return "One seed, so no interval."
     count = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    return f"Mean of {count} seeds; bars: 95 % interval (Student's t)."
+    if numbers[-1] == 2:
+        return f"Mean of {count} seeds, and small each of them: too few for an interval."
+    return f"Mean of {count} seeds; bars: 95 % interval (Student's t), of three or more."
 
 
 def as_curves(points: Points) -> list[Curve]:
-    """Numbered in their order, x ascending."""
+    """In the colours of their targets, x ascending."""
+    numbers = color_numbers(list(points))
     return [
-        Curve(label, tuple(sorted(at)), tuple(tuple(at[x]) for x in sorted(at)), number)
-        for number, (label, at) in enumerate(points.items())
+        Curve(label, tuple(sorted(at)), tuple(tuple(at[x]) for x in sorted(at)), numbers[label])
+        for label, at in points.items()
     ]

@@ -1,5 +1,5 @@
 """Parts of a figure: a panel with curves over seeds, each labelled at its end (see `label`),
-next to a published one in grey with a scale of its own; the layout and the files of a figure.
+or with a published one in grey; the layout and the files of a figure.
 
 Legend: P points of a curve.
 """
@@ -31,6 +31,22 @@ _MARKERS = "osD^vPX"
 NUM_COLORS = 7
 _DODGE = 2.5
 """Points between curves at the same x."""
+
+
+_NUMBERS = {
+    name: number
+    for number, name in enumerate(("pixel", "norm_pixel", "hog", "dvae", "ema_feature"))
+}
+"""Targets whose colour is the same in every figure; others take the colours that are left."""
+
+
+def color_numbers(labels: Sequence[str]) -> dict[str, int]:
+    """Label, or target -> index of its colour and marker."""
+    others = [label for label in dict.fromkeys(labels) if label not in _NUMBERS]
+    taken = set(_NUMBERS.values()) if len(others) < len(set(labels)) else set()
+    free = [number for number in range(NUM_COLORS) if number not in taken]
+    own = {label: free[place % len(free)] for place, label in enumerate(others)}
+    return own | {label: _NUMBERS[label] for label in labels if label in _NUMBERS}
 
 
 def style() -> AbstractContextManager[None]:
@@ -72,13 +88,15 @@ class Panel:
     labels: list[Label] = field(default_factory=list)
     beside: bool = False
     """Labels are next to their points; else in a column at the right."""
-    published: Axes | None = None
     _drawn: list[list[Artist]] = field(default_factory=list)
 
     def add(self, curve: Curve, *, band: bool = False, color: str = "", line: str = "-") -> None:
-        """Mean over seeds with bars of 95 %, or with a band from the least to the greatest."""
-        color, mean = color or curve.color, curve.mean
-        marker = "" if band or line != "-" else curve.marker
+        """Mean over seeds with bars of 95 %, or with a band from the least to the greatest.
+
+        Of two seeds, whose interval would say nothing, the two points are drawn instead.
+        """
+        color, mean, num_points = color or curve.color, curve.mean, len(curve.values)
+        marker = "" if (band or line != "-") and num_points > 1 else curve.marker
         drawn: list[Artist] = [
             *self.axes.plot(curve.x, mean, line, marker=marker, color=color, label=curve.label)
         ]
@@ -96,11 +114,25 @@ class Panel:
             for x, mean, values in zip(curve.x, curve.mean, curve.values, strict=True)
             if (half := half_interval(values)) is not None
         ]
-        if not ends:
-            return []
-        x, low, high = zip(*ends, strict=True)
-        label = f"{curve.label} 95 %"
-        return [self.axes.vlines(x, low, high, color=color, linewidth=1, label=label)]
+        pairs = zip(curve.x, curve.values, strict=True)
+        pairs = [(x, value) for x, values in pairs if len(values) == 2 for value in values]
+        drawn: list[Artist] = []
+        if pairs:
+            x, y = zip(*pairs, strict=True)
+            drawn += self.axes.plot(
+                x,
+                y,
+                curve.marker,
+                color=color,
+                markersize=2.5,
+                alpha=0.6,
+                label=f"{curve.label} seeds",
+            )
+        if ends:
+            x, low, high = zip(*ends, strict=True)
+            label = f"{curve.label} 95 %"
+            drawn.append(self.axes.vlines(x, low, high, color=color, linewidth=1, label=label))
+        return drawn
 
     def dodge(self) -> None:
         """Draws each curve a little next to the others, so that no bar hides another; x stays in the data."""
@@ -123,42 +155,15 @@ class Panel:
             name, (0, y), (4, 3), xycoords=where, textcoords="offset points", color=GREY
         )
 
-    def add_published(
-        self, curve: Curve, is_open: Sequence[bool], *, scale: str, own_x: str = ""
-    ) -> None:
-        """In grey, on a scale of its own at the right; open markers where `is_open`.
-
-        Args:
-            curve: published, one value a point.
-            is_open: (P,).
-            scale: label of the scale.
-            own_x: label of an x axis of its own at the top; by default it shares the panel's.
-        """
-        if self.published is None:
-            right = self.published = self.axes.twinx()
-            _in_grey(right, "right")
-            right.set_ylabel(scale, color=GREY)
-            if own_x:
-                self.published = right.twiny()
-                _in_grey(self.published, "top")
-                self.published.set_xlabel(own_x, color=GREY)
-                self.published.set_xticks(curve.x, [f"{x:g}" for x in curve.x])
-            self.axes.set_zorder(self.published.get_zorder() + 1)
-            self.axes.patch.set_visible(False)
-        axes, y, is_hollow = self.published, curve.mean, np.array(is_open)
+    def add_published(self, curve: Curve, is_open: Sequence[bool]) -> None:
+        """In grey; open markers where `is_open`, (P,)."""
+        y, is_hollow = curve.mean, np.array(is_open)
         style: dict[str, Any] = {"color": GREY, "marker": curve.marker, "linewidth": 0}
-        axes.plot(curve.x, y, color=GREY, linewidth=0.9, alpha=0.6, label=curve.label)
+        self.axes.plot(curve.x, y, color=GREY, linewidth=0.9, alpha=0.6, label=curve.label)
         for hollow, face in ((False, GREY), (True, "white")):
             x = np.array(curve.x)[is_hollow == hollow]
-            axes.plot(x, y[is_hollow == hollow], **style, markersize=3.5, markerfacecolor=face)
-        self.labels.append(Label(axes, curve.x[-1], y[-1], curve.label, GREY))
-
-    @property
-    def along(self) -> list[Axes]:
-        """One of the axes for each x axis that is not shared."""
-        shared = self.axes.get_shared_x_axes()
-        own = self.published and not shared.joined(self.axes, self.published)
-        return [self.axes, self.published] if own and self.published else [self.axes]
+            self.axes.plot(x, y[is_hollow == hollow], **style, markersize=3.5, markerfacecolor=face)
+        self.labels.append(Label(self.axes, curve.x[-1], y[-1], curve.label, GREY))
 
     def ticks(self, values: Sequence[float], names: Sequence[str]) -> None:
         """Ticks at what was measured."""
@@ -172,14 +177,6 @@ def _shifted(axes: Axes, points: float) -> Transform:
     return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
 
 
-def _in_grey(axes: Axes, side: str) -> None:
-    axes.tick_params(
-        axis="y" if side == "right" else "x", which="both", color=GREY, labelcolor=GREY
-    )
-    axes.spines[:].set_visible(False)
-    axes.spines[side].set(visible=True, color=GREY)
-
-
 # ---- layout ----
 
 
@@ -191,12 +188,12 @@ def finish(figure: Figure, panels: Sequence[Panel]) -> None:
     figure.set_layout_engine("none")
     for panel in panels:
         point = figure.dpi / 72
-        place(panel.labels, panel.axes, panel.along, beside=panel.beside, point=point)
+        place(panel.labels, panel.axes, beside=panel.beside, point=point)
         if not panel.beside:
             panel.dodge()
     figure.draw_without_rendering()
-    for axes in (axes for panel in panels for axes in panel.along):
-        _thin_ticks(axes)
+    for panel in panels:
+        _thin_ticks(panel.axes)
 
 
 def _thin_ticks(axes: Axes) -> None:
