@@ -1,6 +1,7 @@
 """Records without training, for tests of what is made from records: every cell of a benchmark, with answers
 that are drawn at random around an accuracy that depends on the cell's place."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,17 @@ def fake_results(
     *,
     spread: float = 0.05,
     seeds: tuple[int, ...] | None = None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Writes every record that a sweep of the benchmark would.
 
     `spread`: how far apart the accuracies of the rows are, from first to last.
     """
-    todo = [cell for cell in cells(name, preset) if seeds is None or cell.config.seed in seeds]
+    todo = [
+        cell
+        for cell in cells(name, preset, overrides)
+        if seeds is None or cell.config.seed in seeds
+    ]
     labels = list(dict.fromkeys(cell.label for cell in todo))
     for cell in todo:
         place = labels.index(cell.label) / max(1, len(labels) - 1)

@@ -83,9 +83,9 @@ def _compared(name: str, left: tuple[Path, Measure], right: tuple[Path, Measure]
     found = None
     if a.is_accuracy and b.is_accuracy:
         # one run against one run: only the images are drawn anew
-        found = difference.difference(
-            {0: a.of_images(read_correct(path_a, wanted=a.readouts))},
-            {0: b.of_images(read_correct(path_b, wanted=b.readouts))},
+        found = difference.paired(
+            a.of_images(read_correct(path_a, wanted=a.readouts)),
+            b.of_images(read_correct(path_b, wanted=b.readouts)),
         )
     return Compared(name, a.value, b.value, found)
 

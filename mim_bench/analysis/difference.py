@@ -1,26 +1,34 @@
-"""Differences between two rows, paired by seed and by test image.
+"""Differences between rows of a table, from one model of all of its rows: accuracy ~ row + seed.
 
-Rows of a closed table share seeds, images, crops and masks, so their difference is taken image by image
-within each seed. Its interval comes from a bootstrap that draws seeds and test images anew at the same
-time: both are samples. Of S seeds S - 1 are drawn (Rao and Wu, JASA 1988), because drawing S of so few would make the
-interval too narrow; with a single seed only images are drawn, and `num_seeds` says so.
+Rows of a closed table share seeds, images, crops and masks. The residual of the model, pooled over all rows, is the
+noise of training; with R rows and S seeds it has (R - 1)(S - 1) degrees of freedom, where a pair alone has S - 1.
+The test images are a sample too, and shared: how a difference varies over images, beyond what varies between
+seeds anyway, is a second part of its variance (over N). Intervals are Student's t (Satterthwaite's degrees of
+freedom); p values are Holm's, over all rows against the reference, or over all pairs for the best row.
 
-Legend: S seeds, N test images, R draws of the bootstrap.
+Legend: R rows, S seeds, N test images.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
-_NUM_DRAWS = 10_000
-_LEVEL = 0.95
-_DETECTED = 1.959964 + 0.841621
-"""Standard errors of a true difference that a two-sided test at 5 % finds four times in five."""
+_LEVEL = 0.05
+_POWER = 0.8
+_ROUNDING = 1e-9
+"""Below it a difference is what arithmetic leaves of none."""
+RANKING_SEEDS = 5
+"""Seeds below which no row is called the best."""
 METHOD = (
-    "Differences are paired by seed and test image; 95 % percentile interval of a bootstrap over both "
-    f"(S - 1 of S seeds, all images, {_NUM_DRAWS:,} draws)."
+    "Differences: accuracy ~ row + seed over all rows, residual pooled, plus the chance of the test images; 95 % "
+    "intervals (Student's t); distinguishable: p < 0.05 by Holm over the rows."
 )
+Rows = Mapping[str, Mapping[int, np.ndarray]]
+"""Label -> seed -> (N,) correctness of the test images, in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -33,53 +41,119 @@ class Difference:
     high: float
     """Upper end of the 95 % interval."""
     stderr: float
-    """Standard error of the mean, from the bootstrap."""
+    """Standard error of the mean."""
     num_seeds: int
     """Seeds that both rows have."""
+    p: float
+    """Two-sided, after Holm where several rows are compared."""
+    detectable: float
+    """The least true difference that data like these would find four times in five."""
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out; never with a single seed, whose chance is not in it."""
-        return self.num_seeds > 1 and not self.low <= 0 <= self.high
-
-    @property
-    def detectable(self) -> float:
-        """The least true difference that data like these would find four times in five."""
-        return _DETECTED * self.stderr
+        """Whether it is more than chance; never with a single seed, whose chance is not in it."""
+        return self.num_seeds > 1 and self.p < _LEVEL
 
 
-def difference(
-    row: Mapping[int, np.ndarray], reference: Mapping[int, np.ndarray]
-) -> Difference | None:
-    """Seed -> (N,) correctness of each row's images -> row minus reference; None without a common seed.
+def differences(rows: Rows, reference: str) -> dict[str, Difference]:
+    """Label -> row minus reference, of every other row that has a seed in common with it."""
+    pairs = [(label, reference) for label in rows if label != reference]
+    found = {pair[0]: one for pair, one in _pairs(rows, pairs).items()}
+    return dict(zip(found, _holm(list(found.values())), strict=True))
 
-    Raises:
-        ValueError: the two rows were evaluated on different numbers of images.
+
+def best(rows: Rows) -> str | None:
+    """The row that is better than every other one, by Holm over all pairs; None if there is none.
+
+    Nor with fewer than `RANKING_SEEDS` seeds, or where a pair of rows has no seed in common.
     """
-    seeds = sorted(set(row) & set(reference))
-    if not seeds:
+    pairs = list(itertools.combinations(rows, 2))
+    found = _pairs(rows, pairs)
+    if (
+        not pairs
+        or len(found) < len(pairs)
+        or min(d.num_seeds for d in found.values()) < RANKING_SEEDS
+    ):
         return None
-    if len({len(rows[seed]) for rows in (row, reference) for seed in seeds}) > 1:
+    wins: dict[str, int] = dict.fromkeys(rows, 0)
+    for (a, b), one in zip(found, _holm(list(found.values())), strict=True):
+        if one.is_distinguishable:
+            wins[a if one.mean > 0 else b] += 1
+    return next((label for label, num in wins.items() if num == len(rows) - 1), None)
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> Difference:
+    """One run minus another, (N,) correctness each: the chance of the images alone."""
+    return next(iter(_pairs({"a": {0: a}, "b": {0: b}}, [("a", "b")]).values()))
+
+
+def _pairs(rows: Rows, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Difference]:
+    """Differences of pairs with a common seed, p values not yet adjusted.
+
+    Raises ValueError where rows were evaluated on different numbers of images.
+    """
+    if len({len(correct) for of_seed in rows.values() for correct in of_seed.values()}) > 1:
         raise ValueError("rows evaluated on different images cannot be paired")
-    each = np.stack([row[s].astype(np.float64) - reference[s] for s in seeds])  # (S, N)
-    drawn = _bootstrap(each)
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    return Difference(
-        float(each.mean()), float(low), float(high), float(drawn.std(ddof=1)), len(seeds)
-    )
+    labels = list(rows)
+    seeds = sorted({seed for of_seed in rows.values() for seed in of_seed})
+    cells = [(label, seed) for label in labels for seed in rows[label]]
+    design = np.zeros((len(cells), len(labels) + len(seeds)))
+    for place, (label, seed) in enumerate(cells):
+        design[place, [labels.index(label), len(labels) + seeds.index(seed)]] = 1
+    accuracy = np.array([rows[label][seed].mean() for label, seed in cells])
+    inverse = np.linalg.pinv(design.T @ design)
+    effects = inverse @ design.T @ accuracy
+    num_df = len(cells) - int(np.linalg.matrix_rank(design))
+    residual = float(((accuracy - design @ effects) ** 2).sum()) / num_df if num_df else 0.0
+    found = {}
+    for a, b in pairs:
+        common = sorted(rows[a].keys() & rows[b].keys())
+        if not common:
+            continue
+        contrast = np.zeros(design.shape[1])
+        contrast[[labels.index(a), labels.index(b)]] = 1, -1
+        of_training = residual * float(contrast @ inverse @ contrast)
+        of_images = _image_variance(
+            np.stack([rows[a][seed].astype(np.float32) - rows[b][seed] for seed in common])
+        )
+        mean = float(contrast @ effects)
+        found[a, b] = _difference(mean, of_training, of_images, num_df, len(common))
+    return found
 
 
-def _bootstrap(each: np.ndarray) -> np.ndarray:
-    """(S, N) differences -> (R,) means over seeds and images drawn anew; the same for the same input."""
+def _image_variance(each: np.ndarray) -> float:
+    """(S, N) differences -> variance of their mean by the choice of images, beyond that between seeds."""
     num_seeds, num_images = each.shape
-    generator = np.random.default_rng(0)
-    # only how often each distinct column of differences is drawn matters: far fewer than N
-    columns, counts = np.unique(each, axis=1, return_counts=True)
-    images = generator.multinomial(
-        num_images, counts / num_images, size=_NUM_DRAWS
-    )  # (R, distinct)
-    of_seeds = images @ columns.T / num_images  # (R, S)
-    drawn_seeds = max(1, num_seeds - 1)
-    seeds = generator.multinomial(drawn_seeds, [1 / num_seeds] * num_seeds, size=_NUM_DRAWS)
-    return (of_seeds * seeds).sum(1) / drawn_seeds
+    of_mean = float(each.mean(0).var()) / num_images
+    if num_seeds == 1:
+        return of_mean
+    within = float(each.var(0, ddof=1).mean()) / num_seeds / num_images
+    return max(0.0, of_mean - within)
+
+
+def _difference(
+    mean: float, of_training: float, of_images: float, num_df: int, num_seeds: int
+) -> Difference:
+    if abs(mean) < _ROUNDING:
+        mean = 0.0
+    of_training = of_training if of_training > _ROUNDING**2 else 0.0
+    variance = of_training + of_images
+    stderr = math.sqrt(variance)
+    # the variance over thousands of images is as good as known
+    effective = num_df * (variance / of_training) ** 2 if of_training > 0 else math.inf
+    half, power = (float(stats.t.ppf(q, effective)) * stderr for q in (1 - _LEVEL / 2, _POWER))
+    if stderr > 0:
+        p = 2 * float(stats.t.sf(abs(mean) / stderr, effective))
+    else:
+        p = float(mean == 0)
+    return Difference(mean, mean - half, mean + half, stderr, num_seeds, p, half + power)
+
+
+def _holm(found: Sequence[Difference]) -> list[Difference]:
+    """The same with p values that hold for all of them together."""
+    adjusted, least = {}, 0.0
+    order = sorted(range(len(found)), key=lambda place: found[place].p)
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(found) - rank) * found[place].p))
+        adjusted[place] = least
+    return [replace(one, p=adjusted[place]) for place, one in enumerate(found)]

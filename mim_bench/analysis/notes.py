@@ -39,7 +39,7 @@ def notes(table: Table) -> list[str]:
         least = max(d.detectable for row in table.rows for d in row.differences.values())
         lines.append(
             f"{difference.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
-            f"**Bold**: differs from every other row."
+            + _ranking(table)
         )
     lines.append(
         f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
@@ -51,6 +51,14 @@ def notes(table: Table) -> list[str]:
         lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
     lines.append(_provenance(records))
     return lines
+
+
+def _ranking(table: Table) -> str:
+    """What is ranked, if anything."""
+    num_seeds = max(row.num_seeds for row in table.rows)
+    if num_seeds < difference.RANKING_SEEDS:
+        return f"Exploratory: with {num_seeds} of {difference.RANKING_SEEDS} seeds no row is called the best."
+    return "**Bold**: better than every other row, by Holm over all pairs."
 
 
 def _setting(record: Record) -> str:

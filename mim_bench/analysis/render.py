@@ -158,7 +158,7 @@ def markdown(table: Table) -> str:
         if (readouts := readout_grid(table)).rows:
             parts += ["## Every readout", readouts.markdown(), "* the declared readout."]
     if table.published_only:
-        heading = "## Published, without a measured row beside" if table.rows else "## Published"
+        heading = "## Published rows without a measured one" if table.rows else "## Published"
         parts += [heading, published_grid(table).markdown()]
     return "\n\n".join(parts) + "\n"
 

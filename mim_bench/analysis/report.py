@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mim_bench.analysis import effects, render
+from mim_bench.analysis import headline, render
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.grid import Grid, TableCell
 from mim_bench.analysis.table import Table
@@ -60,6 +60,7 @@ class Part:
     preset: str
     anchor: str
     errors: list[str] = field(default_factory=list)
+    headline: str = ""
     main: Sheet | None = None
     readouts: Sheet | None = None
     published: Sheet | None = None
@@ -82,9 +83,7 @@ class Lead:
     """Whether targets matter, at a preset."""
 
     preset: str
-    sentence: str = ""
-    sheet: Sheet | None = None
-    errors: list[str] = field(default_factory=list)
+    sentence: str
 
 
 def write_report(results: Path = Path("results"), warn: Callable[[str], object] = print) -> Path:
@@ -93,7 +92,9 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
         raise UserError(
             f"no folder {results}; `sweep targets` makes records, `report` a page of them"
         )
-    first = [name for name in effects.BENCHMARKS if name in recipe.names("benchmarks")]
+    first = [
+        name for name in (headline.BENCHMARK, "mask_ratio") if name in recipe.names("benchmarks")
+    ]
     entries, missing = [], []
     for name in dict.fromkeys([*first, *recipe.names("benchmarks"), *swept.names(results)]):
         entry = _entry(name, results, warn)
@@ -103,7 +104,7 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
             warn(f"{folder}: left out, as no benchmark has that name")
     records = [record for entry in entries for part in entry.parts for record in part.records]
     path = results / "report.html"
-    page = _page(entries=entries, missing=missing, leads=_leads(results), **_provenance(records))
+    page = _page(entries=entries, missing=missing, leads=_leads(entries), **_provenance(records))
     write_text(path, page)
     return path
 
@@ -117,7 +118,7 @@ def _page(**content: Any) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.jinja")
-    return template.render(content, html=cell_html, method=effects.METHOD)
+    return template.render(content, html=cell_html)
 
 
 def _provenance(records: Sequence[Record]) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def _fill(part: Part, table: Table) -> None:
     title = table.benchmark.title
     if table.rows:
         part.main = Sheet(f"{title}, preset {part.preset}", render.main_grid(table))
+        part.headline = headline.sentence(table)
         part.notes = [inline(note) for note in render.notes(table)]
     if (readouts := render.readout_grid(table)).rows:
         part.readouts = Sheet(f"{title}, preset {part.preset}: every readout", readouts)
@@ -174,23 +176,10 @@ def _fill(part: Part, table: Table) -> None:
     part.records = table.records
 
 
-def _leads(results: Path) -> list[Lead]:
-    """One sentence a preset; a benchmark that cannot be analysed does not take the other's."""
-    having = {name: _presets(results / name) for name in effects.BENCHMARKS}
-    leads = []
-    for preset in sorted({preset for presets in having.values() for preset in presets}):
-        lead, shares = Lead(preset), []
-        for name in (name for name, presets in having.items() if preset in presets):
-            try:
-                shares += effects.analyse(results, preset, [name])
-            except UserError as error:
-                lead.errors.append(f"{name} is left out of this: {error}")
-        if shares:
-            lead.sentence = effects.sentence(shares)
-            caption = f"Where the spread of accuracy comes from, preset {preset}"
-            lead.sheet = Sheet(caption, effects.grid(shares))
-        leads.append(lead)
-    return leads
+def _leads(entries: Sequence[Entry]) -> list[Lead]:
+    """One sentence a preset."""
+    parts = [part for entry in entries if entry.name == headline.BENCHMARK for part in entry.parts]
+    return [Lead(part.preset, part.headline) for part in parts if part.headline]
 
 
 # ---- tables ----

@@ -130,7 +130,7 @@ def build(
     rows = [
         _row(line, columns, by_label[reference], benchmark, available) for line in by_label.values()
     ]
-    rows = _mark_best(rows, columns, by_label)
+    _compare(rows, columns, by_label, reference)
     if control := _control(found, columns):
         rows.append(control)
     taken = {id(number) for row in rows for several in row.published.values() for number in several}
@@ -184,16 +184,12 @@ def _row(
     benchmark: Benchmark,
     available: list[PublishedRow],
 ) -> Row:
-    values, differences, published, why = {}, {}, {}, {}
+    values, published, why = {}, {}, {}
     for column in columns:
         key = column.key
         of_seed = records.values(key) if column.is_accuracy else cost(key, records, reference)
         if of_seed:
             values[key] = Value(of_seed)
-        if is_compared(key) and records is not reference:
-            delta = difference.difference(records.correctness(key), reference.correctness(key))
-            if delta is not None:
-                differences[key] = delta
         named = "scratch" if records.label == "scratch" and key == "finetune" else key
         counterparts = (
             match.counterparts(benchmark, records.cell, named, available) if available else []
@@ -207,7 +203,7 @@ def _row(
     return Row(
         label=records.label,
         values=values,
-        differences=differences,
+        differences={},
         published=published,
         reasons=why,
         num_seeds=len({seed for seed, _ in have}),
@@ -220,23 +216,27 @@ def _protocol_of(key: str) -> str:
     return "speed" if key in COSTS else key.split()[0]
 
 
-def _mark_best(
-    rows: list[Row], columns: Sequence[Column], by_label: Mapping[str, RowRecords]
-) -> list[Row]:
-    """Marks a value where its row differs from every other one, and no value otherwise."""
+def _compare(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    by_label: Mapping[str, RowRecords],
+    reference: str,
+) -> None:
+    """Writes the differences to the reference into the rows, and marks a value that is better than every other."""
     for column in columns:
-        if not is_compared(column.key):
+        key = column.key
+        if not is_compared(key):
             continue
-        having = [row for row in rows if column.key in row.values]
-        if len(having) < 2:
-            continue
-        best = max(having, key=lambda row: row.values[column.key].mean)
-        correctness = by_label[best.label].correctness(column.key)
-        others = [by_label[row.label].correctness(column.key) for row in having if row is not best]
-        differences = [difference.difference(correctness, other) for other in others]
-        if all(d is not None and d.is_distinguishable and d.mean > 0 for d in differences):
-            best.values[column.key] = Value(best.values[column.key].of_seed, is_best=True)
-    return rows
+        correct = {
+            row.label: by_label[row.label].correctness(key) for row in rows if key in row.values
+        }
+        deltas = difference.differences(correct, reference) if reference in correct else {}
+        leader = difference.best(correct)
+        for row in rows:
+            if row.label in deltas:
+                row.differences[key] = deltas[row.label]
+            if row.label == leader:
+                row.values[key] = Value(row.values[key].of_seed, is_best=True)
 
 
 def _control(found: Sequence[CellRecord], columns: Sequence[Column]) -> Row | None:

@@ -152,7 +152,7 @@ def table(
         Path | None, typer.Option(help="Also put it into this page, between its table marks.")
     ] = None,
 ) -> None:
-    """Print a benchmark's table and write it beside its records as md, csv and tex."""
+    """Print a benchmark's table and write it next to its records as md, csv and tex."""
     from mim_bench.analysis import render
     from mim_bench.analysis import table as tables
 
@@ -224,7 +224,7 @@ def compare(
         rows.append([*map(TableCell, texts), render.difference_cell(number.difference)])
     print_table(["measure", *names, "difference"], Grid([], rows).texts)
     print_line(
-        "accuracies in per cent; difference paired by test image, with the 95 % interval of a bootstrap over "
+        "accuracies in per cent; difference paired by test image, with its 95 % interval over "
         "images; one run each, so chance between seeds is not in it",
         style="dim",
     )

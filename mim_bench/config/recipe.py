@@ -1,4 +1,4 @@
-"""Recipes, presets and benchmarks: TOML files found by name beside the package, inside the wheel, or by path.
+"""Recipes, presets and benchmarks: TOML files found by name next to the package, inside the wheel, or by path.
 
 Never by the chance content of the current folder: a name is looked up in the checkout that the running
 package belongs to, else in the copy that the wheel carries. A path must end in `.toml`.

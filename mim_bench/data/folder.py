@@ -151,7 +151,7 @@ def _scan(folder: Path) -> tuple[FolderSet, tuple[str, ...] | None]:
     classes = [(name, files) for name, files in below if files]
     if flat and classes:
         raise UserError(
-            f"{folder}: images lie beside the class folder {classes[0][0]!r}; "
+            f"{folder}: images lie next to the class folder {classes[0][0]!r}; "
             "use class folders only, or a flat folder without them"
         )
     _report(folder, [name for name, files in below if not files], others)

@@ -46,8 +46,8 @@ def evaluate(
     control: tuple[Metric, ...] = ()
     if spec.has_control:
         with stages.stage(f"{name}, random weights") as report:
-            beside = EvalContext(random, folder / "control", f"{key} control", report)
-            control = _metrics(run(beside), config)
+            untrained = EvalContext(random, folder / "control", f"{key} control", report)
+            control = _metrics(run(untrained), config)
     metrics = _metrics(result, config)
     declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
     record = Record(

@@ -98,7 +98,7 @@ def fit_flops(config: RunConfig) -> float | None:
     """FLOPs of fitting the target, roughly: each of `fit_epochs` passes forward and backward.
 
     0 if there is nothing to fit, unset if the target does not say how many passes it takes. What a fit
-    needs beside the target, such as a decoder, is not counted.
+    needs apart from the target, such as a decoder, is not counted.
     """
     data = _data(config)
     count, params = flops.target(complete(config, data)), config.target.params

@@ -153,7 +153,7 @@ def figure(name: str, value: float, num_steps: int) -> Metric:
 
 
 def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None:
-    """Writes a record and, beside it, per-image correctness: readout -> (N,) bool."""
+    """Writes a record and, next to it, per-image correctness: readout -> (N,) bool."""
     content = record.model_dump()
     if correct:
         arrays = path.with_suffix(".npz")

@@ -1,7 +1,7 @@
 """Where results lie, and which record belongs to which cell of a benchmark.
 
 `results/<benchmark>/<preset>/records/<run_id>__<protocol>.json`, each with the correctness of every test
-image beside it (`.npz`). One file each: no locks, no merge conflicts. A record proves itself: tables are
+image next to it (`.npz`). One file each: no locks, no merge conflicts. A record proves itself: tables are
 made from these files alone, and one that does not belong to the benchmark is named and refused.
 """
 

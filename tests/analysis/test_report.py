@@ -110,7 +110,10 @@ def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> 
     (tmp_path / "strange" / "tiny" / "records" / "a__linear.json").write_text("{}")
     told: list[str] = []
     text = report.write_report(tmp_path, told.append).read_text(encoding="utf-8")
-    assert "At preset tiny" in text and "mask_ratio is left out of this" in text
+    assert (
+        "At preset tiny, 2 seeds, against pixel." in text
+        and "cannot be separated at this budget" in text
+    )
     assert [line.partition(":")[0] for line in told] == [
         "targets, preset tiny", "mask_ratio, preset tiny", str(tmp_path / "strange"),
     ]  # fmt: skip

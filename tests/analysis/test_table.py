@@ -14,7 +14,7 @@ from scipy import stats
 from mim_bench.analysis import render, table
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
-from mim_bench.records import store
+from mim_bench.records import store, swept
 
 WITH_RUNS = [name for name in recipe.names("benchmarks") if name != "methods"]
 
@@ -89,11 +89,16 @@ def test_difference_that_contains_zero__is_indistinguishable_and_ranks_nothing(t
 
 
 def test_best_row__is_marked_only_if_it_differs_from_every_other(tmp_path):
-    fake_results("decoder_depth", "tiny", tmp_path, spread=0.6)
-    made = table.build("decoder_depth", "tiny", tmp_path)
-    best = [row.label for row in made.rows if row.values["linear"].is_best]
-    assert best == ["decoder depth 4"]
-    assert re.search(r"\*\*\d\d\.\d ± \d+\.\d\*\*", render.markdown(made))
+    for num_seeds in (3, 5):
+        given = ["benchmark.seeds=" + ",".join(map(str, range(num_seeds)))]
+        results = tmp_path / str(num_seeds)
+        swept.remember("decoder_depth", "tiny", results, given)
+        fake_results("decoder_depth", "tiny", results, spread=0.6, overrides=given)
+        made = table.build("decoder_depth", "tiny", results)
+        best = [row.label for row in made.rows if row.values["linear"].is_best]
+        assert best == (["decoder depth 4"] if num_seeds == 5 else [])  # fewer rank nothing
+        assert ("Exploratory: with 3 of 5 seeds" in render.markdown(made)) == (num_seeds == 3)
+    assert re.search(r"\*\*\d+\.\d ± \d+\.\d\*\*", render.markdown(made))
 
 
 def test_control__stands_below_the_rows_where_it_is_one(tmp_path):
@@ -179,7 +184,7 @@ def test_missing_cells__are_counted(results, tmp_path):
 def test_notes__prove_that_nothing_else_differs(results):
     text = render.markdown(table.build("mask_ratio", "tiny", results))
     assert "Rows differ in `mask.ratio`, `target` (class_path, name" in text
-    assert "cccccccccccc" in text and "bootstrap over both" in text
+    assert "cccccccccccc" in text and "residual pooled" in text
 
 
 def test_stale_row__says_so(results, monkeypatch):

@@ -180,7 +180,7 @@ def _all_bad(root: Path) -> None:
     [
         (_empty, "no images"),
         (_single_class, "one class"),
-        (_mixed, "beside the class folder"),
+        (_mixed, "next to the class folder"),
         (_unknown_test_class, "'cow' is not among those of training"),
         (_classes_in_test_alone, "must both have class folders"),
         (_test_alone, "'val' has the name of a split"),
