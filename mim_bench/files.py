@@ -71,13 +71,26 @@ def check_regular(path: Path, max_bytes: int | None = None) -> int:
     return found.st_size
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file of this project. Raises UserError where it is damaged."""
+def read_bytes(path: Path) -> bytes:
+    """Content of a regular file of a sane size, such as a JSON file of this project."""
     check_regular(path, _MAX_JSON_BYTES)
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """A JSON file's content. Raises UserError where it is damaged."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file of this project. Raises UserError where it is damaged."""
+    return parse_json(read_bytes(path), path)
 
 
 def remove_unfinished(folder: Path, *, older_than_s: float = 0.0) -> None:

@@ -31,6 +31,7 @@ from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.protocols import evaluate
 from mim_bench.evaluate.reconstruction import draw_picture, sample
+from mim_bench.experiment import cost
 from mim_bench.files import read_json, write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.records import provenance
@@ -45,12 +46,15 @@ from mim_bench.records.run_folder import (
     seal,
 )
 from mim_bench.targets.build import geometry
+from mim_bench.text import duration
 from mim_bench.train import distributed, environment, loop, preemption, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
 from mim_bench.train.progress import Quiet, Stages
 
 _logger = logging.getLogger(__name__)
+_LONG_FLOPS = 3e14
+"""An hour at 0.1 TFLOP/s; the time of less is not estimated."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _execute(
         return Result(folder, records, was_finished=True)
 
     if distributed.is_main():
-        for line in (data.summary, *lr_lines(config)):
+        for line in (data.summary, *lr_lines(config), *_long_lines(config)):
             notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))
@@ -153,6 +157,15 @@ def _execute(
     )  # somebody may have deleted it meanwhile
     distributed.on_main(lambda: _remove_checkpoints(folder, config.evaluate.protocols))
     return Result(folder, records, was_finished=False)
+
+
+def _long_lines(config: RunConfig) -> list[str]:
+    """How long the run will take, where that is hours; estimated from a few steps."""
+    flops = cost.estimate(config).total_flops
+    if flops < _LONG_FLOPS:
+        return []
+    seconds = flops / cost.device_speed(config)
+    return [f"this run will take about {duration(seconds)}"] if seconds >= 3600 else []
 
 
 def _draw(

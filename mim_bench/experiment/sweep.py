@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from mim_bench.records import store
 from mim_bench.records.pending import PendingCell, plan
 from mim_bench.records.record import Record
 from mim_bench.records.run_folder import Busy
+from mim_bench.text import duration
 
 
 def sweep(
@@ -49,12 +51,11 @@ def sweep(
         jobs: processes, each with a cell at a time; unset: in this process. What must have the machine for
             itself comes last, one by one, in this process.
 
-    A failed cell's traceback is in `<out>/failed/`.
-    """
+    A failed cell's traceback is in `<out>/failed/`."""
     tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
     command = command or " ".join(["python -m mim_bench", *sys.argv[1:]])  # a job has its own argv
     records = store.home(name, preset, results) / "records"
-    failed: list[Cell] = []
+    failed, finished = list[Cell](), list[str]()
 
     def finish(task: PendingCell, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
         try:
@@ -71,17 +72,23 @@ def sweep(
             notify(f"{task.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
             return
         store.keep(folder, made, records)
-        notify(f"{task.label}: done: {folder}")
+        finished.append(task.label)
+        left = (
+            (time.monotonic() - started)
+            / len(finished)
+            * (len(together) + len(alone) - len(finished))
+        )
+        notify(f"{task.label}: done: {folder}" + f"; about {duration(left)} left" * (left >= 1))
 
     for task in tasks:
         if not task.missing:
             notify(f"{task.label}: was done")
     together = [part for task in tasks if (part := task.only(exclusive=False)).missing]
     alone = [part for task in tasks if (part := task.only(exclusive=True)).missing]
+    started = time.monotonic()
     if jobs is not None:
         _in_jobs(together, jobs, out, finish, command)
-        together = []
-    for task in together + alone:
+    for task in alone if jobs is not None else together + alone:
         finish(task, lambda task=task: _here(task, out, stages, command))
     return failed
 

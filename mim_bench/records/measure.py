@@ -7,6 +7,7 @@ column: `linear` is the declared readout's accuracy, `linear @ middle/cls` anoth
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Measure:
 
     @property
     def value(self) -> float:
-        return float(np.mean([metric.value for metric in self.metrics]))
+        return fmean(metric.value for metric in self.metrics)
 
     @property
     def readouts(self) -> list[str]:
@@ -55,9 +56,7 @@ def measures(record: Record) -> dict[str, Measure]:
     for metric in record.control:
         control.setdefault(_name(record, metric), []).append(metric.value)
     found = {
-        name: Measure(
-            name, tuple(metrics), float(np.mean(control[name])) if name in control else None
-        )
+        name: Measure(name, tuple(metrics), fmean(control[name]) if name in control else None)
         for name, metrics in grouped.items()
     }
     return dict(sorted(found.items(), key=lambda item: "@" in item[0]))

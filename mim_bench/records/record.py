@@ -3,7 +3,7 @@
 Beside it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
 """
 
-import json
+import hashlib
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,9 +12,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from mim_bench.config.run import digest
 from mim_bench.errors import UserError
-from mim_bench.files import check_regular, file_sha256, read_json, replacing, write_text
+from mim_bench.files import (
+    check_regular,
+    file_sha256,
+    parse_json,
+    read_bytes,
+    replacing,
+    write_text,
+)
 from mim_bench.records.provenance import Code, Device
 from mim_bench.schema import Frozen
 
@@ -160,12 +166,17 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
         _write_correct(arrays, correct)
         content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
-    whole = json.loads(Record.model_validate(content).model_dump_json())
-    write_text(path, json.dumps(whole | {"sha256": _sha256(whole)}, indent=1) + "\n")
+    whole = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"})
+    body = whole.removesuffix("\n}")
+    write_text(path, f'{body}{_SHA256}{_sha256(body.encode())}"\n}}\n')
 
 
-def _sha256(content: dict[str, Any]) -> str:
-    return digest({key: value for key, value in content.items() if key != "sha256"})
+_SHA256 = ',\n "sha256": "'
+"""What stands between the content of a record's file and its hash."""
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
@@ -176,10 +187,12 @@ def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
 
 def read(path: Path) -> Record:
     """A record from its file."""
-    content = read_json(path)
+    raw = read_bytes(path)
+    content = parse_json(raw, path)
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise UserError(f"{path} is no record of schema {SCHEMA}")
-    if content.get("sha256") not in (None, _sha256(content)):
+    body, found, _ = raw.rpartition(_SHA256.encode())
+    if content.get("sha256") is not None and not (found and content["sha256"] == _sha256(body)):
         raise UserError(f"{path} was changed by hand: its content is not that of its sha256")
     try:
         return Record.model_validate(content)

@@ -222,3 +222,16 @@ def test_weights_of_equal_runs__are_equal_files(small, tmp_path):
         subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], check=True)
         files.append(next((tmp_path / str(number)).glob("*/model.safetensors")).read_bytes())
     assert files[0] == files[1] == files[2]
+
+
+def test_run_of_hours__says_so_before_it_starts(small, monkeypatch, tmp_path):
+    from mim_bench.experiment import cost
+    from mim_bench.experiment import run as runs
+
+    monkeypatch.setattr(runs, "_LONG_FLOPS", 0)
+    for speed, is_long in ((1e3, True), (1e12, False)):
+        monkeypatch.setattr(cost, "device_speed", lambda config, speed=speed: speed)
+        said = []
+        config = small("pixel", "evaluate.protocols=none")
+        runs.execute(config, out=tmp_path / str(speed), notify=said.append)
+        assert any("this run will take about" in line for line in said) == is_long
