@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from mim_bench.config.benchmark import cells
+from mim_bench.config.benchmark import Cell, cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate import reconstruction
@@ -24,7 +24,7 @@ from mim_bench.target import to_rgb
 from mim_bench.targets.build import geometry
 from mim_bench.train import environment
 
-_NUM_ROWS = 4
+_NUM_ROWS, _MIN_TILE = 4, 96
 _LEFT, _TOP, _BOTTOM, _LINE = 12, 58, 20, 17
 _LETTER = 7.65  # pixels of a letter of the note, on average
 
@@ -53,14 +53,22 @@ def draw_gallery(
         samples[config.target.name] = reopen(folder, device)[1]
     path = home(name, preset, results) / "pictures.png"
     reconstruction.write(
-        _compose(samples, grid), path, png_stamp.metadata(png_stamp.of_runs(hashes))
+        _compose(samples, grid, _remark(todo)), path, png_stamp.metadata(png_stamp.of_runs(hashes))
     )
     return path
 
 
-def _compose(samples: dict[str, Sample], grid: tuple[int, int]) -> Figure:
+def _remark(todo: Sequence[Cell]) -> str:
+    """Which rows of the benchmark are shown, and their mask."""
+    first, labels = todo[0].config.mask, [cell.label for cell in shown(todo)]
+    named = "" if labels == [cell.config.target.name for cell in shown(todo)] else "; ".join(labels)
+    return f"Mask: {first.sampling}, {first.ratio:g} hidden. " + f"Rows: {named}. " * bool(named)
+
+
+def _compose(samples: dict[str, Sample], grid: tuple[int, int], remark: str) -> Figure:
     first = next(iter(samples.values()))
     width = math.lcm(*(found.target.shape[-1] for found in samples.values()))
+    width *= math.ceil(_MIN_TILE / width)  # headings have room
     images = reconstruction.enlarge(to_rgb(first.images[:_NUM_ROWS]), width)
     mask = first.mask[:_NUM_ROWS].view(-1, 1, *grid).float()
     covered = reconstruction.enlarge(mask, width) > 0.5
@@ -78,7 +86,7 @@ def _compose(samples: dict[str, Sample], grid: tuple[int, int]) -> Figure:
         columns.append(("", "prediction", torch.where(covered, prediction, values)))
     height = images.shape[2]
     sheet_width = 2 * _LEFT + len(columns) * (width + reconstruction.GAP) - reconstruction.GAP
-    note = "Visible patches of `prediction` show the target."
+    note = remark + "Visible patches of `prediction` show the target."
     if any(found.ground_truth for found in samples.values()):
         note += " * drawn with the true patches' mean and std, which the model did not predict."
     lines = textwrap.wrap(note, int((sheet_width - 2 * _LEFT) / _LETTER))
