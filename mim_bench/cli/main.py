@@ -62,7 +62,14 @@ def _common(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits."""
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+        # a locale of ASCII: paths are UTF-8 all the same, and Python decides on that when it starts
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "mim_bench", *sys.argv[1:]])
     arguments = sys.argv[1:] if arguments is None else arguments
+    if odd := [text for text in arguments if not text.isascii() and not _is_utf8(text)]:
+        shown = os.fsencode(odd[0]).decode(errors="replace")
+        _stop(f"error: '{shown}' is no UTF-8; give the path by a link whose name is", 2)
     debug = "--debug" in arguments
     os.environ["MPLBACKEND"] = "agg"  # a notebook hands down one that only works inside it
     for stream in (sys.stdout, sys.stderr):
@@ -113,6 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
         if line := user_code_line(error):
             _stop(f"error: {line}: {type(error).__name__}: {error}; --debug shows more", 2, error)
         _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1, error)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _handler() -> logging.Handler:

@@ -235,7 +235,10 @@ def first_labelled(found: dict[str, Path], has_labels: dict[str, bool]) -> tuple
 def open_folder(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder. UserError if there is nothing to use."""
     if path is None or not path.is_dir():
-        raise UserError(f"{path}: no such folder")
+        is_file = path is not None and path.is_file()
+        raise UserError(
+            f"{path}: a file; give the folder it lies in" if is_file else f"{path}: no such folder"
+        )
     splits = split_folders(path)
     trains = [splits[own] for own in TRAIN_NAMES if own in splits]
     tests = {own: splits[own] for own in TEST_NAMES if own in splits}

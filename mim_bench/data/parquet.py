@@ -251,7 +251,10 @@ def _split_files(path: Path) -> dict[str, list[Path]]:
 def open_parquet(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder of Parquet files."""
     if path is None or not path.is_dir():
-        raise UserError(f"{path}: no such folder")
+        is_file = path is not None and path.is_file()
+        raise UserError(
+            f"{path}: a file; give the folder it lies in" if is_file else f"{path}: no such folder"
+        )
     files = _split_files(path)
     trains = [own for own in TRAIN_NAMES if own in files]
     if len(trains) != 1:

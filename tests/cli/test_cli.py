@@ -307,6 +307,21 @@ def test_terminal_of_ascii_and_backend_of_a_notebook__are_no_obstacle(tmp_path):
     assert "knn" in done.stdout
 
 
+def test_path_beyond_ascii__works_in_a_locale_of_ascii_and_other_bytes_are_refused(tmp_path):
+    write_images(tmp_path / "图 片" / "蚁", 12)
+    write_images(tmp_path / "图 片" / "bee", 12)
+    ascii_only = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "mim_bench", *RUN, "evaluate.protocols=none", "--data"]
+    for source, code, said in (
+        ("folder:图 片".encode(), 0, b""),
+        (b"folder:caf\xe9", 2, b"is no UTF-8"),
+    ):
+        done = subprocess.run(
+            [*command, source], cwd=tmp_path, env={**os.environ, **ascii_only}, capture_output=True
+        )
+        assert done.returncode == code and said in done.stderr, done.stderr
+
+
 def test_no_terminal__means_no_progress_bars(tmp_path):
     command = [sys.executable, "-m", "mim_bench", *RUN, "evaluate.protocols=[]"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
