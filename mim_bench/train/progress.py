@@ -47,7 +47,9 @@ class Terminal:
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
         """Watches one stage; a bar counts as soon as the first report comes."""
-        watch = self._bar if self.console.is_terminal else self._lines
+        watch = (
+            self._bar if self.console.file.isatty() else self._lines
+        )  # FORCE_COLOR makes no terminal
         with watch(name) as report:
             yield report
 

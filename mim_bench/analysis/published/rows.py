@@ -52,8 +52,9 @@ class PublishedRow(Frozen):
 
     @property
     def cite(self) -> str:
-        """`MAE, Table 1a`."""
-        return f"{self.paper.partition(':')[0]}, {self.locator}"
+        """`MAE, Table 1a`; what no paper printed says so."""
+        unofficial = ", unofficial" * ("unofficial" in f"{self.table_title} {self.variant}")
+        return f"{self.paper.partition(':')[0]}, {self.locator}{unofficial}"
 
     @property
     def origin(self) -> str:
