@@ -16,7 +16,7 @@ from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.notes import notes, sources
 from mim_bench.analysis.published import match
 from mim_bench.analysis.published.rows import PublishedRow
-from mim_bench.analysis.table import Column, Table, Value, is_compared
+from mim_bench.analysis.table import MOST_IN_CELL, Column, Table, Value, is_compared
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError
 from mim_bench.files import write_text
@@ -55,9 +55,12 @@ def difference_cell(difference: Difference | None) -> TableCell:
 
 
 def _published_cell(rows: Sequence[PublishedRow], cited: Sequence[str]) -> TableCell:
-    """`84.9 [1]`: values with the number of their source; `-` without any."""
+    """`84.9 [1]`: values with the number of their source, of many their range; `-` without any."""
     if not rows:
         return MISSING
+    if len(rows) > MOST_IN_CELL:
+        low, high = min(row.value for row in rows), max(row.value for row in rows)
+        return TableCell(f"{len(rows)} rows, {low:.1f} to {high:.1f} (below)", rows[0].value)
     texts = [f"{row.shown()} [{cited.index(row.cite) + 1}]" for row in rows]
     return TableCell("; ".join(texts), rows[0].value)
 

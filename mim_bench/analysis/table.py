@@ -101,6 +101,10 @@ class Table:
         return next(row for row in self.rows if row.label == label)
 
 
+MOST_IN_CELL = 2
+"""Published numbers that are printed in a cell of a measured row."""
+
+
 def is_compared(key: str) -> bool:
     """Whether the differences of a measure to the reference row are printed."""
     return key in PROTOCOLS and PROTOCOLS[key].is_compared
@@ -133,7 +137,13 @@ def build(
     _compare(rows, columns, by_label, reference)
     if control := _control(found, columns):
         rows.append(control)
-    taken = {id(number) for row in rows for several in row.published.values() for number in several}
+    taken = {
+        id(number)
+        for row in rows
+        for several in row.published.values()
+        if len(several) <= MOST_IN_CELL  # more are listed below
+        for number in several
+    }
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
