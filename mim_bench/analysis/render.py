@@ -179,9 +179,11 @@ def brief_markdown(table: Table) -> str:
 
 def published_grid(table: Table) -> Grid:
     """The published numbers without a measured row."""
+    published = table.benchmark.published
+    columns = published.columns.values() if published else ()
     rows = [
         [
-            *map(TableCell, (match.setting(row), row.protocol, row.metric)),
+            *map(TableCell, (match.setting(row, columns), row.protocol, row.metric)),
             TableCell(row.shown(), row.value),
             TableCell(row.cite),
         ]

@@ -1,7 +1,7 @@
 """The published number next to each measured one, matched by setting, never by hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mim_bench.analysis.published.rows import PublishedRow, rows
@@ -79,8 +79,18 @@ def _measures(row: PublishedRow, measure: str) -> bool:
     return row.protocol == measure and is_top1
 
 
-def setting(row: PublishedRow) -> str:
-    """Setting of a published row in one line, for a table of its own."""
+def setting(row: PublishedRow, columns: Iterable[str] = ()) -> str:
+    """Setting of a published row in one line, for a table of its own.
+
+    Args:
+        columns: those that the benchmark's rows differ in; their values are part of the setting.
+    """
     epochs = f"{row.pretrain_epochs} epochs" if row.pretrain_epochs else None
-    parts = (row.method, row.target, row.backbone, epochs, row.variant)
+    varied = [
+        f"{column.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else str(value)
+        for column in columns
+        if column not in ("target", "pretrain_epochs", "variant")
+        and (value := getattr(row, column)) is not None
+    ]
+    parts = (row.method, row.target, row.backbone, epochs, row.variant, *varied)
     return ", ".join(part for part in parts if part)
