@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mim_bench.errors import UserError, suggest
+from mim_bench.errors import UserError, check_printable, suggest
 from mim_bench.schema import Frozen
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -45,7 +45,9 @@ def read(kind: str, name: str) -> dict[str, Any]:
         if name not in names(kind):
             raise UserError(f"unknown {singular} '{name}'; {_meant(kind, name)}")
     try:
-        return copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))
+        content = copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))
+        _check_texts(content, str(path))
+        return content
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from None
 
@@ -62,6 +64,18 @@ def _meant(kind: str, name: str) -> str:
             if plain in (method.lower() for method in read(kind, own).get("methods", ())):
                 return f"the target of {name} is {own}"
     return suggest(name, names(kind))
+
+
+def _check_texts(content: Any, where: str) -> None:
+    """What a file says reaches terminals, pages and TeX: on one line each."""
+    if isinstance(content, str):
+        check_printable(content, f"{where}: text")
+    elif isinstance(content, dict):
+        for part in (*content, *content.values()):
+            _check_texts(part, where)
+    elif isinstance(content, list):
+        for part in content:
+            _check_texts(part, where)
 
 
 @lru_cache(maxsize=256)

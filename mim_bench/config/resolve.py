@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from mim_bench.config import recipe as recipes
 from mim_bench.config.run import RunConfig
 from mim_bench.config.target_params import BUILT_IN
-from mim_bench.errors import UserError, suggest
+from mim_bench.errors import UserError, check_printable, suggest
 from mim_bench.schema import Frozen
 
 
@@ -88,6 +88,7 @@ def _is_union(annotation: Any) -> bool:
 
 def split_override(text: str) -> tuple[str, str]:
     """`section.field=value` -> (`section.field`, `value`)."""
+    check_printable(text, "setting")
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"override '{text}' is not of the form section.field=value")

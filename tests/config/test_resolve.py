@@ -182,3 +182,13 @@ def test_protocol_that_cannot_run__is_refused_before_anything_runs():
 
 def test_none__is_an_empty_list_of_protocols():
     assert load_config("hog", "tiny", ["evaluate.protocols=none"]).evaluate.protocols == ()
+
+
+def test_control_characters__reach_no_file_terminal_or_page(tmp_path):
+    with pytest.raises(UserError, match="holds a control character"):
+        load_config("hog", "tiny", ["data.source=folder:a\x1b[2J"])
+    (tmp_path / "mine.toml").write_text(
+        'class = "a:B"\npaper = "p"\ndescription = "one\\nand more"\n'
+    )
+    with pytest.raises(UserError, match=r"mine\.toml: text, .*holds a control character"):
+        load_config(str(tmp_path / "mine.toml"), "tiny")

@@ -10,6 +10,7 @@ from fake import fake_record, fake_results
 from mim_bench import files
 from mim_bench.config import benchmark
 from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
 from mim_bench.records import store
 from mim_bench.records.record import write
@@ -146,3 +147,16 @@ def test_copy__that_is_cut_off_leaves_nothing_that_looks_like_a_record(
     with pytest.raises(UserError, match="the disk is full"):
         store.copy(path, store.read(path), tmp_path / "to")
     assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_record_of_a_batch_that_the_data_bounded__is_not_stale(results):
+    given = ["linear.batch_size=20000", "pretrain.batch_size=20000"]
+    cell = benchmark.cells("decoder_depth", "tiny", given)[0]
+    made = replace(cell, config=fit_batches(cell.config, 10_000))
+    assert made.config.linear.batch_size == 10_000
+    record, _ = fake_record(made, "linear", 0.7)
+    record = record.model_copy(
+        update={"data": record.data.model_copy(update={"num_train_images": 10_000})}
+    )
+    (found,), foreign = store.find([cell], [(first(results), record)])
+    assert not foreign and found.stale == ()
