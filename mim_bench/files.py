@@ -100,9 +100,9 @@ def remove_unfinished(folder: Path, *, older_than_s: float = 0.0) -> None:
             path.unlink(missing_ok=True)
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content. Raises UserError where it cannot be read."""
-    check_regular(path)
+def file_sha256(path: Path, max_bytes: int | None = None) -> str:
+    """sha256 of a file's content. Raises UserError where it cannot be read, or is larger than `max_bytes`."""
+    check_regular(path, max_bytes)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -197,6 +197,15 @@ class Target(nn.Module):
         """Called after each optimiser step; a teacher that follows the student updates itself here."""
 
 
+def check_loss_shape(target: Target, loss: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuses a loss that is not one number a hidden patch, (B, N): it would broadcast."""
+    if loss.shape != shape:
+        raise UserError(
+            f"{type(target).__name__}.loss returns shape {tuple(loss.shape)}; needed is one loss for each "
+            f"hidden patch, {tuple(shape)}"
+        )
+
+
 def target_class(class_path: str) -> type[Target]:
     """The class behind `module:Class`, built-in or outside code alike.
 

@@ -160,9 +160,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _stop(line: str, code: int, error: Exception | None = None) -> NoReturn:
     number = os.environ.get("RANK", "0")
-    if (
-        number != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
-    ):  # one of several processes: rank 0 speaks for all, unless it does not know
+    # of several processes rank 0 speaks for all, unless it does not know
+    if number != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
         from mim_bench.train.distributed import is_reported
 
         line = "" if error is None or is_reported(error) else f"rank {number}: {line}"

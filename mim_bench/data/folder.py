@@ -225,20 +225,26 @@ def split_folders(path: Path) -> dict[str, Path]:
     return found
 
 
-def first_labelled(found: dict[str, Path], has_labels: dict[str, bool]) -> tuple[str, str]:
-    """The split to evaluate on, and in words which it is and which are left out."""
-    name = next((name for name in found if has_labels[name]), next(iter(found)))
-    others = ", ".join(other for other in found if other != name)
-    return name, f"{found[name].name}" + f" ({others} left out)" * bool(others)
-
-
-def open_folder(name: str, path: Path | None) -> Opened:
-    """Train, test, class names and split rule of a folder. UserError if there is nothing to use."""
+def existing_folder(path: Path | None) -> Path:
+    """The path of a source, which must be a folder."""
     if path is None or not path.is_dir():
         is_file = path is not None and path.is_file()
         raise UserError(
             f"{path}: a file; give the folder it lies in" if is_file else f"{path}: no such folder"
         )
+    return path
+
+
+def first_labelled(has_labels: dict[str, bool]) -> tuple[str, str]:
+    """The split to evaluate on, and in words which are left out for it."""
+    name = next((name for name, labelled in has_labels.items() if labelled), next(iter(has_labels)))
+    others = ", ".join(other for other in has_labels if other != name)
+    return name, f" ({others} left out)" * bool(others)
+
+
+def open_folder(name: str, path: Path | None) -> Opened:
+    """Train, test, class names and split rule of a folder. UserError if there is nothing to use."""
+    path = existing_folder(path)
     splits = split_folders(path)
     trains = [splits[own] for own in TRAIN_NAMES if own in splits]
     tests = {own: splits[own] for own in TEST_NAMES if own in splits}
@@ -258,10 +264,10 @@ def open_folder(name: str, path: Path | None) -> Opened:
     if tests:
         scanned = {own: _scan(folder) for own, folder in tests.items()}
         labelled = {own: found is not None for own, (_, found) in scanned.items()}
-        chosen, rule = first_labelled(tests, labelled)
+        chosen, left_out = first_labelled(labelled)
         test, test_names = scanned[chosen]
         if names is None or test_names is not None:
             _match(test, test_names, names)
-        return train, test, names, f"the folder {rule}"
+        return train, test, names, f"the folder {tests[chosen].name}{left_out}"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")
     return rest, held_out, names, SPLIT_OFF

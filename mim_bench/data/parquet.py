@@ -25,6 +25,7 @@ from mim_bench.data.folder import (
     TEST_NAMES,
     TRAIN_NAMES,
     Opened,
+    existing_folder,
     file_size,
     fingerprint_files,
     first_labelled,
@@ -250,11 +251,7 @@ def _split_files(path: Path) -> dict[str, list[Path]]:
 
 def open_parquet(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder of Parquet files."""
-    if path is None or not path.is_dir():
-        is_file = path is not None and path.is_file()
-        raise UserError(
-            f"{path}: a file; give the folder it lies in" if is_file else f"{path}: no such folder"
-        )
+    path = existing_folder(path)
     files = _split_files(path)
     trains = [own for own in TRAIN_NAMES if own in files]
     if len(trains) != 1:
@@ -270,7 +267,7 @@ def open_parquet(name: str, path: Path | None) -> Opened:
     tests = {own: ParquetSet(files[own]) for own in TEST_NAMES if own in files}
     if tests:
         labelled = {own: found.labels is not None for own, found in tests.items()}
-        chosen, rule = first_labelled({own: Path(own) for own in tests}, labelled)
-        return train, tests[chosen], train.class_names, f"the files {rule}"
+        chosen, left_out = first_labelled(labelled)
+        return train, tests[chosen], train.class_names, f"the files {chosen}{left_out}"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")
     return rest, held_out, train.class_names, SPLIT_OFF

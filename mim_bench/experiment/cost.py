@@ -73,9 +73,9 @@ def sized(config: RunConfig) -> RunConfig:
     return complete(config, _data(config))
 
 
-def estimate(config: RunConfig) -> Cost:
-    """The cost of a run; the data is opened only where `sized` opens it."""
-    data = _data(config)
+def estimate(config: RunConfig, data: Data | None = None) -> Cost:
+    """The cost of a run on `data`; unset: opened only where `sized` opens it."""
+    data = data or _data(config)
     config = complete(config, data)
     names, pretrains = set(config.evaluate.protocols), needs_pretraining(config)
     seen = _images_seen(config.pretrain, data.train.num_images) if pretrains else 0
@@ -108,9 +108,9 @@ def fit_flops(config: RunConfig) -> float | None:
     return None if epochs is None else 3.0 * count.forward * data.train.num_images * epochs
 
 
-def device_speed(config: RunConfig) -> float:
-    """FLOP/s that the pre-training step sustains on this device: median over a few steps."""
-    config = sized(config)
+def device_speed(config: RunConfig, data: Data | None = None) -> float:
+    """FLOP/s that the pre-training step sustains on this device: median over a few steps; `data` as in `estimate`."""
+    config = complete(config, data) if data else sized(config)
     device = environment.choose_device(config.runtime.device)
     per_image = flops.step(config)
     batch = min(speed.part_size(config), max(2, int(_STEP_FLOPS[device.type] / per_image)))

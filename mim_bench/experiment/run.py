@@ -128,7 +128,7 @@ def _execute(
         return Result(folder, records, was_finished=True)
 
     if distributed.is_main():
-        for line in (data.summary, *lr_lines(config), *_long_lines(config)):
+        for line in (data.summary, *lr_lines(config), *_long_lines(config, data)):
             notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))
@@ -159,12 +159,12 @@ def _execute(
     return Result(folder, records, was_finished=False)
 
 
-def _long_lines(config: RunConfig) -> list[str]:
+def _long_lines(config: RunConfig, data: Data) -> list[str]:
     """How long the run will take, where that is hours; estimated from a few steps."""
-    flops = cost.estimate(config).total_flops
+    flops = cost.estimate(config, data).total_flops
     if flops < _LONG_FLOPS:
         return []
-    seconds = flops / cost.device_speed(config)
+    seconds = flops / cost.device_speed(config, data)
     return [f"this run will take about {duration(seconds)}"] if seconds >= 3600 else []
 
 

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from mim_bench import rng
 from mim_bench.config.run import ModelConfig
-from mim_bench.errors import UserError
 from mim_bench.model import masking
 from mim_bench.model.vit import Encoder, LayerNorm, sincos_table
-from mim_bench.target import Geometry, Target
+from mim_bench.target import Geometry, Target, check_loss_shape
 
 
 def build_encoder(
@@ -167,11 +166,7 @@ class MaskedAutoencoder(nn.Module):
         visible, restore, mask, hidden = masking.split(noise, self.num_visible)
         prediction = self.predict(images, visible, restore)
         losses = target.loss(_take(prediction, hidden), _values_at(values, hidden))
-        if losses.shape != hidden.shape:
-            raise UserError(
-                f"{type(target).__name__}.loss returns shape {tuple(losses.shape)}; needed is one loss for each "
-                f"hidden patch, {tuple(hidden.shape)}"
-            )
+        check_loss_shape(target, losses, hidden.shape)
         return losses.mean(), prediction, mask
 
     def predict(self, images: Tensor, visible: Tensor, restore: Tensor) -> Tensor:

@@ -208,8 +208,7 @@ def check_correct(path: Path, record: Record) -> None:
     if record.correct_sha256 is None:
         read_correct(path, record)
         return
-    check_regular(arrays, _MAX_ARRAY_BYTES)
-    if file_sha256(arrays) != record.correct_sha256:
+    if file_sha256(arrays, _MAX_ARRAY_BYTES) != record.correct_sha256:
         raise UserError(
             f"{arrays} is damaged, or of another record than {path.name}: its sha256 differs"
         )
@@ -221,15 +220,16 @@ def read_correct(
     """Per-image correctness next to a record: readout -> (N,) bool, in the order of the test split.
 
     Args:
-        record: the content of `path`, where it has been read.
+        record: the content of `path`, where both files have been read and checked (`check_correct`).
         wanted: readouts to read; by default all.
     """
-    record = record or read(path)
+    if record is None:
+        record = read(path)
+        if record.correct_sha256 is not None:
+            check_correct(path, record)
     metrics = {metric.readout: metric for metric in record.metrics if metric.name == "top1"}
     if not metrics:
         return {}
-    if record.correct_sha256 is not None:
-        check_correct(path, record)
     arrays = path.with_suffix(".npz")
     packed = _unpack(arrays, metrics if wanted is None else wanted)
     correct = {}
@@ -259,8 +259,7 @@ def _unpack(arrays: Path, readouts: Collection[str]) -> dict[str, np.ndarray]:
                 with archive.open(f"{name}.npy") as file:
                     found[name] = np.lib.format.read_array(file, allow_pickle=False)
             return found
-    except (
-        Exception
-    ) as error:  # a damaged archive makes zipfile, zlib and numpy raise almost anything
+    # a damaged archive makes zipfile, zlib and numpy raise almost anything
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{arrays} cannot be read: {reason}") from None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mim_bench.errors import UserError
-from mim_bench.target import Target
+from mim_bench.target import Target, check_loss_shape
 
 
 @torch.no_grad()
@@ -29,11 +29,7 @@ def check_target(target: Target, images: Tensor) -> None:
     prediction = torch.zeros(len(images), num_hidden, target.dim, device=images.device)
     loss = target.loss(prediction, values[:, :num_hidden])
     _check_tensor(loss, f"{name}.loss")
-    if loss.shape != (len(images), num_hidden):
-        raise UserError(
-            f"{name}.loss returns shape {tuple(loss.shape)}; needed is one loss for each hidden patch, "
-            f"{(len(images), num_hidden)}"
-        )
+    check_loss_shape(target, loss, (len(images), num_hidden))
     if not loss.is_floating_point() or not torch.isfinite(loss).all():
         raise UserError(f"{name}.loss returns {_fault(loss)} for a prediction of zeros")
 

@@ -157,17 +157,22 @@ def pretrain(
     try:
         outcome = loop.train(training, task, optimizer, batches, report)
     except LossNotFinite as error:
-        for images, index in batches(error.index.split(_CHECKED_IMAGES), error.epoch):
-            try:
-                check_values(target, compute_values(target, images.float() / 255), len(images))
-            except UserError as cause:
-                raise UserError(f"training images {index.tolist()}: {cause}") from None
+        _blame_target(target, batches(error.index.split(_CHECKED_IMAGES), error.epoch))
         raise
     save_weights(folder, model, target, config)
     if sharded_modules([model]):  # evaluation needs it whole
         model = build_model(config, target.dim).to(device)
         load_weights(folder, model)
     return model, outcome
+
+
+def _blame_target(target: Target, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    """Raises UserError if the values of the images are what is not finite, rather than the prediction."""
+    for images, index in batches:
+        try:
+            check_values(target, compute_values(target, images.float() / 255), len(images))
+        except UserError as cause:
+            raise UserError(f"training images {index.tolist()}: {cause}") from None
 
 
 def save_weights(folder: Path, model: MaskedAutoencoder, target: Target, config: RunConfig) -> None:

@@ -230,7 +230,7 @@ def test_run_of_hours__says_so_before_it_starts(small, monkeypatch, tmp_path):
 
     monkeypatch.setattr(runs, "_LONG_FLOPS", 0)
     for speed, is_long in ((1e3, True), (1e12, False)):
-        monkeypatch.setattr(cost, "device_speed", lambda config, speed=speed: speed)
+        monkeypatch.setattr(cost, "device_speed", lambda config, data, speed=speed: speed)
         said = []
         config = small("pixel", "evaluate.protocols=none")
         runs.execute(config, out=tmp_path / str(speed), notify=said.append)
