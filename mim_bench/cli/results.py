@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-Jobs = Annotated[int | None, typer.Option(min=1, help="Cells at a time, each on its own cores.")]
+Jobs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto", help="Cells at a time, each on its share of the cores; auto: one a core."
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs.")
 ]

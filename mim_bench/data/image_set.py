@@ -7,7 +7,6 @@ Legend: N images of a set, H W an image's size, C channels.
 """
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from mim_bench import rng
+from mim_bench.cores import num_cores
 from mim_bench.data.decode import fit_channels
 from mim_bench.data.resample import Image8
 from mim_bench.errors import UserError
@@ -140,11 +140,6 @@ class ArraySet(ImageSet):
         if self.labels is not None:
             content.update(self.labels.astype("<i8").tobytes())
         return content.hexdigest()
-
-
-def num_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import DataConfig, RunConfig, digest
 from mim_bench.config.trainings import fit_batches, trainings
+from mim_bench.cores import num_cores
 from mim_bench.data.duplicates import count_duplicates
-from mim_bench.data.image_set import ImageSet, hold_out, limit, num_cores
+from mim_bench.data.image_set import ImageSet, hold_out, limit
 from mim_bench.data.sources import open_source
 from mim_bench.data.split import Split, load_split, normalisation
 from mim_bench.errors import UserError

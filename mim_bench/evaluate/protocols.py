@@ -16,7 +16,7 @@ from mim_bench.lazy import import_object
 from mim_bench.records import provenance
 from mim_bench.records.record import Metric, PretrainFacts, Record, figure, top1, write
 from mim_bench.records.run_folder import record_hash, record_path
-from mim_bench.train import distributed, environment, loop
+from mim_bench.train import backend, distributed, environment
 from mim_bench.train.backend import is_compiled
 from mim_bench.train.progress import Stages
 
@@ -70,7 +70,7 @@ def evaluate(
         code=provenance.code(),
         versions=provenance.versions(),
         device=environment.device_facts(device),
-        precision=loop.precision(device, config.runtime),
+        precision=backend.precision(device, config.runtime),
         compiled=is_compiled(device, config.runtime),
         seconds=time.perf_counter() - clock,
         started=started.isoformat(timespec="seconds"),

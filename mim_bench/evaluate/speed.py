@@ -25,7 +25,7 @@ from mim_bench.evaluate import flops
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.model import masking
 from mim_bench.targets.build import make_target
-from mim_bench.train import distributed, environment, loop, preemption
+from mim_bench.train import backend, distributed, environment, loop, preemption
 from mim_bench.train.backend import accelerate
 from mim_bench.train.optimizer import adamw, decay_groups
 from mim_bench.train.pretrain import PretrainTask, build_model
@@ -59,7 +59,7 @@ def measure(
     speeds, peak, config = time_targets(targets, preset, overrides, steps)
     device = environment.choose_device(config.runtime.device)
     title = (
-        f"{preset}, {environment.device_facts(device).name}, {loop.precision(device, config.runtime)}, batch "
+        f"{preset}, {environment.device_facts(device).name}, {backend.precision(device, config.runtime)}, batch "
         f"{part_size(config)}, matrix peak {peak / 1e12:.2f} TFLOP/s"
     )
     headings = ["target", "images/s", "step ms", "target's share", "peak GB", "GFLOP a step",
@@ -199,7 +199,7 @@ def peak_gb(work: Callable[[], None], device: torch.device) -> float | None:
 
 def matrix_peak(device: torch.device, config: RunConfig) -> float:
     """FLOP/s of the best square matrix product, by the way that the model's layers take."""
-    is_half = loop.precision(device, config.runtime) == "bfloat16"
+    is_half = backend.precision(device, config.runtime) == "bfloat16"
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
     best = 0.0
     for size in sizes:

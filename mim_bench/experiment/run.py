@@ -47,7 +47,7 @@ from mim_bench.records.run_folder import (
 )
 from mim_bench.targets.build import geometry
 from mim_bench.text import duration
-from mim_bench.train import distributed, environment, loop, preemption, pretrain
+from mim_bench.train import backend, distributed, environment, loop, preemption, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
 from mim_bench.train.progress import Quiet, Stages
@@ -228,7 +228,7 @@ def _write_manifest(
         "code": provenance.code().model_dump(),
         "versions": provenance.versions(),
         "device": environment.device_facts(device).model_dump(),
-        "precision": loop.precision(device, config.runtime),
+        "precision": backend.precision(device, config.runtime),
         "tf32": config.runtime.tf32,
         "compiled": is_compiled(device, config.runtime),
         "lr": config.pretrain.lr,

@@ -22,6 +22,7 @@ import submitit
 import torch
 
 from mim_bench.config.benchmark import Cell
+from mim_bench.cores import num_cores
 from mim_bench.experiment.run import Result, Stages, execute
 from mim_bench.files import write_text
 from mim_bench.records import store
@@ -143,7 +144,7 @@ def _in_jobs(
     # a shell that starts a job in the background has it ignore SIGINT, by which submitit stops processes
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    num_threads = max(1, (os.cpu_count() or 1) // jobs)
+    num_threads = max(1, num_cores() // jobs)
     executor = submitit.LocalExecutor(folder=out / "jobs")
     executor.update_parameters(timeout_min=60 * 24 * 365)
     running: dict[int, submitit.Job[tuple[str, list[dict[str, object]]]]] = {}

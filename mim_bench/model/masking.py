@@ -59,15 +59,16 @@ def num_visible(num_patches: int, ratio: float) -> int:
     return int(num_patches * (1 - ratio))
 
 
-def split(noise: Tensor, num_visible: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Noise (B, L) -> visible patches (B, V), inverse permutation (B, L), mask (B, L) bool, hidden patches (B, N).
+def split(noise: Tensor, num_visible: int) -> tuple[Tensor, Tensor]:
+    """Noise (B, L) -> patches in the order of their noise (B, L), visible ones first, and mask (B, L) bool.
 
-    Visible patches come in the order of their noise, as MAE's; equal noise keeps the patch order.
+    MAE's order; equal noise keeps the patch order.
     """
     shuffle = torch.argsort(noise, dim=1, stable=True)
-    restore = torch.argsort(shuffle, dim=1)
-    visible, hidden = shuffle[:, :num_visible], shuffle[:, num_visible:]
-    return visible, restore, restore >= num_visible, hidden
+    is_hidden = torch.arange(noise.shape[1], device=noise.device) >= num_visible
+    return shuffle, torch.zeros_like(noise, dtype=torch.bool).scatter(
+        1, shuffle, is_hidden.expand_as(shuffle)
+    )
 
 
 def block_masks(

@@ -24,6 +24,7 @@ from mim_bench.config.run import RuntimeConfig
 from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
+from mim_bench.train.backend import precision
 from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.log import TrainingLog
 from mim_bench.train.loss_watch import LossNotFinite, LossWatch
@@ -121,13 +122,6 @@ def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextMan
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def precision(device: torch.device, runtime: RuntimeConfig) -> str:
-    """The precision in force: `float32` or `bfloat16`."""
-    if runtime.precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
-    return runtime.precision
-
-
 def train(
     training: Training,
     task: Task,
@@ -204,7 +198,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         # whatever a layer draws itself (drop path) depends on the step alone
-        torch.manual_seed(rng.integer(seed=training.seed, stream=training.name, index=self.step))
+        self._seed_generator(rng.integer(seed=training.seed, stream=training.name, index=self.step))
         for part in range(parts):
             inputs, index = next(stream)
             with self.step_loss.micro_batch(is_last=part == parts - 1):
@@ -219,6 +213,12 @@ class _Loop:
         self.step += 1
         self.task.after_step(self.step, training.num_steps)
         return lr
+
+    def _seed_generator(self, seed: int) -> None:
+        """The device's generator alone; torch.manual_seed walks a stack trace for devices that are not there."""
+        torch.default_generator.manual_seed(seed)
+        if self.training.device.type != "cpu":
+            torch.get_device_module(self.training.device).manual_seed(seed)
 
     def _log_line(self, lr: float) -> None:
         """The only place of a step where the host waits for the device."""

@@ -50,7 +50,7 @@ class PretrainTask:
         """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
         index = index.to(inputs.device, non_blocking=True)
         noise = self.sampler.noise(index, seed=self.seed, epoch=epoch)
-        return self.model(inputs.float() / 255, self.target, noise)[0]
+        return self.model(inputs.float() / 255, self.target, noise, hidden_only=True)[0]
 
     def after_step(self, step: int, num_steps: int) -> None:
         """Lets a teacher follow."""
@@ -225,7 +225,7 @@ def first_batches_hash(config: RunConfig, data: Data) -> str:
     batches = views(config, data, order.split(128), 0, torch.device("cpu"), 0)
     for images, index in batches:
         noise = sampler.noise(index, seed=config.seed, epoch=0)
-        mask = masking.split(noise, sampler.num_visible)[2]
+        mask = masking.split(noise, sampler.num_visible)[1]
         digest.update(images.numpy().tobytes())
         digest.update(mask.numpy().tobytes())
     return digest.hexdigest()

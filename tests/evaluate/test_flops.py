@@ -44,9 +44,10 @@ def test_repeated_blocks__count_as_the_whole_model(shape):
     form = geometry(config)
     num_visible = masking.MaskSampler(config.mask, form.grid).num_visible
     model = MaskedAutoencoder(config.model, form, flops.target(config).dim, num_visible=num_visible)
-    visible, restore, _, _ = masking.split(torch.rand(1, form.num_patches), num_visible)
+    shuffle, _ = masking.split(torch.rand(1, form.num_patches), num_visible)
+    images = torch.zeros(1, form.in_chans, *form.image_size)
     with flops.counting() as counter:
-        output = model.predict(torch.zeros(1, form.in_chans, *form.image_size), visible, restore)
+        output = model.predict(images, shuffle, hidden_only=True)
         forward = counter.get_total_flops()
         output.sum().backward()
     found = flops.masked(config)
