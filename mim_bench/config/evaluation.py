@@ -1,7 +1,7 @@
 """Settings of the protocols; none of them is part of a run's identity."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -22,7 +22,18 @@ class KnnConfig(Frozen):
 
 
 class LinearConfig(ScheduleConfig):
-    """Linear probe as MAE's appendix A.1, Table 10: BatchNorm without affine, LARS."""
+    """Linear probe: converged logistic regression on cached features, or as MAE's appendix A.1, Table 10,
+    BatchNorm without affine and LARS, with crops."""
+
+    solver: Literal["lars", "lbfgs"] = "lars"
+    """`lars`: MAE's training, of `epochs` passes; `lbfgs`: logistic regression on features of the clean images,
+    at its minimum; the settings of the training are then without effect."""
+    penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1
+    )
+    """`lbfgs`: inverse penalties c to choose from (loss: c * sum of cross-entropies + half the squared weights)."""
+    tune_fraction: Fraction = 0.1
+    """`lbfgs`: share of the training images that the penalty is chosen on; it is then solved on all."""
 
     epochs: int = Field(default=90, ge=1)
     """Passes over the training images (MAE)."""
@@ -111,7 +122,7 @@ class LowShotConfig(Frozen):
 
     fractions: tuple[Fraction, ...] = Field(default=(0.01, 0.1), min_length=1)
     """Shares of the training labels, the same number in every class."""
-    num_draws: int = Field(default=3, ge=1, le=1000)
+    num_draws: int = Field(default=10, ge=1, le=1000)
     """Draws of the labelled images; which ones depends on the draw's number alone, so every target and
     seed gets the same."""
     c: float = Field(default=1.0, gt=0)

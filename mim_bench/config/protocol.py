@@ -59,19 +59,20 @@ _BUILT_IN = (
         heading="fine-tune", panel="fine-tuning",
     ),
     ProtocolSpec(
-        name="linear", description="linear probe on frozen features (MAE: BatchNorm, LARS)",
+        name="linear", description="linear probe on frozen features, converged or as MAE's", version=2,
         function="mim_bench.evaluate.linear:run", sections=("linear",),
         has_control=True, has_readouts=True, panel="linear probe",
     ),
     ProtocolSpec(
-        name="knn", description="weighted k nearest neighbours on frozen features",
+        name="knn", description="weighted k nearest neighbours on frozen, centred features",
+        version=2,
         function="mim_bench.evaluate.knn:run", sections=("knn",),
         has_control=True, has_readouts=True, heading="kNN",
     ),
     ProtocolSpec(
         name="low_shot",
         description="logistic regression on frozen features from 1 % and 10 % of the labels",
-        function="mim_bench.evaluate.low_shot:run", sections=("low_shot",),
+        version=2, function="mim_bench.evaluate.low_shot:run", sections=("low_shot",),
         has_control=True, has_readouts=True, heading="low-shot", is_compared=False,
     ),
     ProtocolSpec(

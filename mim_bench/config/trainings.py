@@ -35,6 +35,8 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
     used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
     if needs_pretraining(config):
         used.add("pretrain")
+    if config.linear.solver != "lars":
+        used.discard("linear")
     return {name: section for name, section in sections.items() if name in used}
 
 

@@ -1,7 +1,9 @@
 """Weighted k nearest neighbours on frozen features.
 
 Wu et al. 2018 (arXiv 1805.01978), with DINO's k and temperature: features are L2-normalised, the k most
-similar training images vote for their class with weight exp(similarity / temperature).
+similar training images vote for their class with weight exp(similarity / temperature). Deliberate difference:
+the training images' mean is subtracted first. Features of untrained encoders, and pixels, share a large mean, which
+would leave all similarities near 1 and flatter whatever removes it.
 
 Legend: N training images, M test images, R readouts, D width, K classes.
 """
@@ -24,8 +26,10 @@ def run(context: EvalContext) -> ProtocolResult:
     truth = context.labels(context.test)
     correct = {}
     for place, readout in enumerate(features.READOUTS):
+        known, query = train[:, place], test[:, place]
+        mean = known.mean(0)
         votes = classify(
-            train[:, place], labels, test[:, place], data.num_classes, config.k, config.temperature
+            known - mean, labels, query - mean, data.num_classes, config.k, config.temperature
         )
         correct[readout] = (votes == truth).cpu().numpy()
     return ProtocolResult(correct)

@@ -7,6 +7,7 @@ from official import GEOMETRY, official_model
 
 from mim_bench.data.split import Split
 from mim_bench.evaluate import features, knn
+from mim_bench.evaluate.logistic import logistic_regression, tuned_logistic_regression
 from mim_bench.experiment.run import execute
 
 
@@ -199,19 +200,47 @@ def test_low_shot__draws_equally_many_of_each_class_and_the_same_for_everybody()
     assert low_shot.balanced(labels, 1e-6, 0).numel() == 10  # at least one each
 
 
-def test_low_shot__solution_is_the_minimum_of_its_objective():
-    from mim_bench.evaluate import low_shot
-
+@pytest.mark.parametrize("start_c", [None, 1e-3])
+def test_logistic_regression__is_at_the_minimum_of_its_objective(start_c):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(80, 6, generator=generator).double()
     labels = torch.randint(3, (80,), generator=generator)
-    weight, bias = low_shot.logistic_regression(features, labels, 3, c=0.5)
-    residual = (features @ weight.T + bias).softmax(1) - torch.nn.functional.one_hot(labels, 3)
+    start = start_c and logistic_regression(features, labels, 3, c=start_c)
+    solution = logistic_regression(features, labels, 3, c=0.5, start=start)
+    weight = solution.weight
+    assert solution.is_converged
+    residual = solution.logits(features).softmax(1) - torch.nn.functional.one_hot(labels, 3)
     # gradient of c * sum of cross-entropies + |W|^2 / 2
     torch.testing.assert_close(
         0.5 * residual.T @ features + weight, torch.zeros_like(weight), atol=2e-3, rtol=0
     )
     torch.testing.assert_close(residual.sum(0), torch.zeros(3).double(), atol=4e-3, rtol=0)
+
+
+def test_penalty__is_the_one_that_generalises():
+    """Labels that the features say nothing of want the strongest penalty; separable ones the weakest."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(300, 20, generator=generator)
+    noise = torch.randint(3, (300,), generator=generator)
+    told = (features[:, :3] * 4).argmax(1)
+    chosen = [tuned_logistic_regression(features, y, 3, (1e-4, 1e2), 0.2).c for y in (noise, told)]
+    assert chosen == [1e-4, 1e2]
+
+
+def test_solved_linear__says_that_it_is_converged_and_what_it_chose(small, tmp_path):
+    config = small("pixel", "evaluate.protocols=linear", "linear.solver=lbfgs")
+    (record,) = execute(config, out=tmp_path).records
+    assert record.notes[0].count(", converged (") == 4 and "NOT" not in record.notes[0]
+    assert not (tmp_path / config.run_id / "linear.jsonl").exists()
+
+
+def test_trained_linear__says_how_much_its_loss_still_falls(small, tmp_path):
+    """A probe of 3 epochs is not converged; its record must show that."""
+    settings = ("linear.batch_size=12", "linear.blr=0.2", "runtime.log_every_steps=1")
+    config = small("pixel", "evaluate.protocols=linear", *settings)
+    (record,) = execute(config, out=tmp_path).records
+    (note,) = [note for note in record.notes if "over its last tenth" in note]
+    assert float(note.split("fell by ")[1].split(" %")[0]) > 1
 
 
 def test_speed__times_steps_and_trains_nothing(small, tmp_path):

@@ -1,0 +1,97 @@
+"""Multinomial logistic regression at its minimum, by L-BFGS in float64.
+
+The objective is scikit-learn's, divided by the number of images: c * sum of cross-entropies + half the squared
+weights (biases are free). Features are standardised first, by the training images' mean and std.
+
+Legend: N images, D width, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mim_bench import rng
+
+_MAX_ITERATIONS = 1000
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A solution: weights (K, D) and biases (K,), float64."""
+
+    weight: Tensor
+    bias: Tensor
+    c: float
+    """Inverse penalty it was solved with."""
+    gradient: float
+    """Largest component of the objective's gradient there."""
+
+    @property
+    def is_converged(self) -> bool:
+        """True if the gradient is below the solver's tolerance, or hardly above it."""
+        return self.gradient <= 10 * _TOLERANCE
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, K)."""
+        return features.double() @ self.weight.T + self.bias
+
+
+def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, D), (M, D) -> the same in units of the first one's std around its mean."""
+    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
+    return (train - mean) / std, (test - mean) / std
+
+
+def logistic_regression(
+    features: Tensor, labels: Tensor, num_classes: int, c: float, start: Logistic | None = None
+) -> Logistic:
+    """Features (N, D) and labels (N,) -> the minimum, searched from `start` or from 0."""
+    x = features.double()
+    weight = start.weight.clone() if start else x.new_zeros(num_classes, x.shape[1])
+    bias = start.bias.clone() if start else x.new_zeros(num_classes)
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
+    solver = torch.optim.LBFGS(
+        parameters,
+        max_iter=_MAX_ITERATIONS,
+        tolerance_grad=_TOLERANCE,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        fit = F.cross_entropy(x @ weight.T + bias, labels, reduction="sum")
+        value = (c * fit + weight.square().sum() / 2) / (c * len(x))
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(objective)  # pyright: ignore[reportArgumentType]
+        objective()
+    gradient = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
+    return Logistic(weight.detach(), bias.detach(), c, gradient)
+
+
+def tuned_logistic_regression(
+    features: Tensor, labels: Tensor, num_classes: int, penalties: Sequence[float], fraction: float
+) -> Logistic:
+    """The same with `c` chosen of `penalties` by the cross-entropy on a slice of the training images.
+
+    Args:
+        fraction: share of the images that the choice is made on; the solution is then sought on all.
+    """
+    order = rng.permutation(len(labels), seed=0, epoch=0, stream="penalty").to(labels.device)
+    num_held = max(1, round(fraction * len(labels)))
+    held, rest = order[:num_held], order[num_held:]
+    found: list[tuple[float, Logistic]] = []
+    for c in sorted(penalties):  # the strongest first: each starts where the last one ended
+        start = found[-1][1] if found else None
+        solution = logistic_regression(features[rest], labels[rest], num_classes, c, start)
+        loss = F.cross_entropy(solution.logits(features[held]), labels[held])
+        found.append((float(loss), solution))
+    best = min(found, key=lambda pair: pair[0])[1]
+    return logistic_regression(features, labels, num_classes, best.c, best)
