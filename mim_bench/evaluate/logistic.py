@@ -1,7 +1,9 @@
 """Multinomial logistic regression at its minimum, by L-BFGS in float64.
 
 The objective is scikit-learn's, divided by the number of images: c * sum of cross-entropies + half the squared
-weights (biases are free). Features are standardised first, by the training images' mean and std.
+weights (biases are free). Features are standardised first, by the training images' mean and std. The search runs
+in coordinates in which the curvature is about the same in all directions, which takes a tenth of the steps: an
+encoder's features are strongly correlated.
 
 Legend: N images, D width, K classes.
 """
@@ -51,8 +53,13 @@ def logistic_regression(
 ) -> Logistic:
     """Features (N, D) and labels (N,) -> the minimum, searched from `start` or from 0."""
     x = features.double()
-    weight = start.weight.clone() if start else x.new_zeros(num_classes, x.shape[1])
-    bias = start.bias.clone() if start else x.new_zeros(num_classes)
+    basis = _even_basis(x, c, num_classes)
+    x = x @ basis
+    weight = x.new_zeros(num_classes, x.shape[1])
+    bias = x.new_zeros(num_classes)
+    if start:
+        weight = torch.linalg.solve(basis, start.weight.T).T.contiguous()
+        bias = start.bias.clone()
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     solver = torch.optim.LBFGS(
         parameters,
@@ -65,7 +72,7 @@ def logistic_regression(
     def objective() -> Tensor:
         solver.zero_grad()
         fit = F.cross_entropy(x @ weight.T + bias, labels, reduction="sum")
-        value = (c * fit + weight.square().sum() / 2) / (c * len(x))
+        value = fit / len(x) + (weight @ basis.T).square().sum() / (2 * c * len(x))
         value.backward()
         return value
 
@@ -73,7 +80,14 @@ def logistic_regression(
         solver.step(objective)  # pyright: ignore[reportArgumentType]
         objective()
     gradient = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
-    return Logistic(weight.detach(), bias.detach(), c, gradient)
+    return Logistic(weight.detach() @ basis.T, bias.detach(), c, gradient)
+
+
+def _even_basis(x: Tensor, c: float, num_classes: int) -> Tensor:
+    """(N, D) -> (D, D) whose columns see about the same curvature of the objective at 0."""
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    curvature = values.clamp_min(0) * (num_classes - 1) / num_classes**2 + 1 / (c * len(x))
+    return vectors * curvature.rsqrt()
 
 
 def tuned_logistic_regression(

@@ -161,4 +161,4 @@ def sweep_key(config: RunConfig) -> str:
 def fit_parts(config: RunConfig) -> list[object]:
     """Everything in a config that a fitted target depends on."""
     parts = config.model_dump(mode="json", include={"target", "data", "augment"})
-    return [parts, config.model.patch_size]
+    return [parts, config.model.patch_size, config.seed]

@@ -35,8 +35,8 @@ from mim_bench.targets.tokenizer.weights import load_encoder
 
 _logger = logging.getLogger(__name__)
 
-MIN_CODEBOOK_USE = 0.05
-"""A fit that uses a smaller fraction of its vocabulary has collapsed."""
+MIN_PERPLEXITY = 0.25
+"""Of the vocabulary: with less a tokenizer has collapsed, and predicting its tokens is hardly a task."""
 _MAX_FACTOR = 8
 
 
@@ -188,7 +188,7 @@ class DvaeTarget(Target):
         """Trains the tokenizer; figures are of its arg-max tokens on one more pass over the images.
 
         Raises:
-            UserError: no images, or fewer than 5 % of the vocabulary in use afterwards.
+            UserError: no images, or a perplexity below a quarter of the vocabulary afterwards.
         """
         if self.params.weights is not None or self.decoder is None:
             raise TypeError("a tokenizer read from a weights file has nothing to fit")
@@ -228,11 +228,12 @@ class DvaeTarget(Target):
             finally:
                 self.requires_grad_(False)
         book = training.measure(self.encoder, self.decoder, one_pass(), kind)
-        if not book.use >= MIN_CODEBOOK_USE or not math.isfinite(loss):
+        least = MIN_PERPLEXITY * params.vocab_size
+        if not book.perplexity >= least or not math.isfinite(loss):
             raise UserError(
-                f"the dvae tokenizer collapsed: {book.use:.1%} of vocab_size {params.vocab_size} "
-                f"in use after {schedule.num_steps} updates (loss {loss:.3g}); allowed: at least "
-                f"{MIN_CODEBOOK_USE:.0%}; raise fit_epochs or balance_weight "
+                f"the dvae tokenizer is below the gate: perplexity {book.perplexity:.1f} with vocab_size "
+                f"{params.vocab_size} ({book.use:.1%} in use) after {schedule.num_steps} updates (loss {loss:.3g}); "
+                f"allowed: at least a quarter, {least:g}; raise fit_epochs ({params.fit_epochs}) or balance_weight "
                 f"({params.balance_weight}), lower fit_lr ({params.fit_lr}) or vocab_size"
             )
         self.fitted.fill_(True)

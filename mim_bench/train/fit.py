@@ -1,7 +1,7 @@
 """Fitting a target to the training images, once for all runs that ask for the same one.
 
-The fitted state depends on the target block, the images, their crops and nothing else: every seed of a
-table gets the same tokenizer. It is kept in `<out>/fits/<key>.safetensors`; a lock lets two runs that
+The fitted state depends on the target block, the images, their crops and the run's seed: each seed of a table
+gets a tokenizer of its own, so that intervals over seeds hold what it varies by. It is kept in `<out>/fits/<key>.safetensors`; a lock lets two runs that
 want it at the same time share one fit.
 """
 
@@ -24,7 +24,6 @@ from mim_bench.targets.build import make_target
 from mim_bench.train import checkpoint
 from mim_bench.train.pretrain import crop
 
-_SEED = 0  # a fit is part of the target, so the run's seed does not enter
 _BATCH_SIZE = 128
 
 
@@ -50,11 +49,11 @@ class _Images:
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, self.passes = self.passes, self.passes + 1
-        order = rng.permutation(self.num_images, seed=_SEED, epoch=epoch, stream="fit order")
+        order = rng.permutation(self.num_images, seed=self.config.seed, epoch=epoch, stream="fit order")
         batches = self.data.train.batches(
             list(order.split(self.batch_size)),
             crop(self.config),
-            seed=_SEED,
+            seed=self.config.seed,
             epoch=epoch,
             device=self.device,
             num_workers=self.data.num_workers,
@@ -64,8 +63,8 @@ class _Images:
 
 
 def fit_key(config: RunConfig, data: Data) -> str:
-    """Hash of the target block, the data and the crops."""
-    return digest([*fit_parts(config), data.facts.fingerprint, _SEED])
+    """Hash of the target block, the data, the crops and the seed."""
+    return digest([*fit_parts(config), data.facts.fingerprint])
 
 
 def _read_fit(path: Path, target: Target) -> dict[str, float]:
@@ -93,7 +92,7 @@ def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device
         if path.is_file():
             figures = _read_fit(path, target)
         else:
-            figures = target.fit(_Images(config, data, device), seed=_SEED)
+            figures = target.fit(_Images(config, data, device), seed=config.seed)
             header = {"key": key, "figures": json.dumps(figures)}
             checkpoint.save_tensors(path, target.state_dict(), header)
     return Fitted(target, key, figures)

@@ -166,7 +166,7 @@ def test_dvae__a_collapsed_codebook_is_an_error_that_names_the_remedy() -> None:
     target = _target(vocab_size=512)
     images = Shapes(8)
     images.images.zero_()
-    with pytest.raises(UserError, match=r"collapsed: .* of vocab_size 512 .* raise fit_epochs"):
+    with pytest.raises(UserError, match=r"below the gate: .* vocab_size 512 .* raise fit_epochs"):
         target.fit(images, seed=0)
     assert target.needs_fit
 
