@@ -50,6 +50,7 @@ from mim_bench.text import duration
 from mim_bench.train import backend, distributed, environment, loop, preemption, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
+from mim_bench.train.gate import gate_losses
 from mim_bench.train.progress import Quiet, Stages
 
 _logger = logging.getLogger(__name__)
@@ -275,7 +276,9 @@ def _pretrained(
         return model, _facts(path)
     with stages.stage(f"pre-train {config.target.name}") as report:
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
-    facts = distributed.on_main(lambda: _keep_facts(path, outcome, fitted))
+    with stages.stage("gate"):
+        gate = distributed.on_main(lambda: gate_losses(config, data, fitted.target, model, device))
+    facts = distributed.on_main(lambda: _keep_facts(path, outcome, fitted, gate))
     return model, facts
 
 
@@ -286,7 +289,9 @@ def _facts(path: Path) -> PretrainFacts:
         raise UserError(f"{path} is damaged: {explain(error)}") from None
 
 
-def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFacts:
+def _keep_facts(
+    path: Path, outcome: loop.Outcome, fitted: Fitted, gate: dict[str, float]
+) -> PretrainFacts:
     folder = path.parent
     manifest = read_manifest(folder)
     losses = pretrain.epoch_losses(folder)
@@ -299,6 +304,7 @@ def _keep_facts(path: Path, outcome: loop.Outcome, fitted: Fitted) -> PretrainFa
         first_batches=manifest["first_batches"],
         fit=fitted.figures,
         fit_key=fitted.key,
+        gate=gate,
         code=provenance.code(),
     )
     write_text(path, facts.model_dump_json(indent=1) + "\n")

@@ -174,7 +174,7 @@ class MaskedAutoencoder(nn.Module):
         hidden = shuffle[:, self.num_visible :]
         prediction = self.predict(images, shuffle, hidden_only=hidden_only)
         at_hidden = prediction if hidden_only else take(prediction, hidden)
-        losses = target.loss(at_hidden, _values_at(values, hidden))
+        losses = target.loss(at_hidden, values_at(values, hidden))
         check_loss_shape(target, losses, hidden.shape)
         return losses.mean(), prediction, mask
 
@@ -240,7 +240,7 @@ def compute_values(target: Target, images: Tensor) -> Tensor:
         return target(images)
 
 
-def _values_at(values: Tensor, index: Tensor) -> Tensor:
+def values_at(values: Tensor, index: Tensor) -> Tensor:
     """Values (B, L) or (B, L, K) at patches (B, N) -> (B, N) or (B, N, K)."""
     return take(values, index) if values.ndim == 3 else values.gather(1, index)
 

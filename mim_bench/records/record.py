@@ -96,6 +96,10 @@ class PretrainFacts(Frozen):
     """Figures of the target's fit, such as codebook use; empty if it needed none."""
     fit_key: str | None = None
     """Hash of the fitted state that was used."""
+    gate: dict[str, float] = Field(default_factory=dict)
+    """Losses on views that training never saw: `model_loss`, and those that it has to beat, `mean_loss`,
+    `copy_loss`, `ridge_loss`; `model_r2`, the share of the mean's loss that is gone; `flat_share` of the hidden
+    patches without contrast, and the losses without them. See `mim_bench.train.gate`."""
     code: Code | None = None
     """The source that pre-trained, where it is not known to be the record's own."""
 

@@ -1,8 +1,8 @@
 """Fitting a target to the training images, once for all runs that ask for the same one.
 
 The fitted state depends on the target block, the images, their crops and the run's seed: each seed of a table
-gets a tokenizer of its own, so that intervals over seeds hold what it varies by. It is kept in `<out>/fits/<key>.safetensors`; a lock lets two runs that
-want it at the same time share one fit.
+gets a tokenizer of its own, so that intervals over seeds hold what it varies by. It is kept in
+`<out>/fits/<key>.safetensors`; a lock lets two runs that want it at the same time share one fit.
 """
 
 import json
@@ -49,7 +49,9 @@ class _Images:
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, self.passes = self.passes, self.passes + 1
-        order = rng.permutation(self.num_images, seed=self.config.seed, epoch=epoch, stream="fit order")
+        order = rng.permutation(
+            self.num_images, seed=self.config.seed, epoch=epoch, stream="fit order"
+        )
         batches = self.data.train.batches(
             list(order.split(self.batch_size)),
             crop(self.config),

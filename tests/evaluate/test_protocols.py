@@ -7,9 +7,9 @@ from official import GEOMETRY, official_model
 
 from mim_bench.data.split import Split
 from mim_bench.evaluate import features, knn
-from mim_bench.train.log import read_log
 from mim_bench.evaluate.logistic import logistic_regression, tuned_logistic_regression
 from mim_bench.experiment.run import execute
+from mim_bench.train.log import read_log
 
 
 def test_last_readouts__equal_the_official_probe_features(golden):
@@ -240,7 +240,9 @@ def test_trained_linear__says_how_much_its_loss_still_falls(small, tmp_path):
     result = execute(config, out=tmp_path)
     losses = [line["loss"] for line in read_log(result.folder / "linear.jsonl")]
     fall = 100 * (losses[-2] - losses[-1]) / losses[-2]  # 6 steps: a tenth is one
-    assert f"over its last tenth the training loss fell by {fall:.1f} %" in result.records[0].notes[-1]
+    assert (
+        f"over its last tenth the training loss fell by {fall:.1f} %" in result.records[0].notes[-1]
+    )
 
 
 def test_speed__times_steps_and_trains_nothing(small, tmp_path):

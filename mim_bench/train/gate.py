@@ -1,0 +1,185 @@
+"""What a pre-training has to beat: predictions of its target that need no network.
+
+On views that training never saw, of the same crops and masks, the loss of
+
+- the mean of each position (of class indices their frequencies);
+- the nearest visible patch, copied (values only: a copied class has an infinite loss when wrong);
+- ridge regression from the visible pixels and the mask, solved exactly, its penalty chosen on other views;
+- the model.
+
+A pre-training counts only if the last is below ridge's (rule 12 of the design). Targets read together by R^2, the
+share of the mean's loss that is gone. Patches without any contrast are counted, and left out of a second loss:
+targets that normalise a patch blow their noise up to unit scale.
+
+Legend: N views, L patches, M hidden patches of a view, D inputs, V width of the target.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mim_bench import rng
+from mim_bench.config.run import RunConfig
+from mim_bench.data.run_data import Data
+from mim_bench.model import masking
+from mim_bench.model.mae import MaskedAutoencoder, compute_values, take, values_at
+from mim_bench.target import Geometry, Target
+from mim_bench.train import loop, pretrain
+
+_FIT_VIEWS, _CHOICE_VIEWS, _HELD_VIEWS = 4096, 1024, 2048
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Over the mean eigenvalue of the inputs' Gram matrix."""
+_MAX_OUTPUTS = 160_000
+"""L * V that ridge is solved for: above, the values of the views do not fit in memory."""
+_LEAST_PROBABILITY = 1e-3
+_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class _Views:
+    inputs: Tensor
+    """(N, D): normalised visible pixels, 0 where hidden, and the mask."""
+    values: Tensor
+    """As `Target.forward` returns them."""
+    hidden: Tensor
+    """(N, M) hidden patches."""
+    visible: Tensor
+    """(N, L - M) visible patches."""
+    is_flat: Tensor
+    """(N, M): hidden patches whose pixels are all equal."""
+    prediction: Tensor
+    """(N, M, V) of the model, at hidden patches."""
+
+
+@torch.no_grad()
+def gate_losses(
+    config: RunConfig, data: Data, target: Target, model: MaskedAutoencoder, device: torch.device
+) -> dict[str, float]:
+    """Losses of the predictions above by name, `model_r2` and `flat_share`; what cannot be computed is left out."""
+    order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
+    sizes = _sizes(len(order))
+    fit, choice, held = (
+        _views(config, data, target, model, device, index)
+        for index in order[: sum(sizes)].split(sizes)
+    )
+    found = {"model": _loss(target, held, held.prediction)}
+    mean = _outputs(target, fit.values).mean(0)
+    found["mean"] = _loss(target, held, _at_hidden(_scores(held, mean[None]), held))
+    if held.values.is_floating_point():
+        copied = take(held.values, _nearest_visible(held, model.geometry))
+        found["copy"] = _loss(target, held, copied)
+    if mean.numel() <= _MAX_OUTPUTS:
+        found["ridge"] = _ridge(target, fit, choice, held, mean)
+    flat = held.is_flat
+    figures = {f"{name}_loss": float(loss.mean()) for name, loss in found.items()}
+    figures["flat_share"] = float(flat.float().mean())
+    if 0 < figures["flat_share"] < 1:
+        figures |= {
+            f"{name}_loss_without_flat": float(loss[~flat].mean()) for name, loss in found.items()
+        }
+    return figures | {"model_r2": 1 - figures["model_loss"] / max(figures["mean_loss"], 1e-12)}
+
+
+def _sizes(num_images: int) -> list[int]:
+    """Views to fit, to choose and to measure on; of few images an eighth, and a quarter."""
+    choice, held = min(_CHOICE_VIEWS, num_images // 8), min(_HELD_VIEWS, num_images // 4)
+    return [min(_FIT_VIEWS, num_images - choice - held), choice, held]
+
+
+def _views(
+    config: RunConfig,
+    data: Data,
+    target: Target,
+    model: MaskedAutoencoder,
+    device: torch.device,
+    index: Tensor,
+) -> _Views:
+    parts = list(_parts(config, data, target, model, device, index.split(_BATCH_SIZE)))
+    return _Views(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _parts(
+    config: RunConfig,
+    data: Data,
+    target: Target,
+    model: MaskedAutoencoder,
+    device: torch.device,
+    batches: Sequence[Tensor],
+) -> Iterator[tuple[Tensor, ...]]:
+    epoch = config.pretrain.epochs  # the first that training does not reach
+    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
+    model.eval()
+    for views, index in pretrain.views(config, data, batches, epoch, device, data.num_workers):
+        images = views.float() / 255
+        noise = sampler.noise(index.to(device), seed=config.seed, epoch=epoch)
+        shuffle, mask = masking.split(noise, sampler.num_visible)
+        visible, hidden = shuffle.tensor_split([sampler.num_visible], dim=1)
+        patches = model.geometry.patchify(images)
+        normalised = model.geometry.patchify(model.geometry.normalize(images))
+        inputs = torch.cat([(normalised * ~mask[:, :, None]).flatten(1), mask.float()], dim=1)
+        flat = (patches.amax(-1) == patches.amin(-1)).gather(1, hidden)
+        with loop.autocast(device, config.runtime):
+            prediction = model.predict(images, shuffle, hidden_only=True).float()
+        yield inputs, compute_values(target, images), hidden, visible, flat, prediction
+
+
+def _loss(target: Target, views: _Views, prediction: Tensor) -> Tensor:
+    """Predictions at hidden patches (N, M, V) -> (N, M)."""
+    return target.loss(prediction, values_at(views.values, views.hidden)).float()
+
+
+def _outputs(target: Target, values: Tensor) -> Tensor:
+    """Values -> (N, L, V) that can be averaged and regressed: class indices one-hot (K of a patch: all in a row)."""
+    if values.is_floating_point():
+        return values.float()
+    if values.ndim == 2:
+        return F.one_hot(values, target.dim).float()
+    return F.one_hot(values, target.dim // values.shape[2]).flatten(2).float()
+
+
+def _scores(views: _Views, outputs: Tensor) -> Tensor:
+    """Averages or regressed outputs (N, L, V) -> what the head would give: logits for class indices."""
+    is_class = not views.values.is_floating_point()
+    return outputs.clamp_min(_LEAST_PROBABILITY).log() if is_class else outputs
+
+
+def _at_hidden(outputs: Tensor, views: _Views) -> Tensor:
+    """(N, L, V) or (1, L, V) -> (N, M, V)."""
+    return take(outputs.expand(len(views.hidden), -1, -1).contiguous(), views.hidden)
+
+
+def _nearest_visible(views: _Views, geometry: Geometry) -> Tensor:
+    """(N, M): of each hidden patch the visible one at the least distance on the grid."""
+    rows, columns = geometry.grid
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    distance = torch.cdist(place, place).to(views.hidden.device)
+    to_visible = distance[views.hidden].gather(  # (N, M, L) -> (N, M, L - M)
+        2, views.visible[:, None].expand(-1, views.hidden.shape[1], -1)
+    )
+    return views.visible.gather(1, to_visible.argmin(2))
+
+
+def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tensor) -> Tensor:
+    """Loss (N, M) of ridge regression on the held views, by the penalty that is best on the views to choose on.
+
+    Solved in the space of the views, N x N, so that no matrix of inputs by outputs is needed.
+    """
+    center = fit.inputs.mean(0)
+    x = fit.inputs - center
+    y = (_outputs(target, fit.values) - mean).flatten(1)
+    gram = x @ x.T
+    scale = gram.trace() / min(x.shape)
+
+    def loss(views: _Views, weight: Tensor) -> Tensor:
+        outputs = ((views.inputs - center) @ x.T @ weight).unflatten(1, mean.shape) + mean
+        return _loss(target, views, _at_hidden(_scores(views, outputs), views))
+
+    def solve(penalty: float) -> Tensor:
+        shifted = gram + penalty * scale * torch.eye(len(gram), device=gram.device)
+        return torch.cholesky_solve(y, torch.linalg.cholesky(shifted))
+
+    best = min(_PENALTIES, key=lambda penalty: float(loss(choice, solve(penalty)).mean()))
+    return loss(held, solve(best))

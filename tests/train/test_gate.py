@@ -1,0 +1,72 @@
+"""What a pre-training has to beat."""
+
+import pytest
+import torch
+
+import mim_bench
+from mim_bench.experiment.run import execute
+
+
+@pytest.mark.parametrize("target", ["pixel", "norm_pixel", "hog", "dvae"])
+def test_gate__is_in_the_record_for_every_kind_of_target(small, tmp_path, target):
+    more = ["dvae.vocab_size=4", "dvae.width=8", "dvae.fit_epochs=2"] if target == "dvae" else []
+    config = small(target, "evaluate.protocols=knn", *more)
+    (record,) = execute(config, out=tmp_path).records
+    gate = record.pretrain.gate
+    assert {"model_loss", "mean_loss", "ridge_loss", "flat_share"} <= set(gate)
+    assert ("copy_loss" in gate) == (target != "dvae")
+    assert gate["model_r2"] == pytest.approx(1 - gate["model_loss"] / gate["mean_loss"])
+    assert all(torch.isfinite(torch.tensor(list(gate.values()))))
+
+
+def test_ridge__finds_a_linear_rule_and_the_mean_does_not(small, tmp_path, monkeypatch):
+    """Images of one colour each: every hidden patch is a linear function of the visible ones."""
+    from mim_bench.data.run_data import complete, open_data
+    from mim_bench.targets.build import make_target
+    from mim_bench.train import gate, pretrain
+
+    cpu = torch.device("cpu")
+    config = small("pixel", "augment.crop=none", "data.limit_images=600")
+    data = open_data(config, cpu)
+    config = complete(config, data)
+
+    def flat_images(config, data, batches, epoch, device, num_workers):
+        for index in batches:
+            levels = (index * 37 % 256).to(torch.uint8)
+            yield levels[:, None, None, None].expand(-1, 1, 32, 32), index
+
+    monkeypatch.setattr(pretrain, "views", flat_images)
+    target = make_target(config)
+    model = pretrain.build_model(config, target.dim)
+    found = gate.gate_losses(config, data, target, model, cpu)
+    assert found["copy_loss"] == 0 and found["flat_share"] == 1
+    assert found["ridge_loss"] < 0.05 * found["mean_loss"]
+    assert found["model_loss"] > found["ridge_loss"]  # untrained: below the gate
+
+
+def test_nearest_visible__is_at_the_least_distance():
+    from mim_bench.target import Geometry
+    from mim_bench.train.gate import _nearest_visible, _Views
+
+    empty = torch.empty(0)
+    visible, hidden = torch.tensor([[0, 15]]), torch.tensor([[1, 4, 14, 11]])
+    views = _Views(empty, empty, hidden, visible, empty, empty)
+    geometry = Geometry((16, 16), 4, 1, (0.5,), (0.5,))
+    assert _nearest_visible(views, geometry).tolist() == [[0, 0, 15, 15]]
+
+
+def test_gate__is_computed_on_views_that_training_does_not_see(small, tmp_path, monkeypatch):
+    from mim_bench.train import gate, pretrain
+
+    seen = []
+    views = pretrain.views
+
+    def spy(config, data, batches, epoch, *rest):
+        seen.append(epoch)
+        return views(config, data, batches, epoch, *rest)
+
+    monkeypatch.setattr(gate.pretrain, "views", spy)
+    config = small("pixel", "evaluate.protocols=knn")
+    mim_bench.run(config, out=tmp_path)
+    trained, gated = set(range(config.pretrain.epochs)), {config.pretrain.epochs}
+    assert set(seen) == trained | gated
