@@ -73,6 +73,13 @@ def fake_record(cell: Cell, protocol: str, accuracy: float) -> tuple[Record, dic
         for blocks in config.partial.blocks:
             if blocks < config.model.depth:
                 correct[partial.readout(blocks)] = right(0.01 * blocks)
+    elif protocol == "baselines":
+        kinds = ("pixels", "pca", "target")
+        correct = {
+            f"{kind}:{probe}": right(-0.3 - 0.02 * place)
+            for place, kind in enumerate(kinds)
+            for probe in ("linear", "knn")
+        }
     elif protocol != "speed":
         correct = {"model": right(0.1 if protocol == "finetune" else 0.05)}
     metrics = [top1(readout, bits) for readout, bits in correct.items()]

@@ -41,6 +41,7 @@ def notes(table: Table) -> list[str]:
             f"{difference.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
             + _ranking(table)
         )
+    lines += _gates(table)
     lines.append(
         f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
     )
@@ -50,6 +51,28 @@ def notes(table: Table) -> list[str]:
     if stale := {reason for row in table.rows for reason in row.stale}:
         lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
     lines.append(_provenance(records))
+    return lines
+
+
+def _gates(table: Table) -> list[str]:
+    """What fails a gate, and where every row's pre-training stands against its target's simple predictors."""
+    lines = []
+    if table.below_gate:
+        lines.append(f"Below the gate: {table.below_gate}. Nothing is ranked.")
+    if failed := [f"{row.label} ({row.below_gate})" for row in table.rows if row.below_gate]:
+        lines.append(
+            "Below the gate, pre-training no better than ridge regression from visible pixels: "
+            f"{', '.join(failed)}."
+        )
+    r2: dict[str, list[float]] = {}
+    for entry in table.found:
+        if entry.record.pretrain and "model_r2" in entry.record.pretrain.gate:
+            r2.setdefault(entry.cell.label, []).append(entry.record.pretrain.gate["model_r2"])
+    if r2:
+        shown = ", ".join(f"{label} {sum(each) / len(each):.3f}" for label, each in r2.items())
+        lines.append(
+            f"Share of the position-wise mean's loss that is gone (R2, unseen views): {shown}."
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mim_bench.analysis import gates
 from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.notes import notes, sources
@@ -104,7 +105,8 @@ def main_grid(table: Table, *, brief: bool = False) -> Grid:
     headings += ["seeds"]
     rows = []
     for row in table.rows:
-        cells = [TableCell(row.label + (" (stale)" if row.stale else ""))]
+        marks = [gates.BELOW] * bool(row.below_gate) + ["stale"] * bool(row.stale)
+        cells = [TableCell(row.label + (f" ({', '.join(marks)})" if marks else ""))]
         for column in columns:
             cells.append(value_cell(row.values.get(column.key), column))
             if column in compared:

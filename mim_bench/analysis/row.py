@@ -4,7 +4,7 @@ Everything here is by column: the name of a measure (`mim_bench.records.measure`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,10 @@ COSTS = {
 """Cost -> heading, whether it is an accuracy, whether higher is better; see `benchmark.CostName`."""
 
 
+BASELINES = "baselines"
+"""The protocol whose record becomes rows of its own."""
+
+
 @dataclass
 class RowRecords:
     """All records of one row, and the seeds and protocols that it should have."""
@@ -37,6 +41,10 @@ class RowRecords:
     declared: list[int]
     """Seeds."""
     found: list[CellRecord] = field(default_factory=list)
+    is_baseline: bool = False
+    """True for a row that needs no pre-training and no seeds."""
+    is_fixed_image: bool = False
+    """True for the baselines that an encoder has to beat whatever its target: raw pixels and PCA."""
 
     @cached_property
     def measured(self) -> dict[str, dict[int, tuple[Measure, CellRecord]]]:
@@ -47,6 +55,10 @@ class RowRecords:
                 column = _column(key)
                 named.setdefault(column, {})[entry.record.seed] = (measure, entry)
         return named
+
+    def measured_probes(self) -> set[str]:
+        """Protocols that it has a record of."""
+        return {entry.record.protocol for entry in self.found}
 
     def values(self, column: str) -> dict[int, float]:
         """Seed -> number."""
@@ -75,15 +87,42 @@ def records_by_row(
     """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
     by_label: dict[str, RowRecords] = {}
     seeds = list(benchmark.seeds)
-    for protocol in benchmark.first_only:
+    for protocol in set(benchmark.first_only) - {BASELINES}:
         by_label[protocol] = RowRecords(protocol, todo[0], {protocol}, seeds)
     for cell in todo:
         protocols = set(benchmark.protocols)
         by_label.setdefault(cell.label, RowRecords(cell.label, cell, protocols, seeds))
     for entry in found:
         is_shared = entry.record.protocol in benchmark.first_only
+        if is_shared and entry.record.protocol == BASELINES:
+            continue
         by_label[entry.record.protocol if is_shared else entry.cell.label].found.append(entry)
-    return by_label
+    return by_label | baseline_rows(found)
+
+
+def baseline_rows(found: Sequence[CellRecord]) -> dict[str, RowRecords]:
+    """Label -> a row for each baseline, the first record of each: they depend on neither seed nor grid.
+
+    Of a record of `baselines` each probe's accuracy becomes a record of that probe, so that it stands in its column.
+    """
+    rows: dict[str, RowRecords] = {}
+    for entry in found:
+        if entry.record.protocol != BASELINES:
+            continue
+        for metric in entry.record.metrics:
+            kind, _, probe = metric.readout.partition(":")
+            width = entry.record.config["model"]["embed_dim"]
+            label = {"pixels": "raw pixels", "pca": f"PCA, {width} components"}.get(
+                kind, f"{entry.record.target} as a feature"
+            )
+            row = RowRecords(label, entry.cell, set(), [], is_baseline=True)
+            row.is_fixed_image = kind in ("pixels", "pca")
+            row = rows.setdefault(label, row)
+            if probe in row.measured_probes():
+                continue
+            changes = {"protocol": probe, "metrics": (metric,), "declared_readout": metric.readout}
+            row.found.append(replace(entry, record=entry.record.model_copy(update=changes)))
+    return rows
 
 
 def _column(key: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from mim_bench.analysis import difference
+from mim_bench.analysis import difference, gates
 from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.published import match
 from mim_bench.analysis.published.reason import reasons
@@ -69,6 +69,10 @@ class Row:
     reasons: dict[str, str]
     """Why the published numbers next to it are not comparable, as `mim_bench.analysis.published.reason` says."""
     num_seeds: int
+    is_baseline: bool
+    """True for a row that needs no pre-training."""
+    below_gate: str
+    """Why its pre-training does not count; empty if it does. See `mim_bench.analysis.gates`."""
     num_missing: int
     """Declared seeds for which a record of a protocol is missing: failed, or not run yet."""
     stale: tuple[str, ...]
@@ -91,6 +95,8 @@ class Table:
     """Fields in which the rows' configs differ."""
     found: list[CellRecord] = field(default_factory=list)
     """The records that it was made from."""
+    below_gate: str | None = None
+    """Why the table as a whole is no finding; unset if it is informative."""
 
     @property
     def records(self) -> list[Record]:
@@ -130,11 +136,14 @@ def build(
     differing = comparability.check(found)
     by_label = records_by_row(benchmark, cells(name, preset, overrides), found)
     reference = _reference(benchmark, by_label)
-    columns = _columns(benchmark, by_label)
+    columns = _columns(benchmark, by_label, gates.primary_measure(preset))
+    below = gates.untrained_rows(by_label)
     rows = [
-        _row(line, columns, by_label[reference], benchmark, available) for line in by_label.values()
+        _row(line, columns, by_label[reference], benchmark, available, below.get(line.label, ""))
+        for line in by_label.values()
     ]
-    _compare(rows, columns, by_label, reference)
+    tier = gates.tier(by_label, preset)
+    _compare(rows, columns, by_label, reference, ranks=tier is None)
     if control := _control(found, columns):
         rows.append(control)
     taken = {
@@ -147,7 +156,7 @@ def build(
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
-        differing, found,
+        differing, found, tier,
     )  # fmt: skip
 
 
@@ -158,16 +167,18 @@ def _reference(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> str:
     return named
 
 
-def _columns(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> list[Column]:
-    """Accuracies in the order of importance, those of other readouts last, then costs."""
+def _columns(
+    benchmark: Benchmark, by_label: Mapping[str, RowRecords], primary: str | None
+) -> list[Column]:
+    """The primary measure, accuracies in the order of importance, those of other readouts last, then costs."""
     order = list(PROTOCOLS)
     is_accuracy = {
         key: next(iter(of_seed.values()))[0].is_accuracy
         for line in by_label.values()
         for key, of_seed in line.measured.items()
     }
-    keys = [key for key, accuracy in is_accuracy.items() if accuracy]
-    keys.sort(key=lambda key: ("@" in key, order.index(key.split()[0])))
+    keys = [key for key, accuracy in is_accuracy.items() if accuracy and ":" not in key]
+    keys.sort(key=lambda key: ("@" in key, key != primary, order.index(key.split()[0])))
     columns = [Column(key, _heading(key), True) for key in keys]
     if "scratch" in benchmark.first_only:
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
@@ -193,6 +204,7 @@ def _row(
     reference: RowRecords,
     benchmark: Benchmark,
     available: list[PublishedRow],
+    below_gate: str,
 ) -> Row:
     values, published, why = {}, {}, {}
     for column in columns:
@@ -202,7 +214,9 @@ def _row(
             values[key] = Value(of_seed)
         named = "scratch" if records.label == "scratch" and key == "finetune" else key
         counterparts = (
-            match.counterparts(benchmark, records.cell, named, available) if available else []
+            match.counterparts(benchmark, records.cell, named, available)
+            if available and not records.is_baseline
+            else []
         )
         if counterparts and of_seed:
             published[key] = counterparts
@@ -217,6 +231,8 @@ def _row(
         published=published,
         reasons=why,
         num_seeds=len({seed for seed, _ in have}),
+        is_baseline=records.is_baseline,
+        below_gate=below_gate,
         num_missing=len(wanted - have),
         stale=tuple(sorted({why for entry in records.found for why in entry.stale})),
     )
@@ -231,17 +247,29 @@ def _compare(
     columns: Sequence[Column],
     by_label: Mapping[str, RowRecords],
     reference: str,
+    *,
+    ranks: bool,
 ) -> None:
-    """Writes the differences to the reference into the rows, and marks a value that is better than every other."""
+    """Writes the differences to the reference into the rows, and marks a value that is better than every other.
+
+    What is below a gate is not ranked: a row among the others, or, without `ranks`, the whole table.
+    """
     for column in columns:
         key = column.key
         if not is_compared(key):
             continue
         correct = {
-            row.label: by_label[row.label].correctness(key) for row in rows if key in row.values
+            row.label: by_label[row.label].correctness(key)
+            for row in rows
+            if key in row.values and not row.is_baseline
         }
         deltas = difference.differences(correct, reference) if reference in correct else {}
-        leader = difference.best(correct)
+        counted = {row.label for row in rows if not row.below_gate}
+        leader = (
+            difference.best({label: of for label, of in correct.items() if label in counted})
+            if ranks
+            else None
+        )
         for row in rows:
             if row.label in deltas:
                 row.differences[key] = deltas[row.label]
@@ -265,4 +293,4 @@ def _control(found: Sequence[CellRecord], columns: Sequence[Column]) -> Row | No
     if not shared:
         return None
     num_seeds = max(len(value.of_seed) for value in shared.values())
-    return Row(CONTROL, shared, {}, {}, {}, num_seeds, 0, ())
+    return Row(CONTROL, shared, {}, {}, {}, num_seeds, True, "", 0, ())

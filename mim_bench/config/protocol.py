@@ -86,6 +86,12 @@ _BUILT_IN = (
         needs_encoder=False, column="finetune",
     ),
     ProtocolSpec(
+        name="baselines",
+        description="raw pixels, PCA at the encoder's width and the target itself as fixed features",
+        function="mim_bench.evaluate.baselines:run", sections=("linear", "knn"),
+        needs_encoder=False, is_compared=False,
+    ),
+    ProtocolSpec(
         name="speed",
         description="time, memory and FLOPs of the pre-training step; nothing is trained",
         function="mim_bench.evaluate.speed:run", sections=("speed",),

@@ -181,7 +181,8 @@ def resolve(
     layers = _Layers(name, schema)
 
     content = recipes.read("preset", preset)
-    content.pop("description", None)
+    for about in ("description", "primary"):  # of the preset, not of the run
+        content.pop(about, None)
     for other, params in content.pop("target", {}).items():
         if other == name:
             layers.add(

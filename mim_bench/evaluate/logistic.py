@@ -48,18 +48,66 @@ def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return (train - mean) / std, (test - mean) / std
 
 
-def logistic_regression(
-    features: Tensor, labels: Tensor, num_classes: int, c: float, start: Logistic | None = None
+@dataclass(frozen=True)
+class _Rotated:
+    """Features along the principal axes of their own second moments."""
+
+    x: Tensor
+    """(N, D) float64."""
+    axes: Tensor
+    """(D, D), a column an axis."""
+    moments: Tensor
+    """(D,): mean square along each."""
+
+    @classmethod
+    def of(cls, features: Tensor) -> "_Rotated":
+        x = features.double()
+        moments, axes = torch.linalg.eigh(x.T @ x / len(x))
+        return cls(x @ axes, axes, moments.clamp_min(0))
+
+    def rows(self, index: Tensor) -> "_Rotated":
+        return _Rotated(self.x[index], self.axes, self.moments)
+
+
+def logistic_regression(features: Tensor, labels: Tensor, num_classes: int, c: float) -> Logistic:
+    """Features (N, D) and labels (N,) -> the minimum."""
+    return _solve(_Rotated.of(features), labels, num_classes, c, None)
+
+
+def tuned_logistic_regression(
+    features: Tensor, labels: Tensor, num_classes: int, penalties: Sequence[float], fraction: float
 ) -> Logistic:
-    """Features (N, D) and labels (N,) -> the minimum, searched from `start` or from 0."""
-    x = features.double()
-    basis = _even_basis(x, c, num_classes)
-    x = x @ basis
+    """The same with `c` chosen of `penalties` by the cross-entropy on a slice of the training images.
+
+    Args:
+        fraction: share of the images that the choice is made on; the solution is then sought on all.
+    """
+    rotated = _Rotated.of(features)
+    order = rng.permutation(len(labels), seed=0, epoch=0, stream="penalty").to(labels.device)
+    num_held = max(1, round(fraction * len(labels)))
+    held, rest = order[:num_held], order[num_held:]
+    held_features, part, known = features[held], rotated.rows(rest), labels[rest]
+    found: list[tuple[float, Logistic]] = []
+    for c in sorted(penalties):  # the strongest first: each starts where the last one ended
+        start = found[-1][1] if found else None
+        solution = _solve(part, known, num_classes, c, start)
+        loss = F.cross_entropy(solution.logits(held_features), labels[held])
+        found.append((float(loss), solution))
+    best = min(found, key=lambda pair: pair[0])[1]
+    return _solve(rotated, labels, num_classes, best.c, best)
+
+
+def _solve(
+    rotated: _Rotated, labels: Tensor, num_classes: int, c: float, start: Logistic | None
+) -> Logistic:
+    """L-BFGS over weights in units in which the curvature at 0 is the same along all axes."""
+    x, num = rotated.x, len(rotated.x)
+    curvature = rotated.moments * (num_classes - 1) / num_classes**2 + 1 / (c * num)
+    unit = curvature.rsqrt()
     weight = x.new_zeros(num_classes, x.shape[1])
     bias = x.new_zeros(num_classes)
     if start:
-        weight = torch.linalg.solve(basis, start.weight.T).T.contiguous()
-        bias = start.bias.clone()
+        weight, bias = (start.weight @ rotated.axes) / unit, start.bias.clone()
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     solver = torch.optim.LBFGS(
         parameters,
@@ -71,8 +119,9 @@ def logistic_regression(
 
     def objective() -> Tensor:
         solver.zero_grad()
-        fit = F.cross_entropy(x @ weight.T + bias, labels, reduction="sum")
-        value = fit / len(x) + (weight @ basis.T).square().sum() / (2 * c * len(x))
+        turned = weight * unit
+        fit = F.cross_entropy(x @ turned.T + bias, labels)
+        value = fit + turned.square().sum() / (2 * c * num)
         value.backward()
         return value
 
@@ -80,32 +129,4 @@ def logistic_regression(
         solver.step(objective)  # pyright: ignore[reportArgumentType]
         objective()
     gradient = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
-    return Logistic(weight.detach() @ basis.T, bias.detach(), c, gradient)
-
-
-def _even_basis(x: Tensor, c: float, num_classes: int) -> Tensor:
-    """(N, D) -> (D, D) whose columns see about the same curvature of the objective at 0."""
-    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
-    curvature = values.clamp_min(0) * (num_classes - 1) / num_classes**2 + 1 / (c * len(x))
-    return vectors * curvature.rsqrt()
-
-
-def tuned_logistic_regression(
-    features: Tensor, labels: Tensor, num_classes: int, penalties: Sequence[float], fraction: float
-) -> Logistic:
-    """The same with `c` chosen of `penalties` by the cross-entropy on a slice of the training images.
-
-    Args:
-        fraction: share of the images that the choice is made on; the solution is then sought on all.
-    """
-    order = rng.permutation(len(labels), seed=0, epoch=0, stream="penalty").to(labels.device)
-    num_held = max(1, round(fraction * len(labels)))
-    held, rest = order[:num_held], order[num_held:]
-    found: list[tuple[float, Logistic]] = []
-    for c in sorted(penalties):  # the strongest first: each starts where the last one ended
-        start = found[-1][1] if found else None
-        solution = logistic_regression(features[rest], labels[rest], num_classes, c, start)
-        loss = F.cross_entropy(solution.logits(features[held]), labels[held])
-        found.append((float(loss), solution))
-    best = min(found, key=lambda pair: pair[0])[1]
-    return logistic_regression(features, labels, num_classes, best.c, best)
+    return Logistic((weight.detach() * unit) @ rotated.axes.T, bias.detach(), c, gradient)

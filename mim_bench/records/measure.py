@@ -71,6 +71,8 @@ def _name(record: Record, metric: Metric) -> str:
         share = f" {rest.partition(' draw')[0]}" if rest else ""
         at = "" if readout == record.declared_readout else f" @ {readout}"
         return record.protocol + share + at
+    if record.protocol == "baselines":  # under one probe, `pixels:linear`
+        return f"{record.protocol} {readout}"
     if readout.startswith("blocks="):
         return f"{record.protocol} {readout.removeprefix('blocks=')}"
     return record.protocol

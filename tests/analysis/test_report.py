@@ -204,11 +204,15 @@ def test_page__numbers_are_those_of_the_csv(
         place, factor = headings.index(column.heading), 100 if column.is_accuracy else 1
         for line in lines:
             of_row = unrounded[line[0]]
+            if not of_row[column.key]:
+                assert line[place] == "-"
+                continue
             numbers = [float(text) for text in re.findall(_NUMBERS, line[place])]
-            wanted = [factor * float(of_row[key]) for key in (column.key, f"{column.key} half")]
+            keys = [key for key in (column.key, f"{column.key} half") if of_row[key]]
+            wanted = [factor * float(of_row[key]) for key in keys]
             assert numbers == pytest.approx(wanted[: len(numbers)], abs=0.051)
             num_checked += len(numbers)
-    assert num_checked >= len(lines) * len(render.main_columns(found))
+    assert num_checked >= 4 * len(render.main_columns(found))
 
 
 def _numbers(browser: Browser, column: int) -> list[float]:
@@ -221,7 +225,7 @@ def test_page__a_click_sorts_and_a_second_reverses(browser: Browser) -> None:
     column = headings.index("linear %")
     browser.click(browser.run(_HEAD, _MAIN, column))
     falling = _numbers(browser, column)
-    assert falling == sorted(falling, reverse=True) and len(set(falling)) == len(lines)
+    assert falling == sorted(falling, reverse=True) and len(set(falling)) > 4
     assert browser.run(_ARIA, _MAIN) == [
         "descending" if place == column else None for place in range(len(headings))
     ]
@@ -235,7 +239,9 @@ def test_page__the_keyboard_sorts_words(browser: Browser) -> None:
     browser.run(_HEAD.replace("return ", "const button = ") + "button.focus()", _MAIN, 0)
     browser.press("\ue007")  # Enter
     labels = [line[0] for line in browser.run(_TABLE, _MAIN)[1:]]
-    assert labels == sorted(labels) and browser.run(_ARIA, _MAIN)[0] == "ascending"
+    assert (
+        labels == sorted(labels, key=str.casefold) and browser.run(_ARIA, _MAIN)[0] == "ascending"
+    )
 
 
 def test_page__missing_numbers_stay_last(browser: Browser) -> None:

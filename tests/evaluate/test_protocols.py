@@ -201,13 +201,15 @@ def test_low_shot__draws_equally_many_of_each_class_and_the_same_for_everybody()
     assert low_shot.balanced(labels, 1e-6, 0).numel() == 10  # at least one each
 
 
-@pytest.mark.parametrize("start_c", [None, 1e-3])
-def test_logistic_regression__is_at_the_minimum_of_its_objective(start_c):
+@pytest.mark.parametrize("tuned", [False, True])
+def test_logistic_regression__is_at_the_minimum_of_its_objective(tuned):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(80, 6, generator=generator).double()
     labels = torch.randint(3, (80,), generator=generator)
-    start = start_c and logistic_regression(features, labels, 3, c=start_c)
-    solution = logistic_regression(features, labels, 3, c=0.5, start=start)
+    if tuned:
+        solution = tuned_logistic_regression(features, labels, 3, (0.5,), 0.1)
+    else:
+        solution = logistic_regression(features, labels, 3, c=0.5)
     weight = solution.weight
     assert solution.is_converged
     residual = solution.logits(features).softmax(1) - torch.nn.functional.one_hot(labels, 3)

@@ -28,7 +28,7 @@ def first(results):
 
 def test_every_record__finds_its_cell(results):
     found = store.benchmark_records("decoder_depth", "tiny", results)
-    assert len(found) == 18 and all(one.stale == () for one in found)
+    assert len(found) == 21 and all(one.stale == () for one in found)
     for one in found:
         assert one.record.config["model"]["decoder_depth"] == one.cell.point["model.decoder_depth"]
         assert one.record.seed == one.cell.config.seed
@@ -37,7 +37,7 @@ def test_every_record__finds_its_cell(results):
 def test_frame__has_place_numbers_and_proof(results):
     frame = store.results("decoder_depth", folder=results)
     assert (
-        len(frame) == 18 and frame["linear"].notna().sum() == frame["finetune"].notna().sum() == 9
+        len(frame) == 21 and frame["linear"].notna().sum() == frame["finetune"].notna().sum() == 9
     )
     assert frame["linear"].dropna().between(0, 1).all()
     assert set(frame["model.decoder_depth"]) == {1, 2, 4} and frame["commit"].str.len().eq(40).all()
@@ -99,7 +99,7 @@ def test_newer_protocol_or_target__makes_records_stale_but_keeps_them(results, m
     assert {one.record.protocol for one in found if one.stale} == {"linear"}
     monkeypatch.setattr(NormPixelParams, "version", 99)
     found = store.benchmark_records("decoder_depth", "tiny", results)
-    assert len(found) == 18 and all("target" in one.stale for one in found)
+    assert len(found) == 21 and all("target" in one.stale for one in found)
 
 
 def test_current_record__takes_the_place_of_a_stale_one(results):
@@ -109,7 +109,7 @@ def test_current_record__takes_the_place_of_a_stale_one(results):
     record, correct = fake_record(older, "linear", 0.1)
     write(first(results).with_name(f"{record.run_id}__linear.json"), record, correct)
     found = store.benchmark_records("decoder_depth", "tiny", results)
-    assert len(found) == 18 and all(one.stale == () for one in found)
+    assert len(found) == 21 and all(one.stale == () for one in found)
     mine = next(o for o in found if o.cell.config == cell.config and o.record.protocol == "linear")
     mine.path.unlink()
     found = store.benchmark_records("decoder_depth", "tiny", results)
@@ -119,10 +119,10 @@ def test_current_record__takes_the_place_of_a_stale_one(results):
 def test_other_place_of_the_same_images__is_the_same_run(tmp_path):
     """`--data parquet:HERE` and `parquet:THERE` name the same images, as the fingerprint says."""
     fake_results("targets", "cifar10", tmp_path)
-    assert len(store.benchmark_records("targets", "cifar10", tmp_path)) == 60
+    assert len(store.benchmark_records("targets", "cifar10", tmp_path)) == 72
     overrides = ["data.source=parquet:elsewhere"]
     found = store.benchmark_records("targets", "cifar10", tmp_path, overrides)
-    assert len(found) == 60
+    assert len(found) == 72
     assert not any(store.of_same_data(one.record, one.cell.config) for one in found)
 
 

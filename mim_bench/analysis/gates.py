@@ -1,0 +1,64 @@
+"""Gates: what a table must pass before it counts as a finding (rule 12 of the design).
+
+- A pre-training counts if its loss is below that of ridge regression from visible pixels and mask to its target.
+- A table is informative if its best encoder is above raw pixels and above equal-width PCA on the primary measure,
+  which the preset declares before any run.
+
+What fails is printed with the words "below the gate", and nothing is ranked; nothing is hidden.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+
+from mim_bench.analysis.row import RowRecords
+from mim_bench.config import recipe
+from mim_bench.errors import UserError
+
+BELOW = "below the gate"
+
+
+@cache
+def primary_measure(preset: str) -> str | None:
+    """The measure that a preset declares as its primary one; unset for a tier of plumbing."""
+    try:
+        return recipe.read("preset", preset).get("primary")
+    except UserError:  # of somebody else's file, which is not at hand
+        return None
+
+
+def untrained_rows(by_label: Mapping[str, RowRecords]) -> dict[str, str]:
+    """Label -> why it is below the gate: in some seed its loss is not below ridge's."""
+    found = {}
+    for label, row in by_label.items():
+        gates = [
+            entry.record.pretrain.gate
+            for entry in row.found
+            if entry.record.pretrain and "ridge_loss" in entry.record.pretrain.gate
+        ]
+        if failed := [gate for gate in gates if gate["model_loss"] >= gate["ridge_loss"]]:
+            worst = max(failed, key=lambda gate: gate["model_loss"] / gate["ridge_loss"])
+            found[label] = f"loss {worst['model_loss']:.3f}, ridge {worst['ridge_loss']:.3f}"
+    return found
+
+
+def tier(by_label: Mapping[str, RowRecords], preset: str) -> str | None:
+    """Why a table is below the gate as a whole; unset if it is informative."""
+    primary = primary_measure(preset)
+    if primary is None:
+        return f"preset {preset} declares no primary measure: plumbing, not a finding"
+    means = {
+        label: sum(values.values()) / len(values)
+        for label, row in by_label.items()
+        if (values := row.values(primary))
+    }
+    baselines = {label: means[label] for label in means if by_label[label].is_fixed_image}
+    encoders = {label: means[label] for label in means if not by_label[label].is_baseline}
+    if not encoders:
+        return f"no record of {primary}, its primary measure"
+    if len(baselines) < 2:
+        return f"no {primary} of raw pixels and PCA to compare with"
+    best = max(encoders, key=encoders.__getitem__)
+    above = [label for label, value in baselines.items() if value >= encoders[best]]
+    if above:
+        return f"no encoder is above {' and '.join(sorted(above))} on {primary} ({best} {100 * encoders[best]:.1f} %)"
+    return None

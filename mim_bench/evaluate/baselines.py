@@ -1,0 +1,139 @@
+"""Rows that need no pre-training: fixed features under the same probes on the same images (rule 11 of the design).
+
+- `pixels`: the normalised image, all values in a row;
+- `pca`: its principal components, as many as the encoder is wide;
+- `target`: the values of the target itself (`Target.feature`), which an encoder trained to predict them should beat;
+  left out for a target that follows the student.
+
+Probes are logistic regression at its minimum (`linear.penalties`, `linear.tune_fraction`) and kNN. What does not
+depend on the run is computed once and kept in `<out>/baselines/`. Images of more than 64 x 64 pixels are averaged down
+to that first: a classifier on a million weights a class says nothing more.
+
+Legend: N images, F values of a feature, D encoder width.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor
+
+from mim_bench.config.run import digest
+from mim_bench.data.split import Split
+from mim_bench.evaluate import knn
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
+from mim_bench.evaluate.logistic import standardised, tuned_logistic_regression
+from mim_bench.files import replacing
+from mim_bench.target import Target
+from mim_bench.train import distributed
+from mim_bench.train.fit import fitted_target
+
+_LARGEST_SIDE = 64
+_VERSION = 1
+
+Correct = dict[str, np.ndarray]
+
+
+def run(context: EvalContext) -> ProtocolResult:
+    """Accuracy of each feature under each probe; readouts are `pixels:linear`, `pca:knn`, ..."""
+    config, out = context.config, context.folder.parent
+    fitted = distributed.main_first(
+        lambda: fitted_target(config, context.data, out, context.device)
+    )
+    target = fitted.target
+    kinds: dict[str, tuple[object, Callable[[], Correct]]] = {
+        "pixels": (None, lambda: _pixels(context)),
+        "pca": (config.model.embed_dim, lambda: _pca(context)),
+    }
+    if not target.follows_student:
+        block = config.target.model_dump(mode="json", exclude={"name"})
+        depends_on = [block, config.model.patch_size, fitted.key]
+        kinds["target"] = (depends_on, lambda: _target(context, target))
+    correct: Correct = {}
+    for kind, (depends_on, compute) in kinds.items():
+        for probe, values in _cached(_path(context, kind, depends_on), compute).items():
+            correct[f"{kind}:{probe}"] = values
+    return ProtocolResult(correct, ("baselines: features of the clean images",))
+
+
+def _path(context: EvalContext, kind: str, depends_on: object) -> Path:
+    config = context.config
+    sections = config.model_dump(mode="json", include={"data", "linear", "knn"})
+    sections["data"].pop("source")
+    key = digest([_VERSION, kind, depends_on, sections, context.data.facts.fingerprint])
+    return context.folder.parent / "baselines" / f"{kind}-{key[:16]}.npz"
+
+
+def _cached(path: Path, compute: Callable[[], Correct]) -> Correct:
+    """Probe -> (N,) bool, read where another run has computed it; the ranks of one run compute it together."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock") if distributed.size() == 1 else nullcontext():
+        if not distributed.on_main(path.is_file):
+            found = compute()
+            distributed.on_main(lambda: _write(path, found))
+        with np.load(path) as file:
+            return dict(file)
+
+
+def _write(path: Path, found: Correct) -> None:
+    columns: dict[str, Any] = dict(found)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, **columns)
+
+
+def _pixels(context: EvalContext) -> Correct:
+    return _probed(context, *_features(context, _image))
+
+
+def _pca(context: EvalContext) -> Correct:
+    train, test = _features(context, _image)
+    mean = train.mean(0)
+    covariance = (train - mean).T @ (train - mean)
+    width = min(context.config.model.embed_dim, len(covariance))
+    axes = torch.linalg.eigh(covariance)[1][:, -width:]
+    return _probed(context, (train - mean) @ axes, (test - mean) @ axes)
+
+
+def _target(context: EvalContext, target: Target) -> Correct:
+    return _probed(context, *_features(context, lambda _, images: target.feature(images)))
+
+
+def _image(context: EvalContext, images: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B, F)."""
+    if max(images.shape[2:]) > _LARGEST_SIDE:
+        height, width = (min(n, _LARGEST_SIDE) for n in images.shape[2:])
+        images = F.adaptive_avg_pool2d(images, (height, width))
+    return context.features.geometry.normalize(images).flatten(1)
+
+
+def _features(
+    context: EvalContext, function: Callable[[EvalContext, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(N, F) of the training and of the evaluated images."""
+
+    def of(split: Split) -> Tensor:
+        index = torch.arange(split.num_images)
+        return context.features.over(lambda x: function(context, x.float() / 255), split, index)
+
+    return of(context.data.train), of(context.test)
+
+
+def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Correct:
+    """Probe -> which evaluated images are right."""
+    config, num_classes = context.config, context.data.num_classes
+    labels, truth = context.labels(context.data.train), context.labels(context.test)
+    known, query = standardised(train, test)
+    solution = tuned_logistic_regression(
+        known, labels, num_classes, config.linear.penalties, config.linear.tune_fraction
+    )
+    mean = train.mean(0)
+    near = knn.classify(
+        train - mean, labels, test - mean, num_classes, config.knn.k, config.knn.temperature
+    )
+    found = {"linear": solution.logits(query).argmax(1), "knn": near}
+    return {probe: (classes == truth).cpu().numpy() for probe, classes in found.items()}
