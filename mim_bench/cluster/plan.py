@@ -196,7 +196,8 @@ class _Planner:
                 and not fitted(self.request.out, config)
                 and not self.jobs.is_finished(key)
             ):
-                size, label = self.cluster.single_process, f"fit {config.target.name}"
+                size = self.cluster.single_process
+                label = f"fit {config.target.name}, seed {config.seed}"
                 job = self._job(size, [config], kind="fit", label=label, seed=None, key=key)
                 dependency = (Dependency("afterok", batch=len(self.fits)),)
                 self.fits.append(Batch(label, (job,), size))

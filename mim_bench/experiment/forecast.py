@@ -217,7 +217,7 @@ class _Ledger:
             flops = cost.fit_flops(config)
             if flops == 0:
                 return ()
-            name = f"fit {config.target.name}"
+            name = f"fit {config.target.name}, seed {config.seed}"
             number = 1 + sum(other.startswith(name) for other, _ in self.fits.values())
             self.fits[key] = (name if number == 1 else f"{name} {number}"), flops
         return (self.fits[key][0],)

@@ -154,7 +154,7 @@ def fit_path(out: Path, config: RunConfig, key: str) -> Path:
 
 
 def sweep_key(config: RunConfig) -> str:
-    """The same before the images are read: runs of one sweep, which has one data set, share a fit by it."""
+    """The same before the images are read: a sweep's runs of one seed and data set share a fit by it."""
     return digest(fit_parts(config))
 
 

@@ -294,14 +294,17 @@ def sweep_request(tmp_path, monkeypatch) -> SweepRequest:
     )
 
 
-def test_submission__one_job_a_run_and_one_fit_for_all_its_runs(sweep_request):
+def test_submission__one_job_a_run_and_one_fit_for_the_runs_of_a_seed(sweep_request):
     found = make_plan(sweep_request, Cluster(array=3))
-    assert [batch.title for batch in found.batches] == ["fit dvae", "runs", "runs"]
-    assert [[one.title for one in batch.jobs] for batch in found.batches[1:]] == [
-        [f"{target}, seed {seed}: knn" for seed in (0, 1)] for target in ("pixel", "dvae")
+    fits = ["fit dvae, seed 0", "fit dvae, seed 1"]
+    assert [batch.title for batch in found.batches] == [*fits, "runs", "runs", "runs"]
+    assert [[one.title for one in batch.jobs] for batch in found.batches[2:]] == [
+        ["pixel, seed 0: knn", "pixel, seed 1: knn"],
+        ["dvae, seed 0: knn"],
+        ["dvae, seed 1: knn"],
     ]
-    assert [batch.max_running for batch in found.batches[1:]] == [2, 1]
-    assert found.batches[2].dependencies == (Dependency("afterok", batch=0),)
+    for place, batch in enumerate(found.batches[3:]):
+        assert batch.dependencies == (Dependency("afterok", batch=place),)
     assert any("speed: left out" in note and "--protocols speed" in note for note in found.notes)
 
 
@@ -312,14 +315,17 @@ def test_script__has_every_setting(sweep_request):
         setup=("module load cuda",), sbatch={"exclude": "n1", "exclusive": True, "wckey": "w"},
     )  # fmt: skip
     found = make_plan(sweep_request, cluster)
-    fit, _, runs = map(found.script, found.batches)
+    assert len(found.batches) == 5
+    fit, runs = found.script(found.batches[0]), found.script(found.batches[2])
     for line in (
         "--partition=gpu", "--account=vision", "--qos=long", "--constraint=a100", "--nodes=2",
         "--gpus-per-node=3", "--ntasks-per-node=3", "--cpus-per-task=12", "--mem=101888M", "--time=90",
         "--signal=USR2@200", "--exclude=n1", "--exclusive", "--wckey=w", "--requeue",
-        "--kill-on-invalid-dep=yes", "--array=0-1%1", "--dependency='afterok:<file 1 (fit dvae)>'",
+        "--kill-on-invalid-dep=yes", "--array=0-1%2",
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in runs
+    waiting = found.script(found.batches[4])
+    assert "#SBATCH --dependency='afterok:<file 2 (fit dvae, seed 1)>'\n" in waiting
     assert "module load cuda\nexport PYTHONSAFEPATH=1\nexport PYTHONPATH=" in runs
     assert " --kill-on-bad-exit=1 --cpus-per-task=12 " in runs
     for line in ("--nodes=1", "--gpus-per-node=1", "--ntasks-per-node=1"):
@@ -337,15 +343,18 @@ def test_separate_evaluations__need_no_pre_training_that_is_there(sweep_request)
     execute(first.model_copy(update={"evaluate": alone}), out=sweep_request.out)
     found = make_plan(replace(sweep_request, evaluate_separately=True), Cluster(nodes=2))
     assert [(batch.title, len(batch.jobs), batch.size.nodes) for batch in found.batches] == [
-        ("fit dvae", 1, 1),
+        ("fit dvae, seed 0", 1, 1),
+        ("fit dvae, seed 1", 1, 1),
         ("evaluations", 1, 1),
-        ("pre-trainings", 2, 2),
-        ("evaluations", 2, 1),
+        ("pre-trainings", 1, 2),
+        ("evaluations", 1, 1),
+        ("pre-trainings", 1, 2),
+        ("evaluations", 1, 1),
         ("pre-trainings", 1, 2),
         ("evaluations", 1, 1),
     ]
-    assert found.batches[1].jobs[0].title == "pixel, seed 0: knn"
-    assert not found.batches[1].dependencies
+    assert found.batches[2].jobs[0].title == "pixel, seed 0: knn"
+    assert not found.batches[2].dependencies
 
 
 def test_dry_run__shows_files_without_a_slurm_and_writes_nothing(
@@ -358,9 +367,9 @@ def test_dry_run__shows_files_without_a_slurm_and_writes_nothing(
         main([*command, "--gpus", "4", "--nodes", "2", *CELL])
     out = capsys.readouterr().out
     assert (
-        not stop.value.code and "4 jobs and 1 fit in 3 sbatch files; nothing was submitted" in out
+        not stop.value.code and "4 jobs and 2 fits in 5 sbatch files; nothing was submitted" in out
     )
-    assert out.count("#!/bin/bash") == 3 and "task 1: dvae, seed 1: knn" in out
+    assert out.count("#!/bin/bash") == 5 and "task 1: pixel, seed 1: knn" in out
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -377,7 +386,7 @@ def test_flag_and_its_former_name__separate_evaluations(sweep_request, tmp_path,
         main(["sweep", "few.toml", flag, *options, *CELL])
     assert not stop.value.code
     sizes = {batch.title: batch.size.nodes for batch in plans[0].batches}
-    assert sizes == {"fit dvae": 1, "pre-trainings": 5, "evaluations": 3}
+    assert sizes == {"fit dvae, seed 0": 1, "fit dvae, seed 1": 1, "pre-trainings": 5, "evaluations": 3}
 
 
 @pytest.mark.parametrize(
@@ -426,7 +435,14 @@ def test_sweep__is_not_started_by_a_launcher_of_several_processes(
 
 
 def test_jobs__are_processes_of_this_machine_where_the_cluster_is_local():
-    given = [(None, None), (None, 1), (None, 3), ("debug", None), ("local", None), ("local", 2)]
+    given = [
+        (None, None),
+        (None, "1"),
+        (None, "3"),
+        ("debug", None),
+        ("local", None),
+        ("local", "2"),
+    ]
     assert [local_jobs(*choice) for choice in given] == [None, None, 3, None, 1, 2]
 
 

@@ -29,6 +29,9 @@ def test_benchmark_file__gives_distinct_runs_at_every_scale(name, preset):
     assert len({cell.config.hash for cell in found}) == len(found)
     assert {cell.config.seed for cell in found} == set(declared.seeds)
     assert set(declared.grid.get("target", ())) <= set(recipe.names("targets"))
+    # chooses a setting and ranks nothing; plumbing
+    if name == "learning_rate" or preset == "tiny":
+        return
     assert len(declared.seeds) >= (3 if name in ("targets", "mask_ratio", "decoder_depth",
                                                  "partial_finetune", "scratch_vs_pretrained") else 2)  # fmt: skip
     labels = {cell.label for cell in found} | set(declared.first_only)
@@ -87,10 +90,10 @@ def test_first_only__runs_in_the_first_cell_of_each_seed():
 
 def test_shared_runs__have_one_hash_in_every_benchmark():
     """A sweep must not train `hog` again for each table that shows it."""
-    targets = {cell.config.hash for cell in benchmark.cells("targets", "tiny")}
+    targets = {cell.config.hash for cell in benchmark.cells("targets", "cifar10")}
     for name in ("partial_finetune", "scratch_vs_pretrained"):
-        assert {cell.config.hash for cell in benchmark.cells(name, "tiny")} == targets
-    half = [c for c in benchmark.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.5]
+        assert {cell.config.hash for cell in benchmark.cells(name, "cifar10")} == targets
+    half = [c for c in benchmark.cells("mask_ratio", "cifar10") if c.point["mask.ratio"] == 0.75]
     assert {cell.config.hash for cell in half} <= targets
 
 

@@ -99,7 +99,7 @@ def test_features__are_counted_in_the_first_protocol_that_asks():
 
 
 def test_augmented_probe__encodes_every_epoch_on_both_encoders():
-    overrides = ["evaluate.protocols=linear", "linear.solver=lars"]
+    overrides = ["evaluate.protocols=linear", "linear.solver=lars", "linear.augment=true"]
     one, two = (
         of("pixel", "tiny", *overrides, f"linear.epochs={n}", "linear.warmup_epochs=0")
         for n in (1, 2)

@@ -56,8 +56,8 @@ def test_missing_runs__cost_what_their_estimates_say(two, tmp_path):
     ]  # fmt: skip
     assert [row.missing for row in found.rows] == ["knn, linear, scratch", "knn, linear"]
     fit = cost.fit_flops(cells[1].config)
-    assert found.fits == {"fit dvae": fit}
-    assert found.total_flops == pytest.approx(sum(one.total_flops for one in single) + fit)
+    assert found.fits == {"fit dvae, seed 0": fit, "fit dvae, seed 1": fit}
+    assert found.total_flops == pytest.approx(sum(one.total_flops for one in single) + 2 * fit)
     assert pretrain_flops(found.rows[0]) == single[0].pretrain_flops + single[2].pretrain_flops
     assert [work.total_flops for work in found.rows[1].work] == [
         one.total_flops for one in (single[1], single[3])
@@ -74,12 +74,13 @@ def test_jobs__wait_for_fit_and_pretraining(two, tmp_path):
     found = forecast(request(two, "tiny", results=tmp_path / "results"))
     jobs = {job.name: job for job in found.jobs}
     assert list(jobs) == [
-        "fit dvae",
+        "fit dvae, seed 0",
+        "fit dvae, seed 1",
         *(f"{what} {target}, seed {seed}" for seed in (0, 1)
           for what in ("pre-train", "evaluate") for target in ("pixel", "dvae")),
     ]  # fmt: skip
     assert jobs["pre-train pixel, seed 1"].needs == ()
-    assert jobs["pre-train dvae, seed 1"].needs == ("fit dvae",)
+    assert jobs["pre-train dvae, seed 1"].needs == ("fit dvae, seed 1",)
     assert jobs["evaluate dvae, seed 1"].needs == ("pre-train dvae, seed 1",)
     assert sum(job.hours for job in found.jobs) == pytest.approx(found.total_flops / 3600)
 
@@ -140,12 +141,12 @@ def test_printed__tells_hours_storage_and_the_longest_chain(two, tmp_path):
     total = forecast(request(two, "tiny", results=tmp_path)).total_flops / 0.01e12 / 3600
     text = " ".join(printed(two, "tiny", **settings, gpus=1).split())
     for part in ("two, tiny", "fit dvae", "0.01 TFLOP/s a GPU, as given", "4 distinct, 4 to be made",
-                 "GB kept in", "fit_epochs passes at 3 x", "On 1 GPU: 9 jobs",
+                 "GB kept in", "fit_epochs passes at 3 x", "On 1 GPU: 10 jobs",
                  f"{total:.3g} GPU-hours, done after {total:.3g} h", "Longest chain",
-                 "fit dvae (0."):  # fmt: skip
+                 "fit dvae, seed"):  # fmt: skip
         assert part in text
     several = " ".join(printed(two, "tiny", **settings, gpus=4, queue_limit=7).split())
-    assert "On 4 GPUs, at most 7 jobs queued or running: 9 jobs" in several
+    assert "On 4 GPUs, at most 7 jobs queued or running: 10 jobs" in several
 
 
 def test_hours_of_a_cell__are_told_from_the_least_to_the_most(two, tmp_path):
@@ -185,10 +186,10 @@ def test_several_gpus_a_job__divide_its_time_and_not_its_gpu_hours(two, tmp_path
 
     _, alone, makespan = run(1, 1)
     text, hours, quick = run(4, 4)
-    assert "On 4 GPUs, 4 a job and so many times as fast (a fit: 1): 9 jobs" in text
+    assert "On 4 GPUs, 4 a job and so many times as fast (a fit: 1): 10 jobs" in text
     assert "running 1 at a time" in text
     assert hours == alone
-    fit = cost.hours(forecast(request(two, "tiny", results=tmp_path)).fits["fit dvae"], 1e9)
+    fit = cost.hours(forecast(request(two, "tiny", results=tmp_path)).fits["fit dvae, seed 0"], 1e9)
     assert quick == pytest.approx((makespan - fit) / 4 + fit, rel=0.01)  # three digits are printed
     assert quick < makespan / 2
 

@@ -97,7 +97,9 @@ def test_outside_protocol__cost_is_at_least_its_features(centroid):
 
 
 def test_unknown_protocol__is_named_with_the_nearest():
-    with pytest.raises(UserError, match="unknown protocol 'centroid'; .*allowed: finetune, knn"):
+    with pytest.raises(
+        UserError, match="unknown protocol 'centroid'; .*allowed: baselines, finetune"
+    ):
         load_config("pixel", "tiny", ["evaluate.protocols=centroid"])
 
 

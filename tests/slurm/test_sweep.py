@@ -33,7 +33,7 @@ name = "plain"
 set = { target = "pixel" }
 [[variants]]
 name = "fitted"
-set = { target = "dvae", "dvae.fit_epochs" = 1, "dvae.width" = 4, "dvae.vocab_size" = 16 }
+set = { target = "dvae", "dvae.fit_epochs" = 1, "dvae.width" = 4, "dvae.vocab_size" = 2 }
 [[variants]]
 name = "broken"
 set = { target = "HOME/broken.toml" }
@@ -162,7 +162,7 @@ def test_snapshot__is_what_runs_and_what_records_name(swept, home):
 
 def test_fit__is_one_job_that_its_runs_wait_for(swept, slurm):
     fit, *runs = swept[2]
-    assert (fit.kind, fit.label, fit.tasks) == ("fit", "fit dvae", 1)
+    assert (fit.kind, fit.label, fit.tasks) == ("fit", "fit dvae, seed 0", 1)
     assert [run.needs for run in runs] == [(), (), (fit.job_id,)]
     script = (Path(fit.folder) / f"{runs[-1].job_id}_submission.sh").read_text()
     assert f"#SBATCH --dependency=afterok:{fit.job_id}\n" in script
@@ -181,7 +181,7 @@ def test_dry_run__shows_the_files_that_are_submitted(swept, home):
     scripts = dict.fromkeys(entry.job_id.partition("_")[0] for entry in entries)
     for text, job_id in zip(texts, scripts, strict=True):
         submitted = (Path(entries[0].folder) / f"{job_id}_submission.sh").read_text()
-        without = re.sub(r"(afterok:)\d+", r"\1<file 1 (fit dvae)>", submitted)
+        without = re.sub(r"(afterok:)\d+", r"\1<file 1 (fit dvae, seed 0)>", submitted)
         assert "--comment='from the file'" in submitted and "export SITE=here" in submitted
         shown = text[text.index("#!/bin/bash") :]
         assert shown.replace("'", "").startswith(without.replace("'", ""))
