@@ -49,7 +49,10 @@ def accelerate(model: nn.Module, device: torch.device, runtime: RuntimeConfig) -
     if is_compiled(device, runtime):
         predict: Any = getattr(model, "predict", None)
         if predict is not None:
-            model.predict = torch.compile(predict)  # pyright: ignore[reportArgumentType]
+            # a run has one shape; graphs of runs before it would count against dynamo's limit of 8, after which
+            # everything runs eager without a word
+            torch._dynamo.reset()
+            model.predict = torch.compile(predict, dynamic=False)  # pyright: ignore[reportArgumentType]
     elif device.type == "cpu" and precision(device, runtime) == "float32" and _has_onednn():
         for layer in model.modules():
             if type(layer) is nn.Linear:

@@ -208,7 +208,7 @@ def test_page__numbers_are_those_of_the_csv(
                 assert line[place] == "-"
                 continue
             numbers = [float(text) for text in re.findall(_NUMBERS, line[place])]
-            keys = [key for key in (column.key, f"{column.key} half") if of_row[key]]
+            keys = [key for key in (column.key, f"{column.key} half") if of_row.get(key)]
             wanted = [factor * float(of_row[key]) for key in keys]
             assert numbers == pytest.approx(wanted[: len(numbers)], abs=0.051)
             num_checked += len(numbers)

@@ -321,7 +321,7 @@ def test_script__has_every_setting(sweep_request):
         "--partition=gpu", "--account=vision", "--qos=long", "--constraint=a100", "--nodes=2",
         "--gpus-per-node=3", "--ntasks-per-node=3", "--cpus-per-task=12", "--mem=101888M", "--time=90",
         "--signal=USR2@200", "--exclude=n1", "--exclusive", "--wckey=w", "--requeue",
-        "--kill-on-invalid-dep=yes", "--array=0-1%2",
+        "--kill-on-invalid-dep=yes", "--array=0-1%1",
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in runs
     waiting = found.script(found.batches[4])
@@ -386,7 +386,12 @@ def test_flag_and_its_former_name__separate_evaluations(sweep_request, tmp_path,
         main(["sweep", "few.toml", flag, *options, *CELL])
     assert not stop.value.code
     sizes = {batch.title: batch.size.nodes for batch in plans[0].batches}
-    assert sizes == {"fit dvae, seed 0": 1, "fit dvae, seed 1": 1, "pre-trainings": 5, "evaluations": 3}
+    assert sizes == {
+        "fit dvae, seed 0": 1,
+        "fit dvae, seed 1": 1,
+        "pre-trainings": 5,
+        "evaluations": 3,
+    }
 
 
 @pytest.mark.parametrize(
