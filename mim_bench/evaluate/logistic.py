@@ -79,6 +79,8 @@ def tuned_logistic_regression(
 ) -> Logistic:
     """The same with `c` chosen of `penalties` by the cross-entropy on a slice of the training images.
 
+    From the strongest on, they are tried for as long as that falls.
+
     Args:
         fraction: share of the images that the choice is made on; the solution is then sought on all.
     """
@@ -92,6 +94,8 @@ def tuned_logistic_regression(
         start = found[-1][1] if found else None
         solution = _solve(part, known, num_classes, c, start)
         loss = F.cross_entropy(solution.logits(held_features), labels[held])
+        if found and loss > found[-1][0]:
+            break  # weaker ones only fit the rest of the slice better, at many times the steps
         found.append((float(loss), solution))
     best = min(found, key=lambda pair: pair[0])[1]
     return _solve(rotated, labels, num_classes, best.c, best)
