@@ -90,7 +90,7 @@ def main_grid(table: Table, *, brief: bool = False) -> Grid:
         for column in columns
         if is_compared(column.key)
         and any(column.key in row.differences for row in table.rows)
-        and (PROTOCOLS[column.key].panel or not brief)
+        and (PROTOCOLS[column.key.split()[0]].panel or not brief)
     ]
     with_published = [
         c for c in columns if not brief and any(c.key in row.published for row in table.rows)
@@ -123,15 +123,21 @@ def main_grid(table: Table, *, brief: bool = False) -> Grid:
 
 
 def readout_grid(table: Table) -> Grid:
-    """Linear probe and kNN at every readout; no rows where there is only one readout."""
-    columns = [c for c in table.columns if _has_readouts(c.key.partition(" ")[0])]
+    """Linear probe and kNN at every readout (few labels have too many numbers for that); no rows where there is only
+    one readout."""
+    declared = {c.key for c in table.columns if "@" not in c.key and "%" not in c.key}
+    columns = [
+        c
+        for c in table.columns
+        if (protocol := c.key.partition(" ")[0]) in declared and _has_readouts(protocol)
+    ]
     if not any("@" in column.key for column in columns):
         return Grid([], [])
     columns.sort(key=lambda column: column.key.partition(" ")[0])
     first = table.records[0].config["evaluate"]
-    declared = f"{first['layer']}/{first['pooling']}"
+    readout = f"{first['layer']}/{first['pooling']}"
     headings = [first_heading(table)] + [
-        c.heading.replace(" @", "") if "@" in c.key else c.heading.replace(" %", f" {declared} * %")
+        c.heading.replace(" @", "") if "@" in c.key else c.heading.replace(" %", f" {readout} * %")
         for c in columns
     ]
     return Grid(
@@ -147,9 +153,8 @@ def readout_grid(table: Table) -> Grid:
 
 
 def _has_readouts(protocol: str) -> bool:
-    """Whether a protocol has a column at every readout; few labels have too many for that."""
     spec = PROTOCOLS.get(protocol)
-    return spec is not None and spec.has_readouts and spec.is_compared
+    return spec is not None and spec.has_readouts
 
 
 def markdown(table: Table) -> str:

@@ -113,7 +113,9 @@ MOST_IN_CELL = 2
 
 def is_compared(key: str) -> bool:
     """Whether the differences of a measure to the reference row are printed."""
-    return key in PROTOCOLS and PROTOCOLS[key].is_compared
+    protocol, _, rest = key.partition(" ")
+    spec = PROTOCOLS.get(protocol)
+    return spec is not None and spec.is_compared and "@" not in rest
 
 
 def half_interval(values: Sequence[float]) -> float | None:

@@ -73,7 +73,7 @@ _BUILT_IN = (
         name="low_shot",
         description="logistic regression on frozen features from 1 % and 10 % of the labels",
         version=2, function="mim_bench.evaluate.low_shot:run", sections=("low_shot",),
-        has_control=True, has_readouts=True, heading="low-shot", is_compared=False,
+        has_control=True, has_readouts=True, heading="low-shot",
     ),
     ProtocolSpec(
         name="partial",

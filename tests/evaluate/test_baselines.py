@@ -44,7 +44,9 @@ def test_large_images__are_averaged_down(small, tmp_path):
 
     images = torch.rand(2, 3, 224, 160)
     assert baselines._image(Context, images).shape == (2, 3 * 64 * 64)
-    assert np.isclose(float(baselines._image(Context, images).mean()), float(images.mean()), atol=0.01)
+    assert np.isclose(
+        float(baselines._image(Context, images).mean()), float(images.mean()), atol=0.01
+    )
 
 
 def test_target_that_follows_the_student__has_no_fixed_feature(small, tmp_path):
