@@ -28,7 +28,7 @@ help:
 	@echo "PYTHON=python3.12 chooses another Python, WORKERS=4 more test processes."
 
 run: $(INSTALLED)
-	$(PY) -m mim_bench run --target hog $(ARGS)
+	$(PY) -m mim_bench run --target hog --protocols knn,linear,baselines $(ARGS)
 
 test: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -35,7 +35,7 @@ COMMANDS = (
     ("list", "protocols"),
     ("list", "data"),
     ("table", "targets"),
-    ("figure", "decoder_depth"),
+    ("figure", "targets"),
     ("validate",),
     ("status", "targets"),
     ("compare", "hog-tiny-s0-51bd2f37", "pixel-tiny-s0-c8248384"),
@@ -90,8 +90,7 @@ def test_analysis__imports_no_torch():
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_command_on_results__imports_no_torch(arguments, tmp_path):
-    for name in ("targets", "decoder_depth"):
-        shutil.copytree(PACKAGE.parent / "results" / name, tmp_path / "results" / name)
+    shutil.copytree(PACKAGE.parent / "results" / "targets", tmp_path / "results" / "targets")
     code = (
         "import sys\n"
         "from mim_bench.cli.main import main\n"

@@ -7,12 +7,14 @@
 What fails is printed with the words "below the gate", and nothing is ranked; nothing is hidden.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from mim_bench.analysis.row import RowRecords
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
+from mim_bench.records.measure import measures
+from mim_bench.records.record import Record
 
 BELOW = "below the gate"
 
@@ -39,6 +41,35 @@ def untrained_rows(by_label: Mapping[str, RowRecords]) -> dict[str, str]:
             worst = max(failed, key=lambda gate: gate["model_loss"] / gate["ridge_loss"])
             found[label] = f"loss {worst['model_loss']:.3f}, ridge {worst['ridge_loss']:.3f}"
     return found
+
+
+def verdict(records: Sequence[Record]) -> str:
+    """What one run has shown and what it has not, in a sentence; empty without the records that tell."""
+    named = {
+        name: measure.value for record in records for name, measure in measures(record).items()
+    }
+    gate = next((r.pretrain.gate for r in records if r.pretrain and r.pretrain.gate), {})
+    said = []
+    if "ridge_loss" in gate:
+        is_below = gate["model_loss"] >= gate["ridge_loss"]
+        said.append(
+            f"on unseen views its loss is {gate['model_loss']:.3f}, ridge regression's from visible pixels "
+            f"{gate['ridge_loss']:.3f}"
+            + (f": {BELOW}, as training it does not count" if is_below else "")
+        )
+    pixels, pca = (named.get(f"baselines {kind}:linear") for kind in ("pixels", "pca"))
+    if "linear" in named and pixels is not None and pca is not None:
+        best, is_above = max(pixels, pca), named["linear"] > max(pixels, pca)
+        said.append(
+            f"its linear probe is {'above' if is_above else 'not above'} the better of raw pixels and PCA "
+            f"({100 * named['linear']:.1f} and {100 * best:.1f} %)"
+            + (
+                ""
+                if is_above
+                else ", so it shows that everything runs, not that anything useful was learned"
+            )
+        )
+    return "; ".join(said) and f"This run: {'; '.join(said)}. One seed ranks nothing."
 
 
 def tier(by_label: Mapping[str, RowRecords], preset: str) -> str | None:

@@ -84,7 +84,11 @@ def run(
             print_line(f"{what}  {path}")
 
 
+_BASELINES = {"pixels": "raw pixels", "pca": "PCA"}
+
+
 def _print_records(records: "list[Record]", *, readouts: bool) -> None:
+    from mim_bench.analysis import gates
     from mim_bench.records.measure import measures
 
     rows = []
@@ -102,6 +106,9 @@ def _print_records(records: "list[Record]", *, readouts: bool) -> None:
                 control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
             speed = f"{facts.images_per_s:,.0f}" if facts and not place else ""
             time = "" if place else f"{seconds:.0f}"
+            if record.protocol == "baselines":
+                kind, _, probe = name.removeprefix("baselines ").partition(":")
+                name = f"{probe}, {_BASELINES.get(kind, f'{record.target} as a feature')}"
             rows.append([record.target, name, value, control, speed, time])
     if not records:
         return
@@ -113,6 +120,8 @@ def _print_records(records: "list[Record]", *, readouts: bool) -> None:
         "error over its images; images/s of pre-training; wall time of fit, pre-training and the protocol",
         style="dim",
     )
+    if said := gates.verdict(records):
+        print_line(said)
 
 
 @app.command("list")

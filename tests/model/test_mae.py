@@ -123,3 +123,18 @@ def test_classifier__starts_from_the_same_encoder_as_pretraining():
     shared = [name for name in encoder if name in classifier]
     assert len(shared) > 30
     assert all(torch.equal(encoder[name], classifier[name]) for name in shared)
+
+
+@pytest.mark.parametrize("mask_tokens", ["decoder", "encoder", "encoder_light"])
+def test_prediction_of_hidden_patches__is_that_of_all_at_those(mask_tokens):
+    config = OFFICIAL.model_copy(update={"mask_tokens": mask_tokens})
+    model = MaskedAutoencoder(config, GEOMETRY, 7, num_visible=16)
+    images = torch.rand(3, 3, 32, 32)
+    shuffle, mask = masking.split(torch.rand(3, GEOMETRY.num_patches), 16)
+    everywhere = model.predict(images, shuffle)
+    hidden = shuffle[:, 16:]
+    torch.testing.assert_close(
+        model.predict(images, shuffle, hidden_only=True),
+        everywhere.gather(1, hidden[:, :, None].expand(-1, -1, 7)),
+    )
+    assert mask.gather(1, hidden).all() and not mask.gather(1, shuffle[:, :16]).any()
