@@ -157,6 +157,10 @@ def _has_readouts(protocol: str) -> bool:
     return spec is not None and spec.has_readouts
 
 
+_BRIEF_NOTES = ("Preset", "Readout", "Differences", "Below the gate", "Commit")
+"""Beginnings of the notes that go with a table wherever it is shown."""
+
+
 def markdown(table: Table) -> str:
     """The whole table with its notes."""
     parts = [
@@ -178,9 +182,7 @@ def brief_markdown(table: Table) -> str:
     shown = notes(table)
     place = f"results/{table.name}/{table.preset}/table.md"
     rest = f"Published numbers, every readout and the config difference of the rows: [table.md]({place})."
-    kept = [
-        note for note in shown if note.startswith(("Preset", "Readout", "Differences", "Commit"))
-    ]
+    kept = [note for note in shown if note.startswith(_BRIEF_NOTES)]
     return main_grid(table, brief=True).markdown() + "\n\n" + _bullets([*kept, rest]) + "\n"
 
 

@@ -26,7 +26,8 @@ def test_table__with_an_encoder_above_pixels_and_pca_ranks(tmp_path):
 def test_table__whose_encoders_are_all_below_pixels_ranks_nothing(tmp_path):
     made, best = built(tmp_path, baseline=0.95)
     assert best == [] and "no encoder is above PCA, 96 components and raw pixels" in made.below_gate
-    assert "Below the gate: no encoder is above" in render.markdown(made)
+    for text in (render.markdown(made), render.brief_markdown(made)):
+        assert "Below the gate: no encoder is above" in text
 
 
 def test_table__of_a_tier_without_primary_measure_is_plumbing(tmp_path):
