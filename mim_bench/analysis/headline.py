@@ -21,8 +21,9 @@ def sentence(table: Table) -> str:
     if not clauses:
         return ""
     seeds = max(row.num_seeds for row in table.rows)
+    below = f"Below the gate: {table.below_gate}. " if table.below_gate else ""
     return (
-        f"At preset {table.preset}, {seeds} seeds, against {table.reference}. {'; '.join(clauses)}."
+        f"{below}At preset {table.preset}, {seeds} seeds, against {table.reference}. {'; '.join(clauses)}."
     )
 
 
