@@ -22,9 +22,7 @@ def sentence(table: Table) -> str:
         return ""
     seeds = max(row.num_seeds for row in table.rows)
     below = f"Below the gate: {table.below_gate}. " if table.below_gate else ""
-    return (
-        f"{below}At preset {table.preset}, {seeds} seeds, against {table.reference}. {'; '.join(clauses)}."
-    )
+    return f"{below}At preset {table.preset}, {seeds} seeds, against {table.reference}. {'; '.join(clauses)}."
 
 
 def _clause(deltas: dict[str, Difference]) -> str:
