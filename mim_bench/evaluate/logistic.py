@@ -89,15 +89,15 @@ def tuned_logistic_regression(
     num_held = max(1, round(fraction * len(labels)))
     held, rest = order[:num_held], order[num_held:]
     held_features, part, known = features[held], rotated.rows(rest), labels[rest]
-    found: list[tuple[float, Logistic]] = []
+    best: Logistic | None = None
+    least = float("inf")
     for c in sorted(penalties):  # the strongest first: each starts where the last one ended
-        start = found[-1][1] if found else None
-        solution = _solve(part, known, num_classes, c, start)
-        loss = F.cross_entropy(solution.logits(held_features), labels[held])
-        if found and loss > found[-1][0]:
+        solution = _solve(part, known, num_classes, c, best)
+        loss = float(F.cross_entropy(solution.logits(held_features), labels[held]))
+        if best is not None and loss > least:
             break  # weaker ones only fit the rest of the slice better, at many times the steps
-        found.append((float(loss), solution))
-    best = min(found, key=lambda pair: pair[0])[1]
+        best, least = solution, loss
+    assert best is not None  # there is at least one penalty
     return _solve(rotated, labels, num_classes, best.c, best)
 
 

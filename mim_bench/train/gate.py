@@ -51,7 +51,7 @@ class _Views:
     is_flat: Tensor
     """(N, M): hidden patches whose pixels are all equal."""
     prediction: Tensor
-    """(N, M, V) of the model, at hidden patches."""
+    """(N, M, V) of the model, at hidden patches; empty for the views that ridge is solved and chosen on."""
 
 
 @torch.no_grad()
@@ -62,8 +62,8 @@ def gate_losses(
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order))
     fit, choice, held = (
-        _views(config, data, target, model, device, index)
-        for index in order[: sum(sizes)].split(sizes)
+        _views(config, data, target, model, device, index, predicts=place == 2)
+        for place, index in enumerate(order[: sum(sizes)].split(sizes))
     )
     found = {"model": _loss(target, held, held.prediction)}
     mean = _outputs(target, fit.values).mean(0)
@@ -96,8 +96,11 @@ def _views(
     model: MaskedAutoencoder,
     device: torch.device,
     index: Tensor,
+    *,
+    predicts: bool,
 ) -> _Views:
-    parts = list(_parts(config, data, target, model, device, index.split(_BATCH_SIZE)))
+    batches = index.split(_BATCH_SIZE)
+    parts = list(_parts(config, data, target, model, device, batches, predicts))
     return _Views(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -108,6 +111,7 @@ def _parts(
     model: MaskedAutoencoder,
     device: torch.device,
     batches: Sequence[Tensor],
+    predicts: bool,
 ) -> Iterator[tuple[Tensor, ...]]:
     epoch = config.pretrain.epochs  # the first that training does not reach
     sampler = masking.MaskSampler(config.mask, model.geometry.grid)
@@ -121,8 +125,10 @@ def _parts(
         normalised = model.geometry.patchify(model.geometry.normalize(images))
         inputs = torch.cat([(normalised * ~mask[:, :, None]).flatten(1), mask.float()], dim=1)
         flat = (patches.amax(-1) == patches.amin(-1)).gather(1, hidden)
-        with loop.autocast(device, config.runtime):
-            prediction = model.predict(images, shuffle, hidden_only=True).float()
+        prediction = images.new_empty(0)
+        if predicts:
+            with loop.autocast(device, config.runtime):
+                prediction = model.predict(images, shuffle, hidden_only=True).float()
         yield inputs, compute_values(target, images), hidden, visible, flat, prediction
 
 
