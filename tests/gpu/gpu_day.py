@@ -516,6 +516,7 @@ def kernels(work) -> str:
     return f"{len(events)} kernels, {sum(e.time_range.elapsed_us() for e in events) / 1000:.1f} ms on the GPU"
 
 
+SMALL = ("(s) 4 x 96 patch 4, batch 256", "small", ())
 TINY = ("tiny, batch 64", "tiny", ("pretrain.batch_size=64", "data.image_size=32"))
 B = [
     (f"(b) ViT-T patch 4, batch {n}", "cifar10", (f"pretrain.batch_size={n}",))
@@ -525,7 +526,7 @@ A = ("(a) ViT-T patch 2, batch 2048", "cifar10", ("pretrain.batch_size=2048", "m
 C = ("(c) ViT-B/16 224, batch 256", "imagenet", ("pretrain.batch_size=256",))
 
 
-def steps(cases=(B[0], C)) -> None:
+def steps(cases=(SMALL, B[0], C)) -> None:
     for label, preset, overrides in [TINY] if ARGS.small else cases:
         for mode in ("eager", "compiled", "compiled + graph"):
             if left() < 60 or (ARGS.small and mode != "eager"):
@@ -686,14 +687,14 @@ for section in (
     ceilings,
     exactness,
     parity,
-    waits,
-    steps,
     resume,
     curves,
+    nccl,
+    waits,
+    steps,
+    mae,
     whole_loop,
     parts,
-    nccl,
-    mae,
     more_steps,
 ):
     if ARGS.only and section.__name__ not in ARGS.only.split(","):
