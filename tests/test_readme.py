@@ -80,6 +80,14 @@ def test_first_screen__has_a_table_and_its_picture():
     assert README.index("pictures.png") < README.index("## Use")
 
 
+def test_gpu_figures__are_what_the_gpu_printed():
+    rows = [line for line in README.split("### On one GPU")[1].splitlines() if " ms |" in line]
+    printed = (ROOT / "results" / "device" / "nvidia-h200.json").read_text()
+    figures = [figure for row in rows for figure in re.findall(r"[\d.,]+(?= ms| images/s)", row)]
+    assert len(figures) == 13
+    assert [figure for figure in figures if figure not in printed] == []
+
+
 def test_links_and_pictures__exist():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link

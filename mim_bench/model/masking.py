@@ -35,15 +35,22 @@ class MaskSampler:
         else:
             self.num_visible = num_visible(self.num_patches, config.ratio)
 
-    def noise(self, index: Tensor, *, seed: int, epoch: int) -> Tensor:
-        """(B,) int64 sample indices -> (B, L) float32; the `num_visible` smallest stay visible."""
-        noise = rng.uniform(index, self.num_patches, seed=seed, epoch=epoch, stream="mask")
+    def noise(
+        self, index: Tensor, *, seed: int, epoch: int, device: torch.device | None = None
+    ) -> Tensor:
+        """(B,) int64 sample indices -> (B, L) float32; the `num_visible` smallest stay visible.
+
+        On `device`, by default the indices' own. Indices on the CPU let the host run ahead of the device.
+        """
+        device = device or index.device
+        there = index.to(device, non_blocking=True)
+        noise = rng.uniform(there, self.num_patches, seed=seed, epoch=epoch, stream="mask")
         if self.config.sampling == "block":
             num_hidden = self.num_patches - self.num_visible
             hidden = block_masks(index.cpu(), self.grid, num_hidden, self.config, seed, epoch)
-            noise = noise + hidden.flatten(1).to(noise.device)
+            noise = noise + hidden.flatten(1).to(device, non_blocking=True)
         elif self.config.sampling == "grid":
-            noise = noise + self._grid_mask().flatten().to(noise.device)
+            noise = noise + self._grid_mask().flatten().to(device, non_blocking=True)
         return noise
 
     def _grid_mask(self) -> Tensor:

@@ -118,7 +118,7 @@ def _parts(
     model.eval()
     for views, index in pretrain.views(config, data, batches, epoch, device, data.num_workers):
         images = views.float() / 255
-        noise = sampler.noise(index.to(device), seed=config.seed, epoch=epoch)
+        noise = sampler.noise(index, seed=config.seed, epoch=epoch, device=device)
         shuffle, mask = masking.split(noise, sampler.num_visible)
         visible, hidden = shuffle.tensor_split([sampler.num_visible], dim=1)
         patches = model.geometry.patchify(images)

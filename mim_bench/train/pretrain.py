@@ -48,8 +48,7 @@ class PretrainTask:
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
-        index = index.to(inputs.device, non_blocking=True)
-        noise = self.sampler.noise(index, seed=self.seed, epoch=epoch)
+        noise = self.sampler.noise(index, seed=self.seed, epoch=epoch, device=inputs.device)
         return self.model(inputs.float() / 255, self.target, noise, hidden_only=True)[0]
 
     def after_step(self, step: int, num_steps: int) -> None:

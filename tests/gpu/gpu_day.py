@@ -37,6 +37,7 @@ from mim_bench.data.run_data import Data, complete, open_data
 from mim_bench.data.split import load_split
 from mim_bench.evaluate import speed
 from mim_bench.model import masking
+from mim_bench.records import provenance
 from mim_bench.records.record import DataFacts
 from mim_bench.targets.build import make_target
 from mim_bench.targets.tokenizer.encoder import initialize
@@ -54,7 +55,9 @@ ARGS = parser.parse_args()
 DEVICE, CPU = torch.device(ARGS.device), torch.device("cpu")
 CUDA = DEVICE.type == "cuda"
 OUT = Path(os.environ.get("OUT", tempfile.gettempdir()))
-RESULTS: dict[str, object] = {}
+FILE = OUT / "gpu_day.json"
+RESULTS: dict[str, object] = json.loads(FILE.read_text()) if FILE.exists() and ARGS.only else {}
+RESULTS["commit"] = provenance.code().commit
 
 
 def left() -> float:
@@ -64,7 +67,7 @@ def left() -> float:
 def say(name: str, value: object) -> None:
     RESULTS[name] = value
     print(f"[{time.perf_counter() - START:5.0f} s] {name}: {value}", flush=True)
-    (OUT / "gpu_day.json").write_text(json.dumps(RESULTS, indent=1, default=str))
+    FILE.write_text(json.dumps(RESULTS, indent=1, default=str))
 
 
 def verdict(is_same: bool, more: str = "") -> str:
@@ -375,7 +378,7 @@ def waits() -> None:
         queued = 1000 * (time.perf_counter() - start)
         sync()
         say(
-            f"mask {label}",
+            f"a step with {label} masks",
             f"{len(seen)} synchronisations a step {places}; queued in {queued:.1f} ms of {1000 * (time.perf_counter() - start):.1f}",
         )
     for size in (1024, 4096):  # pageable and pinned copies behind a busy device
