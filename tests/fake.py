@@ -101,6 +101,7 @@ def fake_record(
     facts = PretrainFacts(
         images_seen=10_000 * config.pretrain.epochs, seconds=100.0, images_per_s=1000.0,
         final_loss=losses[-1][1] if losses else None, epoch_losses=losses, first_batches="b" * 64,
+        flops=2e12, fit={"fit_seconds": 9.0, "fit_flops": 1e12} if config.target.name == "dvae" else {},
     )  # fmt: skip
     declared = config.evaluate.readout if entry.has_readouts else metrics[0].readout
     curve = tuple(0.5 + 0.3 * step / 5 for step in range(1, 6))

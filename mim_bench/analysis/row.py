@@ -139,6 +139,8 @@ def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
             for entry in row.found
             if entry.record.pretrain and "fit_seconds" in entry.record.pretrain.fit
         }
+    if key == "total_tflops":
+        return total_tflops(row.found)
     if key == "epochs_to_scratch":
         return _epochs_to_scratch(row, reference)
     steps, of_reference = row.values("step_s"), reference.values("step_s")
@@ -161,6 +163,17 @@ def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
         return {}
     images = record.config["pretrain"]["epochs"] * record.data.num_train_images
     return {seed: images / each / 3600 for seed, each in row.values("images_per_s").items()}
+
+
+def total_tflops(found: Sequence[CellRecord]) -> dict[int, float]:
+    """Seed -> 10^12 FLOPs of pre-training, target, teacher and fit included."""
+    return {
+        entry.record.seed: (facts.flops + facts.fit.get("fit_flops", 0.0)) / 1e12
+        for entry in found
+        if (facts := entry.record.pretrain)
+        and facts.flops
+        and ("fit_seconds" not in facts.fit or "fit_flops" in facts.fit)
+    }
 
 
 def _epochs_to_scratch(row: RowRecords, reference: RowRecords) -> dict[int, float]:

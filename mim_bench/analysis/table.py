@@ -186,8 +186,9 @@ def _columns(
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
     if "step_s" in is_accuracy:
         columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
-    if any(cost("fit_s", line, line) for line in by_label.values()):
-        columns.append(Column("fit_s", "fit s", False, False))
+    for key, heading in (("total_tflops", "TFLOPs, all"), ("fit_s", "fit s")):
+        if any(cost(key, line, line) for line in by_label.values()):
+            columns.append(Column(key, heading, False, False))
     return columns
 
 

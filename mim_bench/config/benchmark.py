@@ -135,9 +135,15 @@ class Cell:
         return row_label(self.point)
 
     def varies(self) -> set[str]:
-        """Fields of the resolved config that the grid or variant sets."""
-        named = set(self.point) | set(self.variant.set if self.variant else ())
-        return {config_field(name, self.config) for name in named - {"variant", "target"}}
+        """Fields of the resolved config that the grid or variant sets, the target's name aside."""
+        return {config_field(name, self.config) for name in self._set() - {"variant", "target"}}
+
+    def varies_target(self) -> bool:
+        """Whether the grid or variant sets the target."""
+        return "target" in self._set()
+
+    def _set(self) -> set[str]:
+        return set(self.point) | set(self.variant.set if self.variant else ())
 
 
 def row_label(point: Mapping[str, Any]) -> str:

@@ -13,30 +13,26 @@ Legend: N images, F values of a feature, D encoder width.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from torch import Tensor
 
 from mim_bench.config.run import digest
 from mim_bench.data.split import Split
 from mim_bench.evaluate import knn
+from mim_bench.evaluate.cache import Answers, computed_once
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.evaluate.logistic import standardised, tuned_logistic_regression
-from mim_bench.files import replacing
 from mim_bench.target import Target
 from mim_bench.train import distributed
 from mim_bench.train.fit import fitted_target
 
 _LARGEST_SIDE = 64
-_VERSION = 1
-
-Correct = dict[str, np.ndarray]
+_VERSION = 2
+_IS_CONVERGED = "is_converged"
 
 
 def run(context: EvalContext) -> ProtocolResult:
@@ -46,7 +42,7 @@ def run(context: EvalContext) -> ProtocolResult:
         lambda: fitted_target(config, context.data, out, context.device)
     )
     target = fitted.target
-    kinds: dict[str, tuple[object, Callable[[], Correct]]] = {
+    kinds: dict[str, tuple[object, Callable[[], Answers]]] = {
         "pixels": (None, lambda: _pixels(context)),
         "pca": (config.model.embed_dim, lambda: _pca(context)),
     }
@@ -54,11 +50,14 @@ def run(context: EvalContext) -> ProtocolResult:
         block = config.target.model_dump(mode="json", exclude={"name"})
         depends_on = [block, config.model.patch_size, fitted.key]
         kinds["target"] = (depends_on, lambda: _target(context, target))
-    correct: Correct = {}
+    correct: Answers = {}
+    state = []
     for kind, (depends_on, compute) in kinds.items():
-        for probe, values in _cached(_path(context, kind, depends_on), compute).items():
-            correct[f"{kind}:{probe}"] = values
-    return ProtocolResult(correct, ("baselines: features of the clean images",))
+        found = computed_once(_path(context, kind, depends_on), compute)
+        state.append(f"{kind} {'converged' if found.pop(_IS_CONVERGED) else 'NOT converged'}")
+        correct |= {f"{kind}:{probe}": values for probe, values in found.items()}
+    note = f"baselines: features of the clean images; logistic regression: {', '.join(state)}"
+    return ProtocolResult(correct, (note,))
 
 
 def _path(context: EvalContext, kind: str, depends_on: object) -> Path:
@@ -69,28 +68,11 @@ def _path(context: EvalContext, kind: str, depends_on: object) -> Path:
     return context.folder.parent / "baselines" / f"{kind}-{key[:16]}.npz"
 
 
-def _cached(path: Path, compute: Callable[[], Correct]) -> Correct:
-    """Probe -> (N,) bool, read where another run has computed it; the ranks of one run compute it together."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock") if distributed.size() == 1 else nullcontext():
-        if not distributed.on_main(path.is_file):
-            found = compute()
-            distributed.on_main(lambda: _write(path, found))
-        with np.load(path) as file:
-            return dict(file)
-
-
-def _write(path: Path, found: Correct) -> None:
-    columns: dict[str, Any] = dict(found)
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
-        np.savez_compressed(file, **columns)
-
-
-def _pixels(context: EvalContext) -> Correct:
+def _pixels(context: EvalContext) -> Answers:
     return _probed(context, *_features(context, _image))
 
 
-def _pca(context: EvalContext) -> Correct:
+def _pca(context: EvalContext) -> Answers:
     train, test = _features(context, _image)
     mean = train.mean(0)
     covariance = (train - mean).T @ (train - mean)
@@ -99,7 +81,7 @@ def _pca(context: EvalContext) -> Correct:
     return _probed(context, (train - mean) @ axes, (test - mean) @ axes)
 
 
-def _target(context: EvalContext, target: Target) -> Correct:
+def _target(context: EvalContext, target: Target) -> Answers:
     return _probed(context, *_features(context, lambda _, images: target.feature(images)))
 
 
@@ -123,7 +105,7 @@ def _features(
     return of(context.data.train), of(context.test)
 
 
-def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Correct:
+def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Answers:
     """Probe -> which evaluated images are right."""
     config, num_classes = context.config, context.data.num_classes
     labels, truth = context.labels(context.data.train), context.labels(context.test)
@@ -136,4 +118,5 @@ def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Correct:
         train - mean, labels, test - mean, num_classes, config.knn.k, config.knn.temperature
     )
     found = {"linear": solution.logits(query).argmax(1), "knn": near}
-    return {probe: (classes == truth).cpu().numpy() for probe, classes in found.items()}
+    answers = {probe: (classes == truth).cpu().numpy() for probe, classes in found.items()}
+    return answers | {_IS_CONVERGED: np.array(solution.is_converged)}

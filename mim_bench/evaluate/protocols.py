@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mim_bench.config.protocol import PROTOCOLS
-from mim_bench.config.run import RunConfig
+from mim_bench.config.run import RunConfig, digest
+from mim_bench.evaluate.cache import computed_once
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
@@ -47,7 +48,8 @@ def evaluate(
     if spec.has_control:
         with stages.stage(f"{name}, random weights") as report:
             untrained = EvalContext(random, folder / "control", f"{key} control", report)
-            control = _metrics(run(untrained), config)
+            answers = computed_once(_control_path(name, untrained), lambda: run(untrained).correct)
+            control = _metrics(ProtocolResult(answers), config)
     metrics = _metrics(result, config)
     declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
     record = Record(
@@ -83,6 +85,16 @@ def evaluate(
             shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
 
     distributed.on_main(keep)
+
+
+def _control_path(name: str, context: EvalContext) -> Path:
+    """Where the answers of an untrained encoder are kept: it is the same for every target of a seed."""
+    config, spec = context.config, PROTOCOLS[name]
+    sections = config.model_dump(mode="json", include={"data", "model", "seed", *spec.sections})
+    sections["data"].pop("source")
+    precision = backend.precision(context.device, config.runtime)
+    key = digest([name, spec.version, sections, precision, context.data.facts.fingerprint])
+    return context.folder.parent.parent / "controls" / f"{name}-{key[:16]}.npz"
 
 
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:

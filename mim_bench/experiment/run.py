@@ -29,6 +29,7 @@ from mim_bench.config.trainings import check_shares, lr_lines, needs_pretraining
 from mim_bench.data.run_data import Data, complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.flops import step as step_flops
 from mim_bench.evaluate.protocols import evaluate
 from mim_bench.evaluate.reconstruction import draw_picture, sample
 from mim_bench.experiment import cost
@@ -278,7 +279,8 @@ def _pretrained(
         model, outcome = pretrain.pretrain(config, data, fitted.target, folder, device, report)
     with stages.stage("gate"):
         gate = distributed.on_main(lambda: gate_losses(config, data, fitted.target, model, device))
-    facts = distributed.on_main(lambda: _keep_facts(path, outcome, fitted, gate))
+    flops = outcome.images_seen * step_flops(config)
+    facts = distributed.on_main(lambda: _keep_facts(path, outcome, flops, fitted, gate))
     return model, facts
 
 
@@ -290,7 +292,7 @@ def _facts(path: Path) -> PretrainFacts:
 
 
 def _keep_facts(
-    path: Path, outcome: loop.Outcome, fitted: Fitted, gate: dict[str, float]
+    path: Path, outcome: loop.Outcome, flops: int, fitted: Fitted, gate: dict[str, float]
 ) -> PretrainFacts:
     folder = path.parent
     manifest = read_manifest(folder)
@@ -302,6 +304,7 @@ def _keep_facts(
         final_loss=losses[-1][1] if losses else None,
         epoch_losses=losses,
         first_batches=manifest["first_batches"],
+        flops=float(flops),
         fit=fitted.figures,
         fit_key=fitted.key,
         gate=gate,

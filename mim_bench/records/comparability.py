@@ -63,7 +63,7 @@ def differing_fields(found: Sequence[CellRecord]) -> list[str]:
         if name not in _NOT_COMPARED and len({str(config.get(name, "-")) for config in configs}) > 1
     ]
     allowed = {field for one in found for field in one.cell.varies()}
-    varies_target = any("target" in one.cell.point for one in found)
+    varies_target = any(one.cell.varies_target() for one in found)
     outside = [
         name
         for name in differing

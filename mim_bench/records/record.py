@@ -92,8 +92,12 @@ class PretrainFacts(Frozen):
     """Epoch, from 1, and mean loss over its logged steps: the learning curve."""
     first_batches: str
     """sha256 over images and masks of the first batches: equal for every target of a seed."""
+    flops: float | None = None
+    """Of the model, forward and backward, and of the target, a teacher included, over all images seen: matrix
+    products, convolutions and attention, a multiplication and its addition as two. Unset in older records."""
     fit: dict[str, float] = Field(default_factory=dict)
-    """Figures of the target's fit, such as codebook use; empty if it needed none."""
+    """Figures of the target's fit, such as codebook use, with `fit_seconds` and `fit_flops` of all that it trained;
+    empty if it needed none."""
     fit_key: str | None = None
     """Hash of the fitted state that was used."""
     gate: dict[str, float] = Field(default_factory=dict)

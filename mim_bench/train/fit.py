@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock  # the cross-platform lock that torch itself depends on
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mim_bench import rng
 from mim_bench.config.run import RunConfig, digest
@@ -94,7 +95,9 @@ def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device
         if path.is_file():
             figures = _read_fit(path, target)
         else:
-            figures = target.fit(_Images(config, data, device), seed=config.seed)
+            with FlopCounterMode(display=False) as counter:
+                figures = target.fit(_Images(config, data, device), seed=config.seed)
+            figures["fit_flops"] = float(counter.get_total_flops())
             header = {"key": key, "figures": json.dumps(figures)}
             checkpoint.save_tensors(path, target.state_dict(), header)
     return Fitted(target, key, figures)

@@ -12,6 +12,7 @@ from fake import fake_results
 from scipy import stats
 
 from mim_bench.analysis import render, table
+from mim_bench.analysis.row import total_tflops
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
 from mim_bench.records import store, swept
@@ -174,6 +175,18 @@ def test_costs__are_ratios_to_the_reference_row(results):
     hours = 10 * 10_000 / (1000 / 2) / 3600
     assert fast.values["hours"].mean == pytest.approx(hours)
     assert [p.value for p in fast.published["speed_up"]] == [3.7]
+
+
+def test_compute__is_that_of_training_and_fit_and_unknown_where_the_fit_is(tmp_path):
+    fake_results("targets", "tiny", tmp_path, seeds=(0,))
+    made = table.build("targets", "tiny", tmp_path)
+    assert made.row("hog").values["total_tflops"].mean == 2
+    assert made.row("dvae").values["total_tflops"].mean == 3
+    assert "TFLOPs, all" in render.main_grid(made, brief=True).headings
+    for entry in made.found:
+        if entry.record.target == "dvae" and entry.record.pretrain:
+            entry.record.pretrain.fit.pop("fit_flops")
+    assert total_tflops([entry for entry in made.found if entry.record.target == "dvae"]) == {}
 
 
 def test_missing_cells__are_counted(results, tmp_path):

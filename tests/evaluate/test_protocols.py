@@ -281,3 +281,17 @@ def test_features_that_are_not_finite__name_protocol_and_split(
     with pytest.raises(UserError, match=f"{split} images are not finite"):
         evaluate(protocol, given.features, given.features, tmp_path, Quiet(), None, "test")
     assert not (tmp_path / "records").exists()
+
+
+def test_control__is_evaluated_once_for_all_targets_of_a_seed(small, tmp_path, monkeypatch):
+    evaluated = []
+    run = knn.run
+    monkeypatch.setattr(knn, "run", lambda context: evaluated.append(context.key) or run(context))
+
+    def control(target, seed):
+        config = small(target, "evaluate.protocols=knn", f"seed={seed}")
+        return execute(config, out=tmp_path).records[0].control
+
+    first, same, other = control("pixel", 0), control("hog", 0), control("hog", 1)
+    assert first == same != other
+    assert sum(key.endswith("control") for key in evaluated) == 2 and len(evaluated) == 5

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mim_bench.config import recipe
 from mim_bench.config.protocol import PROTOCOLS
-from mim_bench.config.resolve import load_config
+from mim_bench.config.resolve import load_config, validated
 from mim_bench.config.source import SOURCES
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.data.sources import open_source
@@ -15,6 +15,8 @@ from mim_bench.errors import UserError
 from mim_bench.evaluate import flops
 from mim_bench.experiment import cost
 from mim_bench.experiment.run import execute
+from mim_bench.files import read_json
+from mim_bench.targets.build import make_target
 
 CPU = torch.device("cpu")
 VIT_L = (
@@ -205,6 +207,26 @@ def test_files__are_those_of_a_real_run(small, tmp_path):
     assert len(files) == expected.num_files, sorted(path.name for path in files)
     weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
     assert weights == pytest.approx(expected.kept_bytes, rel=0.25)  # names and shapes in the header
+
+
+def test_compute_of_a_run__has_target_teacher_and_fit_with_its_decoder_in_it(small, tmp_path):
+    def facts(target, *overrides):
+        folder = execute(small(target, "evaluate.protocols=knn", *overrides), out=tmp_path).folder
+        config = validated(read_json(folder / "config.json"))
+        return read_json(folder / "pretrain.json"), config
+
+    found, config = facts("dvae", "dvae.fit_epochs=2")
+    assert found["flops"] == found["images_seen"] * flops.step(config)
+    encoder = flops.target(config).forward
+    made = make_target(config)
+    made.skip_fit()
+    tokens = torch.zeros(1, *made.geometry.grid, dtype=torch.int64)
+    with flops.counting() as counter:
+        made.decoder.from_tokens(tokens)
+    both = (encoder + counter.get_total_flops()) * config.data.limit_images
+    # forward and backward of two passes, a forward pass to measure; no gradient reaches the images
+    assert 0.8 * 7 * both < found["fit"]["fit_flops"] < 1.05 * 7 * both
+    assert facts("ema_feature")[0]["flops"] > 1.3 * facts("pixel")[0]["flops"]
 
 
 def test_device_speed__is_sustained_and_gives_hours():
