@@ -62,21 +62,27 @@ def differences(rows: Rows, reference: str) -> dict[str, Difference]:
     return dict(zip(found, _holm(list(found.values())), strict=True))
 
 
+def all_pairs(rows: Rows) -> dict[tuple[str, str], Difference]:
+    """First minus second of every two rows that have a seed in common, each pair once."""
+    found = _pairs(rows, list(itertools.combinations(rows, 2)))
+    return dict(zip(found, _holm(list(found.values())), strict=True))
+
+
 def best(rows: Rows) -> str | None:
     """The row that is better than every other one, by Holm over all pairs; None if there is none.
 
     Nor with fewer than `RANKING_SEEDS` seeds, or where a pair of rows has no seed in common.
     """
-    pairs = list(itertools.combinations(rows, 2))
-    found = _pairs(rows, pairs)
+    found = all_pairs(rows)
+    num_pairs = len(rows) * (len(rows) - 1) // 2
     if (
-        not pairs
-        or len(found) < len(pairs)
+        not num_pairs
+        or len(found) < num_pairs
         or min(d.num_seeds for d in found.values()) < RANKING_SEEDS
     ):
         return None
     wins: dict[str, int] = dict.fromkeys(rows, 0)
-    for (a, b), one in zip(found, _holm(list(found.values())), strict=True):
+    for (a, b), one in found.items():
         if one.is_distinguishable:
             wins[a if one.mean > 0 else b] += 1
     return next((label for label, num in wins.items() if num == len(rows) - 1), None)

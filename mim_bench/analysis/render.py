@@ -5,7 +5,7 @@ difference contains 0; such rows are not ranked.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,6 +199,43 @@ def published_grid(table: Table) -> Grid:
         for row in table.published_only
     ]
     return Grid(["published", "protocol", "metric", "value", "source"], rows)
+
+
+def published_beside(table: Table) -> Grid:
+    """Each published number next to the measured one of its row, and why the two are not comparable."""
+    headings = {column.key: column.heading for column in table.columns}
+    rows = [
+        [
+            TableCell(row.label),
+            TableCell(headings[key].removesuffix(" %")),
+            value_cell(row.values.get(key), next(c for c in table.columns if c.key == key)),
+            TableCell(one.shown(), one.value),
+            TableCell(_status(row.reasons)),
+            TableCell(one.cite),
+        ]
+        for row in table.rows
+        for key, several in row.published.items()
+        for one in several
+    ]
+    return Grid(["row", "measure", "measured", "published", "status", "source"], rows)
+
+
+def _status(reasons: Mapping[str, str]) -> str:
+    """`claimed; not comparable because of data, model`, or `comparable`."""
+    return f"claimed; not comparable because of {', '.join(reasons)}" if reasons else "comparable"
+
+
+def answers_csv(table: Table, key: str) -> str:
+    """How many seeds of each row were right on each test image; empty without a row that has answers."""
+    correct = {
+        label: sum(of.astype(int) for of in row.correctness(key).values())
+        for label, row in table.by_label.items()
+        if row.values(key) and not row.is_baseline
+    }
+    if not correct:
+        return ""
+    frame = pd.DataFrame({f"{label}, seeds right": right for label, right in correct.items()})
+    return frame.to_csv(index_label="test image")
 
 
 def csv(table: Table) -> str:

@@ -97,6 +97,8 @@ class Table:
     """The records that it was made from."""
     below_gate: str | None = None
     """Why the table as a whole is no finding; unset if it is informative."""
+    by_label: Mapping[str, RowRecords] = field(default_factory=dict)
+    """Label -> the records of its row; without the control."""
 
     @property
     def records(self) -> list[Record]:
@@ -158,7 +160,7 @@ def build(
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
-        differing, found, tier,
+        differing, found, tier, by_label,
     )  # fmt: skip
 
 

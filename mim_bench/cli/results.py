@@ -199,7 +199,7 @@ def figure(
 @app.command()
 def report(results: Results = Path("results")) -> None:
     """Put all tables, figures and pictures on one self-contained page, results/report.html."""
-    from mim_bench.analysis.report import write_report
+    from mim_bench.analysis.report.page import write_report
 
     path = write_report(results, warn=lambda line: print_line(line, console=err_console))
     print_line(f"wrote {path}")

@@ -14,8 +14,11 @@ from fake import fake_results
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mim_bench.analysis import render, report, table
+from mim_bench.analysis import difference, render, table
 from mim_bench.analysis.grid import TableCell
+from mim_bench.analysis.report import comparison
+from mim_bench.analysis.report.inline import cell_html, inline, svg
+from mim_bench.analysis.report.page import write_report
 from mim_bench.analysis.table import Table
 from mim_bench.errors import UserError
 from mim_bench.records.store import home
@@ -53,7 +56,7 @@ def told() -> list[str]:
 
 @pytest.fixture(scope="module")
 def page(made: Path, told: list[str]) -> Path:
-    return report.write_report(made, told.append)
+    return write_report(made, told.append)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def text(page: Path) -> str:
 
 def test_write_report__same_records_same_page(page: Path, made: Path, text: str) -> None:
     assert page == made / "report.html"
-    assert report.write_report(made, lambda line: None).read_text(encoding="utf-8") == text
+    assert write_report(made, lambda line: None).read_text(encoding="utf-8") == text
 
 
 def test_write_report__needs_no_other_file(text: str) -> None:
@@ -97,7 +100,7 @@ def test_write_report__figures_do_not_share_ids(text: str) -> None:
     assert len(ids) == len(set(ids))
     wanted = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
     assert set(wanted) <= set(ids)
-    assert text.count('role="img"') == 3
+    assert text.count('role="img" aria-label="Reconstruction targets') == 3
 
 
 def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> 
     (tmp_path / "strange" / "tiny" / "records").mkdir(parents=True)
     (tmp_path / "strange" / "tiny" / "records" / "a__linear.json").write_text("{}")
     told: list[str] = []
-    text = report.write_report(tmp_path, told.append).read_text(encoding="utf-8")
+    text = write_report(tmp_path, told.append).read_text(encoding="utf-8")
     assert (
         "At preset tiny, 2 seeds, against pixel." in text
         and "cannot be separated at this budget" in text
@@ -122,8 +125,8 @@ def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> 
 
 def test_write_report__no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
-        report.write_report(tmp_path / "none")
-    text = report.write_report(tmp_path).read_text(encoding="utf-8")
+        write_report(tmp_path / "none")
+    text = write_report(tmp_path).read_text(encoding="utf-8")
     assert "No record yet says" in text and "sweep targets --preset tiny" in text
 
 
@@ -131,15 +134,15 @@ def test_cell_html__keeps_the_text_and_escapes_it() -> None:
     cells = [TableCell("77.0", 77.0, "± 2.2", is_bold=True), TableCell("a < b & c"),
              TableCell("indistinguishable", 0.0, "[-2.5, +3.5]", is_faint=True)]  # fmt: skip
     for cell in cells:
-        assert report.cell_html(cell).striptags() == cell.text
-    assert report.cell_html(cells[0]) == "<strong>77.0 <small>± 2.2</small></strong>"
-    assert report.inline("**1.0** `a<b`") == "<strong>1.0</strong> <code>a&lt;b</code>"
+        assert cell_html(cell).striptags() == cell.text
+    assert cell_html(cells[0]) == "<strong>77.0 <small>± 2.2</small></strong>"
+    assert inline("**1.0** `a<b`") == "<strong>1.0</strong> <code>a&lt;b</code>"
 
 
 @pytest.mark.parametrize("text", ["", "<svg>", "<svg viewBox='0'></svg>", "<svg><script/></svg>"])
 def test_svg__refuses_what_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="it "):
-        report.svg(text, "seen", "here")
+        svg(text, "seen", "here")
 
 
 # ---- in a browser ----
@@ -180,7 +183,7 @@ def test_page__shows_every_number_of_the_tables(
     found = built(name)
     title = found.benchmark.title
     wanted = {
-        f"{title}, preset tiny": render.main_grid(found),
+        f"{title}, preset tiny": render.main_grid(found, brief=True),
         f"{title}, preset tiny: every readout": render.readout_grid(found),
         f"{title}: published rows": render.published_grid(found),
     }
@@ -247,7 +250,7 @@ def test_page__the_keyboard_sorts_words(browser: Browser) -> None:
 
 def test_page__missing_numbers_stay_last(browser: Browser) -> None:
     headings = browser.run(_TABLE, _MAIN)[0]
-    column = headings.index("published linear %")
+    column = headings.index("fit s")
     for _ in range(2):
         browser.click(browser.run(_HEAD, _MAIN, column))
         cells = [line[column] for line in browser.run(_TABLE, _MAIN)[1:]]
@@ -264,6 +267,69 @@ def test_page__nothing_leaves_it_and_the_console_is_silent(browser: Browser, pag
     assert browser.log("browser") == []
     assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert browser.run("return [...document.images].every(i => i.alt.length > 20)")
+
+
+_SHOWN = """
+return [...document.querySelectorAll('.compare[data-part="targets-tiny"] .measure')]
+  .filter(one => one.offsetHeight > 0).map(one => one.dataset.measure);
+"""
+
+
+def test_page__one_measure_is_seen_at_a_time_and_stands_in_the_address(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page)
+    assert browser.run(_SHOWN) == ["finetune"]
+    browser.run(
+        "const one = document.querySelector('select[data-switch=\"targets-tiny\"]');"
+        "one.value = 'knn'; one.dispatchEvent(new Event('change'))"
+    )
+    assert browser.run(_SHOWN) == ["knn"]
+    assert browser.run("return location.hash") == "#?measure=knn"
+    browser.run("location.hash = '#targets-tiny?measure=linear&rows=HOG'")
+    browser.run("return new Promise(done => setTimeout(done, 100))")
+    assert browser.run(_SHOWN) == ["linear"]
+    seen = browser.run(
+        """const table = document.querySelector(`[aria-label="${arguments[0]}"] table`);
+        return [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent.trim())""",
+        _MAIN,
+    )
+    assert seen and all("hog" in label for label in seen)
+    browser.run("location.hash = '#'")
+
+
+def test_page__a_click_on_a_row_shows_its_command_seeds_and_settings(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page)
+    link = f"""const table = document.querySelector(`[aria-label="{_MAIN}"] table`);
+    return [...table.querySelectorAll('tbody a')].find(one => one.textContent.includes('hog'))"""
+    browser.click(browser.run(link))
+    opened = browser.run(
+        "const one = document.querySelector(location.hash); return [one.open, one.innerText]"
+    )
+    assert opened[0] is True
+    assert "python -m mim_bench run --target hog --preset tiny --seed 0" in opened[1]
+    assert "seed 1: complete, run hog-tiny-s1" in opened[1]
+    assert "target.params.num_bins=9" in opened[1]
+
+
+def test_comparison__brackets_what_cannot_be_separated(tmp_path: Path) -> None:
+    def groups(spread: float) -> list[range]:
+        home = tmp_path / str(spread)
+        fake_results("targets", "small", home, spread=spread)
+        made = table.build("targets", "small", home)
+        correct = {
+            label: row.correctness("linear")
+            for label, row in made.by_label.items()
+            if not row.is_baseline
+        }
+        pairs = difference.all_pairs(correct)
+        order = sorted(correct, key=lambda label: -made.row(label).values["linear"].mean)
+        return comparison._groups(order, pairs)
+
+    assert groups(0.0) == [range(0, 4)]
+    assert groups(0.6) == []
 
 
 _WIDTHS = "return [document.documentElement.scrollWidth, innerWidth]"

@@ -5,19 +5,29 @@ the page's own policy forbids the browser to load anything else. The same record
 for byte. Damaged results do not stop it: their error is printed in their place.
 """
 
-import base64
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from mim_bench.analysis import headline, render
+from mim_bench.analysis import gates, headline, render
 from mim_bench.analysis import table as tables
-from mim_bench.analysis.grid import Grid, TableCell
+from mim_bench.analysis.grid import Grid
+from mim_bench.analysis.report import provenance
+from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks, row_colors
+from mim_bench.analysis.report.inline import (
+    FIGURES,
+    Image,
+    cell_html,
+    download,
+    image,
+    image_files,
+    inline,
+)
+from mim_bench.analysis.report.provenance import RowOrigin
 from mim_bench.analysis.table import Table
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
@@ -26,14 +36,8 @@ from mim_bench.files import write_text
 from mim_bench.records import store, swept
 from mim_bench.records.record import Record
 
-_FIGURES = {
-    "figure": "accuracy along the quantity that the benchmark varies, published curve in grey",
-    "pareto": "accuracy against the time of pre-training",
-    "curves": "loss of pre-training and accuracy of fine-tuning, epoch by epoch",
-    "pictures": "test images, what each target asks for, and what the model answered",
-}
-"""File stem -> what is seen, in the order of the page; other files come after."""
-_PNG = b"\x89PNG\r\n\x1a\n"
+_OWN_COLORS = ("pixel", "norm_pixel", "hog", "dvae", "ema_feature")
+"""Targets whose colour is the same in every drawing."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,6 @@ class Sheet:
 
     caption: str
     grid: Grid
-
-
-@dataclass(frozen=True)
-class Image:
-    """A figure or picture, inline."""
-
-    html: Markup
-    kind: str
-    """`svg` or `png`."""
 
 
 @dataclass
@@ -62,8 +57,19 @@ class Part:
     errors: list[str] = field(default_factory=list)
     headline: str = ""
     main: Sheet | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
+    ranks: Markup | None = None
+    """Places of the rows under each measure."""
     readouts: Sheet | None = None
+    beside: Sheet | None = None
+    """Published numbers next to the measured ones."""
     published: Sheet | None = None
+    settings: Sheet | None = None
+    """In which two rows differ."""
+    shared: list[tuple[str, str]] = field(default_factory=list)
+    """Settings of all rows."""
+    origins: list[RowOrigin] = field(default_factory=list)
+    downloads: list[Markup] = field(default_factory=list)
     notes: list[Markup] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
@@ -117,14 +123,18 @@ def _page(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.jinja")
+    template = environment.get_template("page.html.jinja")
     return template.render(content, html=cell_html)
 
 
 def _provenance(records: Sequence[Record]) -> dict[str, Any]:
     commits = {r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records}
     newest = max((record.started for record in records), default="")
-    return {"newest": newest, "commits": sorted(commits), "num_records": len(records)}
+    return {
+        "newest": newest,
+        "commits": sorted(commits),
+        "num_records": len(records),
+    }
 
 
 def _presets(folder: Path) -> list[str]:
@@ -150,99 +160,56 @@ def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
 def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
     part = Part(preset, f"{name}-{preset}")
     try:
-        _fill(part, tables.build(name, preset, results))
+        _fill(
+            part, tables.build(name, preset, results), swept.recall(name, preset, results).overrides
+        )
     except UserError as error:
         part.errors.append(str(error))
-    for path in _image_files(store.home(name, preset, results)):
-        seen = _FIGURES.get(path.stem, path.stem.replace("_", " "))
+    for path in image_files(store.home(name, preset, results)):
+        seen = FIGURES.get(path.stem, path.stem.replace("_", " "))
         try:
             alt = f"{benchmark.title}, preset {preset}: {seen}"
-            part.images.append(_image(path, alt, f"{part.anchor}-{path.stem}"))
+            part.images.append(image(path, alt, f"{part.anchor}-{path.stem}"))
         except UserError as error:
             part.errors.append(str(error))
     return part
 
 
-def _fill(part: Part, table: Table) -> None:
-    title = table.benchmark.title
-    if table.rows:
-        part.main = Sheet(f"{title}, preset {part.preset}", render.main_grid(table))
-        part.headline = headline.sentence(table)
-        part.notes = [inline(note) for note in render.notes(table)]
-    if (readouts := render.readout_grid(table)).rows:
-        part.readouts = Sheet(f"{title}, preset {part.preset}: every readout", readouts)
-    if table.published_only:
-        part.published = Sheet(f"{title}: published rows", render.published_grid(table))
+def _fill(part: Part, table: Table, overrides: Sequence[str]) -> None:
+    title = f"{table.benchmark.title}, preset {part.preset}"
     part.records = table.records
+    if table.published_only:
+        grid = render.published_grid(table)
+        part.published = Sheet(f"{table.benchmark.title}: published rows", grid)
+    if not table.rows:
+        return
+    part.main = Sheet(title, render.main_grid(table, brief=True))
+    part.headline = headline.sentence(table)
+    part.notes = [inline(note) for note in render.notes(table)]
+    colors = row_colors(list(table.by_label), _OWN_COLORS)
+    part.comparisons = comparisons(table, colors)
+    part.ranks = ranks(table, part.comparisons, colors)
+    part.readouts = _sheet(f"{title}: every readout", render.readout_grid(table))
+    part.beside = _sheet(f"{title}: published and measured", render.published_beside(table))
+    part.settings = _sheet(f"{title}: settings that differ", provenance.settings_grid(table))
+    part.shared = provenance.shared_settings(table)
+    part.origins = provenance.origins(table, part.anchor, overrides)
+    part.downloads = _downloads(part.anchor, table)
+
+
+def _sheet(caption: str, grid: Grid) -> Sheet | None:
+    return Sheet(caption, grid) if grid.rows else None
+
+
+def _downloads(name: str, table: Table) -> list[Markup]:
+    """The table for programs, for papers, and the answers image by image on the first measure."""
+    links = [download(render.csv(table), f"{name}.csv"), download(render.tex(table), f"{name}.tex")]
+    key = gates.primary_measure(table.preset) or next(iter(table.rows[0].values), "")
+    answers = render.answers_csv(table, key)
+    return [*links, download(answers, f"{name}-{key}-answers.csv")] if answers else links
 
 
 def _leads(entries: Sequence[Entry]) -> list[Lead]:
     """One sentence a preset."""
     parts = [part for entry in entries if entry.name == headline.BENCHMARK for part in entry.parts]
     return [Lead(part.preset, part.headline) for part in parts if part.headline]
-
-
-# ---- tables ----
-
-
-def cell_html(cell: TableCell) -> Markup:
-    """A cell as HTML: the interval, and a difference that is none, set back."""
-    if cell.is_faint:
-        return Markup("<small>{} <span>{}</span></small>").format(cell.main, cell.detail)
-    html = escape(cell.main)
-    if cell.detail:
-        html += Markup(" <small>{}</small>").format(cell.detail)
-    return Markup("<strong>{}</strong>").format(html) if cell.is_bold else html
-
-
-def inline(text: str) -> Markup:
-    """Markdown's bold and code as HTML."""
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html))
-
-
-# ---- figures and pictures ----
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """SVG where there is one, else PNG, in the order of `_FIGURES`."""
-    found = {path.stem: path for kind in ("png", "svg") for path in folder.glob(f"*.{kind}")}
-    order = [*_FIGURES, *sorted(set(found) - set(_FIGURES))]
-    return [found[stem] for stem in order if stem in found]
-
-
-def _image(path: Path, alt: str, prefix: str) -> Image:
-    """An image as part of the page."""
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".svg":
-            return Image(svg(content.decode("utf-8"), alt, prefix), "svg")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be shown: {error}") from None
-    if not content.startswith(_PNG):
-        raise UserError(f"{path} cannot be shown: it is no PNG")
-    data = base64.b64encode(content).decode("ascii")
-    return Image(Markup('<img src="data:image/png;base64,{}" alt="{}">').format(data, alt), "png")
-
-
-def svg(text: str, alt: str, prefix: str) -> Markup:
-    """An SVG file as an element of a page: named, sized by its box, its ids and styles its own.
-
-    Raises:
-        ValueError: it is not a whole SVG file, or holds a script.
-    """
-    match = re.search(r"<svg\b([^>]*)>(.*)</svg>\s*$", text, re.DOTALL)
-    if match is None or "<script" in text:
-        raise ValueError("it is no whole SVG file without scripts")
-    attributes, body = match.groups()
-    box = re.search(r'viewBox="[-\d.]+ [-\d.]+ ([\d.]+) ([\d.]+)"', attributes)
-    if box is None:
-        raise ValueError("it has no viewBox")
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{prefix}-', body)
-    body = re.sub(r'href="#', f'href="#{prefix}-', body)
-    body = body.replace("url(#", f"url(#{prefix}-").replace("*{", f"#{prefix} *{{")
-    head = Markup(
-        '<svg id="{}" role="img" aria-label="{}" viewBox="0 0 {} {}" style="--width: {}">'
-    )
-    return head.format(prefix, alt, box[1], box[2], box[1]) + Markup(body + "</svg>")

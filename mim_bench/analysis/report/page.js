@@ -1,0 +1,70 @@
+"use strict";
+// A heading sorts its table: numbers from the greatest, words from A, again the other way; what is missing stays last.
+const words = new Intl.Collator("en", { numeric: true });
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const body = table.tBodies[0];
+  heads.forEach((head, column) => {
+    const isNumber = head.dataset.kind !== "text";
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const before = head.getAttribute("aria-sort");
+      const descends = before === null ? isNumber : before === "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", descends ? "descending" : "ascending");
+      const sign = descends ? -1 : 1;
+      const compare = (one, other) => {
+        const a = one.cells[column], b = other.cells[column];
+        if (!isNumber) return sign * words.compare(a.textContent, b.textContent);
+        const gaps = ("sort" in b.dataset) - ("sort" in a.dataset);
+        return gaps || sign * (a.dataset.sort - b.dataset.sort) || 0;
+      };
+      body.append(...[...body.rows].sort(compare));
+    });
+  });
+}
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
+
+// What is chosen stands in the address, #place?measure=knn&rows=hog, so that a view can be sent to somebody.
+const read = () => {
+  const [place, query] = location.hash.slice(1).split("?");
+  return { place: decodeURIComponent(place), chosen: new URLSearchParams(query) };
+};
+const write = (name, value) => {
+  const { place, chosen } = read();
+  if (value) chosen.set(name, value); else chosen.delete(name);
+  history.replaceState(null, "", `#${place}${chosen.size ? "?" + chosen : ""}`);
+  show();
+};
+const switches = [...document.querySelectorAll("select[data-switch]")];
+const filter = document.querySelector("input[data-filter]");
+function show() {
+  const { place, chosen } = read();
+  for (const one of switches) {
+    const wanted = chosen.get("measure");
+    if ([...one.options].some(option => option.value === wanted)) one.value = wanted;
+    for (const measure of one.closest(".compare").querySelectorAll(".measure")) {
+      measure.hidden = measure.dataset.measure !== one.value;
+    }
+  }
+  const rows = (chosen.get("rows") ?? "").toLowerCase();
+  if (filter.value.toLowerCase() !== rows) filter.value = rows;
+  for (const row of document.querySelectorAll("table.sortable tbody tr")) {
+    row.hidden = !row.cells[0].textContent.toLowerCase().includes(rows);
+  }
+  return document.getElementById(place);
+}
+function go() {
+  const found = show();
+  for (let one = found; one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
+  if (found) found.scrollIntoView();
+}
+for (const one of switches) one.addEventListener("change", () => write("measure", one.value));
+filter.addEventListener("input", () => write("rows", filter.value));
+addEventListener("hashchange", go);
+go();

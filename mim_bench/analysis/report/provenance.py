@@ -1,0 +1,129 @@
+"""Where the rows of a table come from: settings, seeds, commits, and the command that makes each again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mim_bench.analysis.grid import MISSING, Grid, TableCell
+from mim_bench.analysis.row import RowRecords
+from mim_bench.analysis.table import Table
+from mim_bench.config.benchmark import SEEDS
+from mim_bench.config.resolve import flatten
+
+_NOT_SETTINGS = ("seed", "preset", "evaluate.protocols")
+
+
+@dataclass(frozen=True)
+class SeedState:
+    """One declared seed of a row."""
+
+    seed: int
+    state: str
+    """`complete`, `missing: knn`, `missing`, `stale: ...`."""
+    run_id: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class RowOrigin:
+    """What a click on a row shows."""
+
+    anchor: str
+    label: str
+    command: str
+    seeds: list[SeedState]
+    settings: list[tuple[str, str]]
+    """Those in which it differs from another row."""
+
+
+def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrigin]:
+    """One for each row that is pre-trained."""
+    rows = _encoders(table)
+    configs = _configs(rows)
+    differing = _differing(configs)
+    return [
+        RowOrigin(
+            f"{prefix}-row-{place}",
+            row.label,
+            _command(row, table.preset, overrides),
+            [_state(row, seed) for seed in row.declared],
+            [(name, configs[row.label].get(name, "-")) for name in differing],
+        )
+        for place, row in enumerate(rows)
+    ]
+
+
+def settings_grid(table: Table) -> Grid:
+    """Every setting in which two rows differ: read down a column."""
+    configs = _configs(_encoders(table))
+    differing = _differing(configs)
+    rows = [
+        [
+            TableCell(label),
+            *(TableCell(of[name]) if name in of else MISSING for name in differing),
+        ]
+        for label, of in configs.items()
+    ]
+    return Grid(["row", *differing], rows if differing else [])
+
+
+def shared_settings(table: Table) -> list[tuple[str, str]]:
+    """Settings that all rows have alike."""
+    configs = list(_configs(_encoders(table)).values())
+    if not configs:
+        return []
+    return [item for item in configs[0].items() if all(item in of.items() for of in configs)]
+
+
+def _encoders(table: Table) -> list[RowRecords]:
+    return [row for row in table.by_label.values() if not row.is_baseline and row.found]
+
+
+def _configs(rows: Sequence[RowRecords]) -> dict[str, dict[str, str]]:
+    return {
+        row.label: {
+            name: str(value)
+            for name, value in sorted(flatten(row.found[0].record.config).items())
+            if name not in _NOT_SETTINGS
+        }
+        for row in rows
+    }
+
+
+def _differing(configs: dict[str, dict[str, str]]) -> list[str]:
+    names = sorted({name for of in configs.values() for name in of})
+    return [name for name in names if len({of.get(name) for of in configs.values()}) > 1]
+
+
+def _command(row: RowRecords, preset: str, overrides: Sequence[str]) -> str:
+    record, cell = row.found[0].record, row.cell
+    own = dict(cell.variant.set if cell.variant else {}) | {
+        name: value for name, value in cell.point.items() if name != "variant"
+    }
+    own.pop("target", None)
+    values = flatten(record.config)
+    settings = [
+        f"{name}={values.get(_field(name, record.target), value)}" for name, value in own.items()
+    ]
+    kept = [text for text in overrides if not text.startswith(SEEDS)]
+    protocols = ",".join(sorted(row.protocols))
+    return " ".join(
+        ["python -m mim_bench run", f"--target {record.target}", f"--preset {preset}",
+         f"--seed {record.seed}", f"--protocols {protocols}", *kept, *settings]
+    )  # fmt: skip
+
+
+def _field(name: str, target: str) -> str:
+    section, _, rest = name.partition(".")
+    return f"target.params.{rest}" if section == target else name
+
+
+def _state(row: RowRecords, seed: int) -> SeedState:
+    records = [entry for entry in row.found if entry.record.seed == seed]
+    if not records:
+        return SeedState(seed, "missing", "", "")
+    lacking = sorted(row.protocols - {entry.record.protocol for entry in records})
+    stale = sorted({why for entry in records for why in entry.stale})
+    state = f"missing: {', '.join(lacking)}" if lacking else "complete"
+    state += f"; stale: {', '.join(stale)}" * bool(stale)
+    commits = sorted({entry.record.code.commit[:12] for entry in records})
+    return SeedState(seed, state, records[0].record.run_id, ", ".join(commits))
