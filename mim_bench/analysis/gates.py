@@ -15,6 +15,7 @@ from mim_bench.config import recipe
 from mim_bench.errors import UserError
 from mim_bench.records.measure import measures
 from mim_bench.records.record import Record
+from mim_bench.records.store import CellRecord
 
 BELOW = "below the gate"
 
@@ -28,19 +29,30 @@ def primary_measure(preset: str) -> str | None:
         return None
 
 
-def untrained_rows(by_label: Mapping[str, RowRecords]) -> dict[str, str]:
-    """Label -> why it is below the gate: in some seed its loss is not below ridge's."""
-    found = {}
-    for label, row in by_label.items():
-        gates = [
-            entry.record.pretrain.gate
-            for entry in row.found
-            if entry.record.pretrain and "ridge_loss" in entry.record.pretrain.gate
-        ]
-        if failed := [gate for gate in gates if gate["model_loss"] >= gate["ridge_loss"]]:
-            worst = max(failed, key=lambda gate: gate["model_loss"] / gate["ridge_loss"])
-            found[label] = f"loss {worst['model_loss']:.3f}, ridge {worst['ridge_loss']:.3f}"
-    return found
+def untrained_rows(found: Sequence[CellRecord]) -> dict[str, str]:
+    """Label of a row -> why it is below the gate: in some seed its loss is not below ridge's."""
+    failed: dict[str, list[Mapping[str, float]]] = {}
+    for entry in found:
+        gate = entry.record.pretrain.gate if entry.record.pretrain else {}
+        if "ridge_loss" in gate and gate["model_loss"] >= gate["ridge_loss"]:
+            failed.setdefault(entry.cell.label, []).append(gate)
+    worst = {
+        label: max(gates, key=lambda gate: gate["model_loss"] / gate["ridge_loss"])
+        for label, gates in failed.items()
+    }
+    return {
+        label: f"loss {gate['model_loss']:.3f}, ridge {gate['ridge_loss']:.3f}"
+        for label, gate in worst.items()
+    }
+
+
+def remark(found: Sequence[CellRecord]) -> str:
+    """What the note under a figure says of rows and tiers below the gate; empty if all pass."""
+    rows = list(untrained_rows(found))
+    is_plumbing = any(primary_measure(entry.record.preset) is None for entry in found)
+    said = [f"{', '.join(rows)}: {BELOW}."] if rows else []
+    said += [f"The preset is plumbing: {BELOW}, no finding."] if is_plumbing else []
+    return "".join(f" {text}" for text in said)
 
 
 def verdict(records: Sequence[Record]) -> str:

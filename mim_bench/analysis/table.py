@@ -141,7 +141,7 @@ def build(
     by_label = records_by_row(benchmark, cells(name, preset, overrides), found)
     reference = _reference(benchmark, by_label)
     columns = _columns(benchmark, by_label, gates.primary_measure(preset))
-    below = gates.untrained_rows(by_label)
+    below = gates.untrained_rows(found)
     rows = [
         _row(line, columns, by_label[reference], benchmark, available, below.get(line.label, ""))
         for line in by_label.values()

@@ -1,6 +1,7 @@
 """Figures: what is drawn is what the records say, all of it readable, every redraw the same bytes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.text import Text
 from scipy import stats
 
 from mim_bench.analysis.figures import panel
+from mim_bench.analysis.figures.by_target import costs
 from mim_bench.analysis.figures.draw import compose, draw
 from mim_bench.analysis.figures.layout import panel_titles
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel, save, style
@@ -242,6 +244,34 @@ def test_pareto__takes_the_time_of_a_step_where_every_run_has_it(
         assert "pareto" not in compose(at_preset(load_benchmark("targets"), "tiny"), lacking)
 
 
+def test_compute__is_along_x_where_every_run_has_it(drawn_once: Drawn) -> None:
+    figures, found = drawn_once("targets")
+    for axes in figures["compute"].axes:
+        assert list(points(axes, "hog")) == [2] and list(points(axes, "dvae")) == [
+            3
+        ]  # tests/fake.py
+    assert "below the gate, no finding" in words(figures["compute"])  # the preset is tiny
+    trained = next(one for one in found if one.record.protocol == "linear")
+    facts = trained.record.pretrain.model_copy(update={"flops": None})
+    lacking = replace(trained, record=trained.record.model_copy(update={"pretrain": facts}))
+    assert costs([lacking], "compute") == {} != costs([trained], "compute")
+
+
+def test_curves__of_records_with_a_gate_are_over_the_means_loss(results: Path) -> None:
+    found = benchmark_records("scratch_vs_pretrained", "tiny", results)
+    gated = []
+    for one in found:
+        facts = one.record.pretrain and one.record.pretrain.model_copy(
+            update={"gate": {"mean_loss": 2.0}}
+        )
+        gated.append(replace(one, record=one.record.model_copy(update={"pretrain": facts})))
+    with style():
+        loss = compose(at_preset(load_benchmark("scratch_vs_pretrained"), "tiny"), gated)[
+            "curves"
+        ].axes[0]
+    assert points(loss, "hog")[1] == pytest.approx(0.5 / 2) and "mean" in loss.get_ylabel()
+
+
 def test_curves__losses_begin_at_1_and_accuracies_are_the_records(drawn_once: Drawn) -> None:
     figures, found = drawn_once("scratch_vs_pretrained")
     loss, accuracy = figures["curves"].axes
@@ -269,7 +299,7 @@ def test_every_figure__readable(drawn_once: Drawn, name: str) -> None:
     stems = ["figure"] if benchmark.figure else []
     if "target" in benchmark.grid:
         is_timed = "speed" in at_preset(benchmark, "tiny").protocols
-        stems += ["pareto", "curves"] if is_timed else ["curves"]
+        stems += ["pareto"] * is_timed + ["compute", "curves"]
     assert list(figures) == stems
     for stem, drawn in figures.items():
         with style():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from mim_bench.analysis import gates
 from mim_bench.analysis.figures.layout import (
     ACCURACY,
     Points,
@@ -48,7 +49,7 @@ def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[CellRecord]) ->
         every += _add_measured(next(place), axis, points, control)
         if published[key]:
             remark = _add_published(next(place), axis, published[key], benchmark.rebuilds)
-    return close(figure, panels, seeds_behind(every) + remark, found)
+    return close(figure, panels, seeds_behind(every) + remark + gates.remark(found), found)
 
 
 def _add_measured(

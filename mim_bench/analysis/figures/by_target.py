@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mim_bench.analysis import gates
 from mim_bench.analysis.figures.label import Label
 from mim_bench.analysis.figures.layout import (
     ACCURACY,
@@ -20,13 +21,18 @@ from mim_bench.analysis.figures.layout import (
     sheet,
 )
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel, color_numbers
+from mim_bench.analysis.row import total_tflops
 from mim_bench.config.benchmark import Benchmark, config_field, row_label
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve
 from mim_bench.records.measure import measures
 from mim_bench.records.store import CellRecord
 
-_STEP = "measured time of a training step, s per 1000 images\n(alone on the machine; without a target's fit)"
+_COSTS = {
+    "pareto": "measured time of a training step, s per 1000 images\n(alone on the machine; without a target's fit)",
+    "compute": "TFLOPs of pre-training, target, teacher and fit together",
+}
+"""File stem -> what is along x."""
 _MANY = 6
 """Rows; of more only one a target has learning curves."""
 
@@ -40,31 +46,35 @@ def compares_targets(benchmark: Benchmark) -> bool:
 # ---- accuracy against cost ----
 
 
-def step_costs(found: Sequence[CellRecord]) -> dict[str, float]:
-    """Hash of a run -> s per 1000 images of its training step, timed with the machine to itself.
+def costs(found: Sequence[CellRecord], kind: str) -> dict[str, float]:
+    """Hash of a run -> its cost; empty unless every run that is drawn has one.
 
-    Empty unless every run that is drawn was timed: times under load contradict one another.
+    `pareto`: s per 1000 images of its training step, timed with the machine to itself: times under load contradict
+    one another. `compute`: 10^12 FLOPs of all that was trained.
     """
-    timed = {
-        one.record.run_hash: 1000 / measures(one.record)["images_per_s"].value
-        for one in found
-        if one.record.protocol == "speed"
-    }
+    known: dict[str, float] = {}
+    for one in found:
+        if kind == "compute":
+            if of_seed := total_tflops([one]):
+                known[one.record.run_hash] = of_seed[one.record.seed]
+        elif one.record.protocol == "speed":
+            rate = measures(one.record)["images_per_s"].value
+            known[one.record.run_hash] = 1000 / rate
     drawn = {
         one.record.run_hash
         for one in found
         if one.record.protocol in panel_titles() and one.record.pretrain is not None
     }
-    return timed if timed.keys() >= drawn else {}
+    return known if known.keys() >= drawn else {}
 
 
-def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
-    """One point a row, in its target's colour; grey steps along the best mean at each cost or less."""
+def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figure | None:
+    """One point a row, in its target's colour; grey steps along the best mean at each cost (`costs`) or less."""
     data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in panel_titles()}
     baselines: dict[str, dict[str, list[float]]] = {}
     targets = {one.cell.label: one.record.target for one in found}
     numbers = color_numbers(list(targets.values()))
-    costs_of_run = step_costs(found)
+    costs_of_run = costs(found, kind)
     for one in found:
         cost = costs_of_run.get(one.record.run_hash)
         for key, measure in measures(one.record).items():
@@ -78,16 +88,16 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
     if not data:
         return None
     names = [panel_titles()[key] for key in data]
-    figure, panels = sheet(f"{benchmark.title}: accuracy and cost", found, names)
+    what = "compute" if kind == "compute" else "cost"
+    figure, panels = sheet(f"{benchmark.title}: accuracy and {what}", found, names)
     every, crowded = [], False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
         panel.beside = True
         for label, pairs in of_rows.items():
-            costs, values = zip(*pairs, strict=True)
-            number = numbers[targets[label]]
-            curve = Curve(label, (float(np.mean(costs)),), (values,), number)
+            x, values = zip(*pairs, strict=True)
+            curve = Curve(label, (float(np.mean(x)),), (values,), numbers[targets[label]])
             panel.add(curve)
-            panel.axes.hlines(curve.mean, min(costs), max(costs), color=curve.color, linewidth=1)
+            panel.axes.hlines(curve.mean, min(x), max(x), color=curve.color, linewidth=1)
             every.append(values)
         _add_front(panel)
         if crowded := len(of_rows) > len(numbers):
@@ -97,10 +107,11 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
             panel.labels = list(best.values())
         for name, values in baselines.get(key, {}).items():
             panel.add_level(name, float(np.mean(values)))
-        panel.axes.set(xlabel=_STEP, ylabel=ACCURACY)
+        panel.axes.set(xlabel=_COSTS[kind], ylabel=ACCURACY)
     note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
     note += " Steps: best mean at that cost or less."
     note += " Named: the best row of each target." if crowded else ""
+    note += gates.remark(found)
     return close(figure, panels, note, found)
 
 
@@ -115,11 +126,17 @@ def _add_front(panel: Panel) -> None:
 
 
 def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
-    """Loss of pre-training over that of its first epoch; accuracy of fine-tuning on held-out images."""
+    """Loss of pre-training over that of the mean of each position, so that targets read together (over its first
+    epoch's where a record has no gate); accuracy of fine-tuning on held-out images.
+    """
     kept, fixed = _one_a_target(found)
-    losses, accuracies = _by_epoch(kept, fixed)
+    has_gate = all(
+        "mean_loss" in one.record.pretrain.gate for one in kept if one.record.pretrain is not None
+    )
+    losses, accuracies = _by_epoch(kept, fixed, has_gate)
+    of_what = "the mean of each position" if has_gate else "the first epoch"
     data = [
-        ("pre-training", "loss / loss of the first epoch", losses),
+        ("pre-training", f"loss / loss of {of_what}", losses),
         ("fine-tuning", "accuracy on held-out training images (%)", accuracies),
     ]
     data = [entry for entry in data if entry[-1]]
@@ -140,10 +157,13 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
     count = len({one.record.seed for one in kept})
     note = f"Mean of {count} seeds; band: least to greatest." if count > 1 else "One seed."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})
-    return close(figure, panels, note + (f" At {at}." if at else ""), kept)
+    note += (f" At {at}." if at else "") + gates.remark(found)
+    return close(figure, panels, note, kept)
 
 
-def _by_epoch(found: Sequence[CellRecord], fixed: Sequence[str]) -> tuple[Points, Points]:
+def _by_epoch(
+    found: Sequence[CellRecord], fixed: Sequence[str], has_gate: bool
+) -> tuple[Points, Points]:
     """Relative losses of each run, and accuracies of fine-tuning in per cent."""
     losses: Points = {}
     accuracies: Points = {}
@@ -153,9 +173,9 @@ def _by_epoch(found: Sequence[CellRecord], fixed: Sequence[str]) -> tuple[Points
         label = row_label({k: v for k, v in one.cell.point.items() if k not in fixed})
         if facts is not None and facts.epoch_losses and record.run_id not in runs:
             runs.add(record.run_id)
+            unit = facts.gate["mean_loss"] if has_gate else facts.epoch_losses[0][1]
             for epoch, loss in facts.epoch_losses:
-                at = losses.setdefault(label, {}).setdefault(epoch, [])
-                at.append(loss / facts.epoch_losses[0][1])
+                losses.setdefault(label, {}).setdefault(epoch, []).append(loss / unit)
         if record.protocol in ("finetune", "scratch"):
             label = "scratch" if record.protocol == "scratch" else label
             for epoch, accuracy in enumerate(record.curves.get("model", ()), start=1):

@@ -1,7 +1,7 @@
 """The figures of a benchmark, made from records only, written next to them as PNG, SVG and PDF.
 
 `figure`: accuracy along the quantity that the grid varies (see `grid_figure`). Where several targets are compared
-also `pareto`, accuracy against cost of pre-training, and `curves`, the learning curves (see `target_figure`).
+also `pareto` and `compute`, accuracy against time and FLOPs, and `curves`, the learning curves (see `target_figure`).
 Each PNG is stamped with the records that it was drawn from (see `stamp`).
 """
 
@@ -49,6 +49,6 @@ def compose(benchmark: Benchmark, found: Sequence[CellRecord]) -> dict[str, Figu
     if benchmark.figure is not None:
         figures["figure"] = along_grid(benchmark, benchmark.figure, found)
     if compares_targets(benchmark):
-        figures["pareto"] = pareto(benchmark, found)
+        figures |= {kind: pareto(benchmark, found, kind) for kind in ("pareto", "compute")}
         figures["curves"] = learning(benchmark, found)
     return {stem: figure for stem, figure in figures.items() if figure is not None}

@@ -13,7 +13,8 @@ from mim_bench.errors import UserError
 FIGURES = {
     "figure": "accuracy along the quantity that the benchmark varies, published curve in grey",
     "pareto": "accuracy against the time of pre-training",
-    "curves": "loss of pre-training and accuracy of fine-tuning, epoch by epoch",
+    "compute": "accuracy against the FLOPs of all that was trained",
+    "curves": "loss of pre-training over that of the mean, and accuracy of fine-tuning, epoch by epoch",
     "pictures": "test images, what each target asks for, and what the model answered",
 }
 """File stem -> what is seen, in the order of the page; other files come after."""
