@@ -53,6 +53,23 @@ class LinearConfig(ScheduleConfig):
     """Area of a crop over the image's area (MAE)."""
 
 
+class AttentiveConfig(ScheduleConfig):
+    """Attentive probe on frozen tokens of the clean images (V-JEPA, arXiv 2404.08471, section 5 and appendix D)."""
+
+    epochs: int = Field(default=20, ge=1)
+    """Passes over the training images (V-JEPA: 20)."""
+    batch_size: int = Field(default=1024, ge=2)
+    """Images a step."""
+    blr: float = Field(default=2.5e-4, gt=0)
+    """Base learning rate for 256 images (V-JEPA: 1e-3 at its batch)."""
+    warmup_epochs: float = Field(default=1, ge=0)
+    """Epochs of linear warm-up."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's weight decay (V-JEPA: 0.01)."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's betas (torch's)."""
+
+
 class FinetuneConfig(ScheduleConfig):
     """Fine-tuning as MAE's appendix A.1, Table 9; `scratch` uses the same from random weights."""
 

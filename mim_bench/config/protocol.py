@@ -64,6 +64,10 @@ _BUILT_IN = (
         has_control=True, has_readouts=True, panel="linear probe",
     ),
     ProtocolSpec(
+        name="attentive", description="cross-attention probe with one learned query on frozen tokens (V-JEPA)",
+        function="mim_bench.evaluate.attentive:run", sections=("attentive",), has_control=True,
+    ),
+    ProtocolSpec(
         name="knn", description="weighted k nearest neighbours on frozen, centred features",
         version=2,
         function="mim_bench.evaluate.knn:run", sections=("knn",),

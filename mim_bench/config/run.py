@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mim_bench.config.evaluation import (
+    AttentiveConfig,
     EvaluateConfig,
     FinetuneConfig,
     KnnConfig,
@@ -216,6 +217,7 @@ class RunConfig(Frozen):
     evaluate: EvaluateConfig = EvaluateConfig()
     knn: KnnConfig = KnnConfig()
     linear: LinearConfig = LinearConfig()
+    attentive: AttentiveConfig = AttentiveConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     partial: PartialConfig = PartialConfig()
     low_shot: LowShotConfig = LowShotConfig()

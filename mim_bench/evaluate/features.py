@@ -20,6 +20,14 @@ READOUTS = ("last/cls", "last/patch_mean", "middle/cls", "middle/patch_mean")
 
 def readouts(encoder: Encoder, images: Tensor) -> Tensor:
     """Normalised images (B, C, H, W) -> (B, R, D) float32, in the order of `READOUTS`."""
+    pooled = []
+    for layer in layers(encoder, images):
+        pooled += [layer[:, 0], layer[:, 1:].mean(1)]
+    return torch.stack(pooled, dim=1).float()
+
+
+def layers(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised images (B, C, H, W) -> tokens of `last` and `middle`, (B, 1 + L, D) each, class token first."""
     tokens = encoder.patch_embed(images)
     first = encoder.cls_token.expand(len(tokens), -1, -1)
     tokens = torch.cat([first, tokens], dim=1) + encoder.pos_embed
@@ -28,10 +36,7 @@ def readouts(encoder: Encoder, images: Tensor) -> Tensor:
         tokens = block(tokens)
         if place == max(1, len(encoder.blocks) // 2):
             middle = tokens
-    pooled = []
-    for layer in (encoder.norm(tokens), middle):
-        pooled += [layer[:, 0], layer[:, 1:].mean(1)]
-    return torch.stack(pooled, dim=1).float()
+    return encoder.norm(tokens), middle
 
 
 def extract(

@@ -23,7 +23,7 @@ from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.evaluate.logistic import standardised, tuned_logistic_regression
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
-from mim_bench.train.log import read_log
+from mim_bench.train.log import convergence
 from mim_bench.train.optimizer import LARS
 
 
@@ -137,22 +137,7 @@ def _train(context: EvalContext) -> ProtocolResult:
         for place, readout in enumerate(features.READOUTS)
     }
     notes = () if schedule.augment else ("linear: features of the clean images, cached",)
-    return ProtocolResult(correct, (*notes, *_convergence(training)))
-
-
-def _convergence(training: loop.Training) -> tuple[str, ...]:
-    """How much the loss fell from the last tenth but one of the steps to the last."""
-    if not distributed.is_main():
-        return ()
-    lines = read_log(training.log)
-    tenth = max(1, round(len(lines) / 10))
-    last, before = lines[-tenth:], lines[-2 * tenth : -tenth]
-    if not before:
-        return ("linear: too few log lines to tell whether it is converged",)
-    old, new = (sum(line["loss"] for line in part) / len(part) for part in (before, last))
-    return (
-        f"linear: over its last tenth the training loss fell by {100 * (old - new) / old:.1f} %",
-    )
+    return ProtocolResult(correct, (*notes, *convergence(training.log, "linear")))
 
 
 def _batches(context: EvalContext) -> loop.Batches:

@@ -94,7 +94,7 @@ def estimate(config: RunConfig, data: Data | None = None) -> Cost:
         + 5 * pretrains
         + len(names)
         + len(names - {"speed"})
-        + len(names & {"linear", "finetune", "scratch"}),
+        + len(names & {"linear", "attentive", "finetune", "scratch"}),
     )
 
 
@@ -198,6 +198,10 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
                 seen = _images_seen(config.linear, num_train)
                 encoded = encoder * seen if config.linear.augment else frozen("train")
                 return encoded + frozen("test") + head * _num_classes(data) * (3 * seen + num_test)
+            case "attentive":
+                seen = _images_seen(config.attentive, num_train)
+                block = 4 * (geometry(config).num_patches + 1) * config.model.embed_dim**2
+                return frozen("train", "test") + block * (3 * seen + num_test)
             case "low_shot":
                 return frozen("train", "test")
             case "finetune" | "scratch" | "partial":

@@ -7,6 +7,7 @@ from typing import Any
 
 from mim_bench.errors import UserError
 from mim_bench.files import check_regular, write_text
+from mim_bench.train import distributed
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +52,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             _logger.warning("left out a broken line of %s", path)
     return lines
+
+
+def convergence(path: Path, name: str) -> tuple[str, ...]:
+    """How much the loss fell from the last tenth but one of the lines to the last, as a note; on rank 0 alone."""
+    if not distributed.is_main():
+        return ()
+    lines = [line for line in read_log(path) if "loss" in line]
+    tenth = max(1, round(len(lines) / 10))
+    last, before = lines[-tenth:], lines[-2 * tenth : -tenth]
+    if not before:
+        return (f"{name}: too few log lines to tell whether it is converged",)
+    old, new = (sum(line["loss"] for line in part) / len(part) for part in (before, last))
+    return (
+        f"{name}: over its last tenth the training loss fell by {100 * (old - new) / old:.1f} %",
+    )
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mim_bench.config.evaluation import FinetuneConfig
+from mim_bench.config.evaluation import AttentiveConfig, FinetuneConfig
 from mim_bench.config.schedule import PretrainConfig, ScheduleConfig
 
 
@@ -29,7 +29,7 @@ def learning_rate(schedule: ScheduleConfig, epoch: float) -> float:
 
 
 def adamw(
-    groups: list[dict[str, Any]], schedule: PretrainConfig | FinetuneConfig
+    groups: list[dict[str, Any]], schedule: PretrainConfig | AttentiveConfig | FinetuneConfig
 ) -> torch.optim.Optimizer:
     """torch's AdamW over parameter groups, fused where the device has that."""
     first = next(parameter for group in groups for parameter in group["params"])

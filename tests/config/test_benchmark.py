@@ -48,7 +48,7 @@ def test_cells_of_a_benchmark__differ_only_in_what_the_file_names(name):
         fields = difference(found[0].config, cell.config)
         outside = [f for f in fields if f not in allowed and not f.startswith("target.")]
         assert outside == []
-        if "target" not in cell.point:
+        if not cell.varies_target():
             assert {f for f in fields if f.startswith("target.")} <= allowed
 
 

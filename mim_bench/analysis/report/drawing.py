@@ -4,7 +4,7 @@ Legend: coordinates are CSS pixels of the drawing's box; accuracies are per cent
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -68,7 +68,7 @@ def dot_plot(rows: Sequence[Dots], levels: dict[str, float], groups: Sequence[ra
 
 
 def rank_plot(
-    headings: Sequence[str], ranks: dict[str, Sequence[int | None]], colors: dict[str, int]
+    headings: Sequence[str], ranks: Mapping[str, Sequence[int | None]], colors: dict[str, int]
 ) -> Markup:
     """Place of each row (1: greatest mean) under each measure, a line a row."""
     gap, left, top = 104, 190, 24

@@ -1,0 +1,133 @@
+"""Attentive probe: one learned query attends to the tokens of the frozen last layer, then a linear classifier.
+
+V-JEPA (Bardes et al. 2024, arXiv 2404.08471, section 5), CAPI and AIM evaluate frozen encoders so: averaging the patch
+tokens throws away where they are and which of them matter (V-JEPA: 56.7 averaged, 73.7 attended on Kinetics-400).
+The block is timm's. Tokens of the clean images are taken once and kept in bfloat16 where they fit in
+`runtime.memory_gb`, else encoded anew in each epoch. How much the loss still falls at the end is in the record.
+
+Deliberate difference: no augmentation, so that the probe sees what the other probes see.
+
+Legend: B batch, N images, T tokens (class token first), D width, K classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.layers.attention_pool import AttentionPoolLatent
+from torch import Tensor, nn
+
+from mim_bench import rng
+from mim_bench.data.split import Split
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
+from mim_bench.evaluate.features import layers
+from mim_bench.train import loop
+from mim_bench.train.log import convergence
+from mim_bench.train.optimizer import adamw, decay_groups
+
+_READOUT = "last/attentive"
+
+
+class AttentiveProbe(nn.Module):
+    """A cross-attention block with one query, and a linear classifier."""
+
+    def __init__(self, dim: int, num_heads: int, num_classes: int, *, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.integer(seed=seed, stream="init attentive"))
+            self.pool = AttentionPoolLatent(dim, num_heads=num_heads, norm_layer=nn.LayerNorm)
+            self.norm = nn.LayerNorm(dim)
+            self.head = nn.Linear(dim, num_classes)
+            nn.init.trunc_normal_(self.head.weight, std=0.01)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) -> logits (B, K)."""
+        return self.head(self.norm(self.pool(tokens)))
+
+
+@dataclass
+class AttentiveTask:
+    """Probing, as the loop sees it; inputs are tokens, or 8-bit images to be encoded first."""
+
+    probe: AttentiveProbe
+    labels: Tensor
+    context: EvalContext
+
+    @property
+    def modules_to_save(self) -> dict[str, nn.Module]:
+        """The probe; the encoder stays as it is."""
+        return {"probe": self.probe}
+
+    def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
+        """Mean cross-entropy, in float32."""
+        tokens = inputs if inputs.ndim == 3 else _tokens(self.context, inputs)
+        with torch.autocast(tokens.device.type, enabled=False):
+            logits = self.probe(tokens.float())
+        return F.cross_entropy(logits, self.labels[index.to(logits.device, non_blocking=True)])
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Nothing follows."""
+
+
+def run(context: EvalContext) -> ProtocolResult:
+    """Accuracy after the last epoch."""
+    config, data = context.config, context.data
+    schedule = config.attentive
+    probe = AttentiveProbe(
+        config.model.embed_dim, config.model.num_heads, data.num_classes, seed=config.seed
+    ).to(context.device)
+    task = AttentiveTask(probe, context.labels(data.train), context)
+    optimizer = adamw(decay_groups(probe.named_parameters(), schedule.weight_decay), schedule)
+    training = context.training("attentive", schedule, data.train.num_images)
+    loop.train(training, task, optimizer, _batches(context), context.report)
+
+    def answer(images: Tensor) -> Tensor:
+        return probe(_tokens(context, images).float()).argmax(1)
+
+    probe.eval()
+    every = torch.arange(context.test.num_images)
+    predictions = context.features.over(answer, context.test, every)
+    correct = {_READOUT: (predictions == context.labels(context.test)).cpu().numpy()}
+    return ProtocolResult(
+        correct, ("attentive: tokens of the clean images", *convergence(training.log, "attentive"))
+    )
+
+
+def _tokens(context: EvalContext, images: Tensor) -> Tensor:
+    """8-bit images (B, C, H, W) -> tokens of the last layer after its norm (B, T, D) bfloat16."""
+    encoder, features = context.features.encoder, context.features
+    encoder.eval()
+    normalized = features.geometry.normalize(images.float() / 255)
+    with torch.no_grad(), loop.autocast(context.device, context.config.runtime):
+        return layers(encoder, normalized)[0].bfloat16()
+
+
+def _batches(context: EvalContext) -> loop.Batches:
+    train, config = context.data.train, context.config
+    num_tokens = context.features.geometry.num_patches + 1
+    size = 2 * train.num_images * num_tokens * config.model.embed_dim
+    if size <= config.runtime.memory_gb * 1e9:
+        return _kept(context, train)
+
+    def encoded(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return train.batches(
+            index_batches,
+            context.features.crop,
+            device=context.device,
+            num_workers=context.data.num_workers,
+        )
+
+    return encoded
+
+
+def _kept(context: EvalContext, train: Split) -> loop.Batches:
+    every = torch.arange(train.num_images)
+    tokens = context.features.over(lambda images: _tokens(context, images), train, every)
+
+    def kept(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in index_batches:
+            yield tokens[index.to(tokens.device, non_blocking=True)], index
+
+    return kept
