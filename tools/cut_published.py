@@ -35,6 +35,7 @@ TABLES = (
     "hog_in_mae_unofficial",
     "simmim_targets",
     "cifar10_mae",
+    "beit_ablation",
 )
 """The tables that are carried."""
 

@@ -120,7 +120,8 @@ def test_rows_file__is_what_the_source_says():
 def test_every_row_of_the_source__fits_the_schema(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(published, "FILE", SOURCE)
     every = published._all_rows.__wrapped__()
-    assert len(every) == SOURCE.read_bytes().count(b"\n") - 1
+    typed = published.CONTROLLED.read_bytes().count(b"\n") - 1
+    assert len(every) == SOURCE.read_bytes().count(b"\n") - 1 + typed
     statuses = get_args(PublishedRow.model_fields["status"].annotation)
     assert {r.status for r in every} == set(statuses)
 

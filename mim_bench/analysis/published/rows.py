@@ -1,4 +1,8 @@
-"""Published numbers, read from `rows.csv`, which `make.py` cuts; `reason.py` compares their settings."""
+"""Published numbers; `reason.py` compares their settings.
+
+`rows.csv` is cut by `tools/cut_published.py`; `controlled.csv` was typed from public texts: comparisons in which
+(nearly) only the target or the mask changes.
+"""
 
 import csv
 import functools
@@ -13,6 +17,7 @@ from mim_bench.errors import UserError, suggest
 from mim_bench.schema import Frozen
 
 FILE = Path(__file__).with_name("rows.csv")
+CONTROLLED = FILE.with_name("controlled.csv")
 
 
 class PublishedRow(Frozen):
@@ -43,7 +48,7 @@ class PublishedRow(Frozen):
     locator: str
     source: str
     """Where the number was read."""
-    status: Literal["confirmed", "inferred", "derived", "partly confirmed"]
+    status: Literal["confirmed", "inferred", "derived", "partly confirmed", "second-hand"]
 
     @model_validator(mode="before")
     @classmethod
@@ -69,8 +74,11 @@ class PublishedRow(Frozen):
 
 @functools.cache
 def _all_rows() -> tuple[PublishedRow, ...]:
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(PublishedRow.model_validate(row) for row in csv.DictReader(file))
+    found: list[PublishedRow] = []
+    for path in (FILE, CONTROLLED):
+        with path.open(encoding="utf-8", newline="") as file:
+            found += [PublishedRow.model_validate(row) for row in csv.DictReader(file)]
+    return tuple(found)
 
 
 def rows(tables: Sequence[str]) -> list[PublishedRow]:
