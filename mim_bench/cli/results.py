@@ -197,6 +197,24 @@ def figure(
 
 
 @app.command()
+def similarity(
+    benchmark: Name,
+    overrides: Overrides = None,
+    preset: Preset = "tiny",
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """How alike a benchmark's encoders are, and how well each predicts every target: two CSV files and a figure."""
+    from mim_bench.analysis.figures.similarity import draw_similarity
+    from mim_bench.experiment.similarity import write_similarity
+
+    given = settings_alone(overrides)
+    paths = write_similarity(benchmark, preset, out=out, results=results, overrides=given)
+    paths += draw_similarity(benchmark, preset, results, given)
+    print_line("wrote " + ", ".join(map(str, paths)))
+
+
+@app.command()
 def report(results: Results = Path("results")) -> None:
     """Put all tables, figures and pictures on one self-contained page, results/report.html."""
     from mim_bench.analysis.report.page import write_report

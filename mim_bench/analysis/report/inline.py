@@ -15,6 +15,7 @@ FIGURES = {
     "pareto": "accuracy against the time of pre-training",
     "compute": "accuracy against the FLOPs of all that was trained",
     "curves": "loss of pre-training over that of the mean, and accuracy of fine-tuning, epoch by epoch",
+    "similarity": "how alike the encoders of two targets are, and what each knows of the others' targets",
     "pictures": "test images, what each target asks for, and what the model answered",
 }
 """File stem -> what is seen, in the order of the page; other files come after."""

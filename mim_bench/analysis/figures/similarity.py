@@ -1,0 +1,83 @@
+"""The dispute in one picture: how alike encoders of different targets are, next to two seeds of one target; and
+what an encoder knows of targets that it was not trained on.
+
+Drawn from `similarity.csv` and `cross_prediction.csv` (`mim_bench.experiment.similarity`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mim_bench.analysis.figures.panel import GREY, save, style
+from mim_bench.errors import UserError
+from mim_bench.records import png_stamp, swept
+from mim_bench.records.store import benchmark_records, home
+
+
+def draw_similarity(
+    name: str, preset: str, results: Path, overrides: Sequence[str] = ()
+) -> list[Path]:
+    """`similarity.png`, `.svg` and `.pdf`, stamped with the pre-training runs of the records."""
+    name, preset, overrides = swept.recall(name, preset, results, overrides)
+    folder = home(name, preset, results)
+    alike, known = (_read(folder / f"{stem}.csv") for stem in ("similarity", "cross_prediction"))
+    found = benchmark_records(name, preset, results, overrides)
+    runs = png_stamp.of_runs(one.record.run_hash for one in found if one.record.pretrain)
+    with style():
+        return save(compose(alike, known, preset), folder / "similarity", runs)
+
+
+def compose(alike: pd.DataFrame, known: pd.DataFrame, preset: str) -> Figure:
+    """Two matrices; inside `panel.style()`."""
+    rows = list(dict.fromkeys([*alike["row"], *alike["other"]]))
+    figure = Figure(figsize=(8.2, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(f"How alike encoders are, preset {Path(preset).stem}", x=0.01, ha="left")
+    _matrix(left, _cka(alike, rows), rows, rows, "linear CKA of two encoders' features")
+    shown = known.pivot_table(index="row", columns="predicts", values="r2", sort=False)
+    title = "R² of a linear map from tokens (rows) to targets"
+    _matrix(right, shown.to_numpy(), list(shown.index), list(shown.columns), title)
+    seeds = alike[["seed", "other_seed"]].to_numpy()
+    note = f"Means over {len(np.unique(seeds))} seeds. On the diagonal at the left: two seeds of one target"
+    has_twins = len(alike.query("row == other")) > 0
+    note += "." if has_twins else " (not at hand)."
+    figure.supxlabel(
+        f"{note} Last rows at the right: nothing learned.",
+        x=0.01,
+        ha="left",
+        fontsize=8,
+        color=GREY,
+    )
+    return figure
+
+
+def _cka(alike: pd.DataFrame, rows: list[str]) -> np.ndarray:
+    """(R, R): different targets over all pairs of seeds, the same target over different seeds; nan without any."""
+    both = pd.concat([alike, alike.rename(columns={"row": "other", "other": "row"})])
+    means = both.pivot_table(index="row", columns="other", values="cka")
+    return means.reindex(index=rows, columns=rows).to_numpy()
+
+
+def _matrix(
+    axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], title: str
+) -> None:
+    axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    axes.set_title(title, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            shade = "black" if value > 0.6 else "white"
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=shade)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"no {path}; `similarity` makes it from finished runs")
+    return pd.read_csv(path)

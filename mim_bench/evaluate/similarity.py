@@ -1,0 +1,45 @@
+"""How alike two encoders are, and what an encoder knows of a target that it was not trained on.
+
+- Linear CKA (Kornblith et al. 2019, arXiv 1905.00414, equation 4) of two encoders' features of the same images:
+  1 for features that are equal up to rotation and scale. Two seeds of one target are the measure of what is close.
+- R^2 of a linear map from the tokens of an encoder, which sees the whole image, to a target's values at the same
+  patches, solved on training images and measured on others; class indices as one-hot vectors.
+
+Legend: N images or patches, D and E widths of features, V width of a target.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mim_bench.target import Target
+
+_PENALTY = 1e-6
+"""Over the mean eigenvalue of the tokens' second moments: so that the solution exists, no more."""
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Features (N, D) and (N, E) of the same images -> similarity in [0, 1]."""
+    x, y = (features.double() - features.double().mean(0) for features in (x, y))
+    cross = (x.T @ y).square().sum()
+    return float(cross / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def linear_r2(known: Tensor, values: Tensor, held: Tensor, held_values: Tensor) -> float:
+    """Tokens (N, D) and values (N, V) to solve on, others to measure on -> R^2 of the linear map, at most 1."""
+    center, mean = known.double().mean(0), values.double().mean(0)
+    x, y = known.double() - center, values.double() - mean
+    moments = x.T @ x
+    shift = _PENALTY * moments.trace() / len(moments)
+    shifted = moments + shift * torch.eye(len(moments), dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(shifted, x.T @ y)
+    error = held_values.double() - mean - (held.double() - center) @ weight
+    return float(1 - error.square().sum() / (held_values.double() - mean).square().sum())
+
+
+def regressed(target: Target, values: Tensor) -> Tensor:
+    """A target's values (N, L, ...) as rows that can be regressed, (N * L, V): class indices one-hot."""
+    if values.is_floating_point():
+        return values.flatten(0, 1).float()
+    num_classes = target.dim if values.ndim == 2 else target.dim // values.shape[2]
+    return F.one_hot(values, num_classes).float().flatten(2).flatten(0, 1)

@@ -1,0 +1,180 @@
+"""How alike the encoders of a benchmark are, and how well each predicts every target: two small CSV files.
+
+    python -m mim_bench similarity targets --preset small
+
+`similarity.csv`: linear CKA of every two finished runs, at the declared readout; `cross_prediction.csv`: R^2 of a
+linear map from each encoder's patch tokens to each target. Both on the first images of the test split, the same for
+all; the maps are solved on training images. See `mim_bench.evaluate.similarity`.
+
+Legend: N images, L patches, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mim_bench.config.benchmark import Cell, cells
+from mim_bench.data.run_data import Data, complete, open_data
+from mim_bench.data.split import Split
+from mim_bench.errors import UserError
+from mim_bench.evaluate import features
+from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.load_encoder import load_encoder
+from mim_bench.evaluate.similarity import linear_cka, linear_r2, regressed
+from mim_bench.files import write_text
+from mim_bench.model.mae import build_encoder, compute_values
+from mim_bench.model.vit import Encoder
+from mim_bench.records import swept
+from mim_bench.records.store import home
+from mim_bench.target import Target
+from mim_bench.targets.build import geometry
+from mim_bench.train import environment, loop
+from mim_bench.train.backend import accelerate
+from mim_bench.train.fit import fitted_target
+
+_CKA_IMAGES, _FIT_IMAGES, _HELD_IMAGES = 4000, 2000, 1000
+RANDOM, PIXELS = "random weights", "pixels of the patch"
+"""Rows that nothing was learned in, of the first seed."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What an encoder makes of the images."""
+
+    row: str
+    seed: int
+    pooled: Tensor
+    """(N, D) of test images at the declared readout."""
+    known: Tensor
+    """(N * L, D) tokens of training images."""
+    held: Tensor
+    """(N * L, D) tokens of test images."""
+
+
+def write_similarity(
+    name: str, preset: str, *, out: Path, results: Path, overrides: Sequence[str] = ()
+) -> list[Path]:
+    """Compares the finished runs below `out`; returns the files that it wrote.
+
+    Raises:
+        UserError: fewer than two runs of the benchmark are finished.
+    """
+    name, preset, overrides = swept.recall(name, preset, results, overrides)
+    todo = cells(name, preset, overrides)
+    device = environment.choose_device(todo[0].config.runtime.device)
+    data = open_data(todo[0].config, device)
+    runs = [(cell, folder) for cell in todo if (folder := _finished(cell, data, out))]
+    if len(runs) < 2:
+        raise UserError(
+            f"{len(runs)} finished runs of {name} at {preset} below {out}; "
+            f"`sweep {name} --preset {preset}` makes them"
+        )
+    seen = [_encoded(cell, load_encoder(folder), data, device) for cell, folder in runs]
+    alike = [
+        {"row": a.row, "seed": a.seed, "other": b.row, "other_seed": b.seed,
+         "cka": linear_cka(a.pooled, b.pooled)}
+        for place, a in enumerate(seen)
+        for b in seen[place + 1 :]
+    ]  # fmt: skip
+    seen += _untrained(runs[0][0], data, device)
+    predicted = [
+        {"row": one.row, "seed": one.seed, "predicts": name, "r2": r2}
+        for seed in dict.fromkeys(one.seed for one in seen)
+        for name, r2, one in _predictions(seen, seed, runs, data, out, device)
+    ]
+    folder = home(name, preset, results)
+    paths = [folder / "similarity.csv", folder / "cross_prediction.csv"]
+    for path, lines in zip(paths, (alike, predicted), strict=True):
+        write_text(path, pd.DataFrame(lines).round(6).to_csv(index=False))
+    return paths
+
+
+def _finished(cell: Cell, data: Data, out: Path) -> Path | None:
+    folder = out / complete(cell.config, data).run_id
+    return folder if (folder / "pretrain.json").is_file() else None
+
+
+def _first(split: Split, num: int, crop: Features, device: torch.device) -> Tensor:
+    """The first images of a split, clean, (N, C, H, W) uint8."""
+    index = torch.arange(min(num, split.num_images))
+    batches = split.batches(index.split(500), crop.crop, device=device)
+    return torch.cat([images for images, _ in batches])
+
+
+def _encoded(
+    cell: Cell, encoder: Encoder, data: Data, device: torch.device, row: str = ""
+) -> _Seen:
+    config = complete(cell.config, data)
+    accelerate(encoder.to(device), device, config.runtime)
+    frozen = Features(config, data, encoder, device)
+    readout = features.READOUTS.index(config.evaluate.readout)
+
+    def tokens(images: Tensor) -> Tensor:
+        normalized = frozen.geometry.normalize(images.float() / 255)
+        with torch.no_grad(), loop.autocast(device, config.runtime):
+            return features.layers(encoder.eval(), normalized)[0][:, 1:].float().flatten(0, 1)
+
+    def over(function: Callable[[Tensor], Tensor], split: Split, num: int) -> Tensor:
+        return torch.cat([function(part) for part in _first(split, num, frozen, device).split(500)])
+
+    return _Seen(
+        row or cell.label,
+        config.seed,
+        over(lambda images: frozen.encode(images)[:, readout], data.evaluate, _CKA_IMAGES),
+        over(tokens, data.train, _FIT_IMAGES),
+        over(tokens, data.evaluate, _HELD_IMAGES),
+    )
+
+
+def _untrained(cell: Cell, data: Data, device: torch.device) -> list[_Seen]:
+    """The encoder at its initial weights, and the pixels of each patch themselves."""
+    config = complete(cell.config, data)
+    random = build_encoder(config.model, geometry(config), seed=config.seed)
+    seen = _encoded(cell, random, data, device, RANDOM)
+    frozen = Features(config, data, random, device)
+    patches = [
+        frozen.geometry.patchify(_first(split, num, frozen, device).float() / 255).flatten(0, 1)
+        for split, num in ((data.train, _FIT_IMAGES), (data.evaluate, _HELD_IMAGES))
+    ]
+    return [seen, _Seen(PIXELS, config.seed, patches[0], *patches)]
+
+
+def _predictions(
+    seen: Sequence[_Seen],
+    seed: int,
+    runs: Sequence[tuple[Cell, Path]],
+    data: Data,
+    out: Path,
+    device: torch.device,
+) -> list[tuple[str, float, _Seen]]:
+    """Target, R^2 and encoder, of every encoder of a seed and every target of its runs that has values of its own."""
+    found = []
+    of_seed = {cell.config.target.name: cell for cell, _ in runs if cell.config.seed == seed}
+    for name, cell in of_seed.items():
+        config = complete(cell.config, data)
+        target = fitted_target(config, data, out, device).target
+        if target.follows_student:
+            continue
+        clean = Features(
+            config, data, build_encoder(config.model, geometry(config), seed=0), device
+        )
+        known, held = (
+            _values(target, _first(split, num, clean, device))
+            for split, num in ((data.train, _FIT_IMAGES), (data.evaluate, _HELD_IMAGES))
+        )
+        found += [
+            (name, linear_r2(one.known, known, one.held, held), one)
+            for one in seen
+            if one.seed == seed
+        ]
+    return found
+
+
+def _values(target: Target, images: Tensor) -> Tensor:
+    """(N * L, V)."""
+    parts = (compute_values(target, part.float() / 255) for part in images.split(500))
+    return torch.cat([regressed(target, values) for values in parts])
