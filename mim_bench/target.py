@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -88,6 +87,11 @@ class StudentShape(Protocol):
     @property
     def depth(self) -> int:
         """Blocks of the encoder."""
+        ...
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a block."""
         ...
 
 
@@ -176,12 +180,15 @@ class Target(nn.Module):
     def feature(self, images: Tensor) -> Tensor:
         """The target as a fixed feature of each image, (B, F) float32.
 
-        By default all values in a row; of class indices the share of each class, (B, dim).
+        By default all values in a row; of class indices the share of each class.
         """
         values = self(images)
         if values.is_floating_point():
             return values.flatten(1).float()
-        return F.one_hot(values.flatten(1), self.dim).float().mean(1)
+        num_classes = self.dim if values.ndim == 2 else self.dim // values.shape[2]
+        index = values.flatten(1)
+        share = torch.full(index.shape, 1 / index.shape[1], device=index.device)
+        return share.new_zeros(len(index), num_classes).scatter_add_(1, index, share)
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """Values as `forward` returns them -> (B, 3, k*H, k*W) in [0, 1], for people to look at.

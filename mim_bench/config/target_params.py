@@ -6,7 +6,7 @@ A class from outside the package carries its own `Params` and `version`.
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mim_bench.files import file_sha256
 from mim_bench.schema import Frozen
@@ -129,11 +129,143 @@ class EmaFeatureParams(TargetParams):
     """Share of all updates over which the rate rises linearly."""
 
 
+class PcaParams(TargetParams):
+    """Parameters of the `pca` target."""
+
+    share: float = Field(default=0.125, gt=0, le=1)
+    """Share of a patch's principal components that is kept, the largest; MAE: 96 of 768."""
+    loss: LossName = "mse"
+    """Per coefficient, averaged over those kept."""
+
+
+class MeanColorParams(TargetParams):
+    """Parameters of the `mean_color` and `downsized` targets."""
+
+    cells_per_side: int = Field(default=1, ge=1, le=64)
+    """Cells along a patch's side, each with a class of its own (ViT: 1, or 4)."""
+    bits: int = Field(default=3, ge=1, le=8)
+    """Bits of each channel of a mean colour (ViT: 3)."""
+
+
+class PaletteParams(TargetParams):
+    """Parameters of the `palette` target."""
+
+    num_colors: int = Field(default=512, ge=2, le=4096)
+    """Colours of the palette (iGPT: 512)."""
+    cells_per_side: int = Field(default=4, ge=1, le=64)
+    """Pixels along the side of a downsized patch."""
+
+
+class PatchKmeansParams(TargetParams):
+    """Parameters of the `patch_kmeans` target."""
+
+    num_clusters: int = Field(default=50, ge=2, le=4096)
+    """Mean patches (ClusterMIM: 50)."""
+
+
+class FrequencyParams(TargetParams):
+    """Parameters of the `frequency` and `fourier` targets."""
+
+    kind: Literal["low_pass", "spectrum"] = "low_pass"
+    """`low_pass`: pixels without high frequencies (PixMIM); `spectrum`: the transform of each patch (MFM)."""
+    cutoff: float = Field(default=40 / 224, gt=0, le=1)
+    """`low_pass`: greatest frequency that is kept, in cycles a pixel (PixMIM: radius 40 at 224 pixels)."""
+    loss: LossName = "mse"
+    """`low_pass`: per value, averaged over the patch."""
+
+
+class WaveletParams(TargetParams):
+    """Parameters of the `wavelet` target."""
+
+    levels: int | None = Field(default=None, ge=1, le=10)
+    """Levels of details; unset: down to single coefficients."""
+
+
+class EdgesParams(TargetParams):
+    """Parameters of the `edges` target."""
+
+    operator: Literal["sobel", "laplacian", "lbp"] = "sobel"
+    """Magnitude of the gradient, Laplacian, or local binary pattern."""
+    loss: LossName = "mse"
+    """Per value, averaged over the patch."""
+
+
+class HogMultiscaleParams(TargetParams):
+    """Parameters of the `hog_multiscale` target."""
+
+    num_bins: int = Field(default=9, ge=2, le=360)
+    """Orientation bins in 180 degrees."""
+    cells_per_side: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Cells along a patch's side, scale by scale; unset: 1, 2, 4 and 8, as far as cells have 2 pixels."""
+
+
+class RandomProjectionParams(TargetParams):
+    """Parameters of the `random_projection` target."""
+
+    vocab_size: int = Field(default=256, ge=2, le=65_536)
+    """Entries of the codebook (BEST-RQ: 8192, for far longer training)."""
+    width: int = Field(default=16, ge=1, le=1024)
+    """Width of projection and codebook (BEST-RQ: 16)."""
+
+
+class FeatureParams(TargetParams):
+    """Parameters of the `feature` and `random_feature` targets."""
+
+    teacher: str = "random"
+    """`random`: the student's shape at random weights; the folder of a finished run; or `timm:NAME`."""
+    weights: str | None = None
+    """Local file of weights of a `timm:NAME`."""
+    sha256: str | None = None
+    """Of the teacher's weights, filled in when unset, so that a run's hash covers them."""
+    num_blocks: int = Field(default=1, ge=1)
+    """Top blocks of the teacher whose outputs are averaged."""
+    loss: Literal["cosine", "smooth_l1"] = "cosine"
+    """`cosine`: MaskFeat's for deep features; `smooth_l1`: dBOT's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hash_weights(cls, values: Any) -> Any:
+        """A config names the teacher by its content, not by its place alone."""
+        if not isinstance(values, dict) or values.get("sha256"):
+            return values
+        teacher = str(values.get("teacher", "random"))
+        path = Path(str(values.get("weights") or f"{teacher}/encoder.safetensors")).expanduser()
+        if teacher == "random" or not path.is_file():
+            return values
+        return {**values, "sha256": file_sha256(path)}
+
+
+class SumParams(TargetParams):
+    """Parameters of the `hog_pixel` target, and of any sum."""
+
+    weights: dict[str, float] = Field(default={"hog": 1.0, "pixel": 1.0}, min_length=1)
+    """Regression target, with its default parameters -> weight of its loss."""
+
+    @field_validator("weights")
+    @classmethod
+    def _positive(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if not 0 < weight < float("inf"):
+                raise ValueError(f"weights: {name}={weight}: allowed: numbers above 0")
+        return value
+
+
 BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.pixel:PixelTarget": PixelParams,
     "mim_bench.targets.norm_pixel:NormPixelTarget": NormPixelParams,
     "mim_bench.targets.hog:HogTarget": HogParams,
     "mim_bench.targets.dvae:DvaeTarget": DvaeParams,
     "mim_bench.targets.ema_feature:EmaFeatureTarget": EmaFeatureParams,
+    "mim_bench.targets.pca:PcaTarget": PcaParams,
+    "mim_bench.targets.mean_color:MeanColorTarget": MeanColorParams,
+    "mim_bench.targets.palette:PaletteTarget": PaletteParams,
+    "mim_bench.targets.patch_kmeans:PatchKmeansTarget": PatchKmeansParams,
+    "mim_bench.targets.frequency:FrequencyTarget": FrequencyParams,
+    "mim_bench.targets.wavelet:WaveletTarget": WaveletParams,
+    "mim_bench.targets.edges:EdgesTarget": EdgesParams,
+    "mim_bench.targets.hog_multiscale:HogMultiscaleTarget": HogMultiscaleParams,
+    "mim_bench.targets.feature:FeatureTarget": FeatureParams,
+    "mim_bench.targets.hog_pixel:SumTarget": SumParams,
+    "mim_bench.targets.random_projection:RandomProjectionTarget": RandomProjectionParams,
 }
 """`module:Class` -> its parameters."""

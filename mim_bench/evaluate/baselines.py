@@ -7,7 +7,8 @@
 
 Probes are logistic regression at its minimum (`linear.penalties`, `linear.tune_fraction`) and kNN. What does not
 depend on the run is computed once and kept in `<out>/baselines/`. Images of more than 64 x 64 pixels are averaged down
-to that first: a classifier on a million weights a class says nothing more.
+to that first: a classifier on a million weights a class says nothing more. Likewise a target of more than 4,096 values
+an image is averaged over its patches.
 
 Legend: N images, F values of a feature, D encoder width.
 """
@@ -31,6 +32,8 @@ from mim_bench.train import distributed
 from mim_bench.train.fit import fitted_target
 
 _LARGEST_SIDE = 64
+_WIDEST = 4096
+"""Values of a feature; a wider target is averaged over its patches."""
 _VERSION = 2
 _IS_CONVERGED = "is_converged"
 
@@ -82,7 +85,15 @@ def _pca(context: EvalContext) -> Answers:
 
 
 def _target(context: EvalContext, target: Target) -> Answers:
-    return _probed(context, *_features(context, lambda _, images: target.feature(images)))
+    return _probed(context, *_features(context, lambda _, images: _feature(target, images)))
+
+
+def _feature(target: Target, images: Tensor) -> Tensor:
+    feature = target.feature(images)
+    num_patches = target.geometry.num_patches
+    if feature.shape[1] > _WIDEST and feature.shape[1] % num_patches == 0:
+        return feature.unflatten(1, (num_patches, -1)).mean(1)
+    return feature
 
 
 def _image(context: EvalContext, images: Tensor) -> Tensor:

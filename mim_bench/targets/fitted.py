@@ -1,0 +1,99 @@
+"""What targets that are fitted to training images share: whether they are, and samples to fit on.
+
+Legend: B images of a batch, N rows, D values of a row, K clusters.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from mim_bench.errors import UserError
+from mim_bench.target import Target, TargetContext, TrainingImages
+
+_ITERATIONS = 30
+_ROWS_AT_ONCE = 16_384
+"""So that their distances to all centres fit in memory."""
+
+
+class FittedTarget(Target):
+    """A target with a state that `fit` finds; the state says itself whether it is fitted."""
+
+    fitted: Tensor
+
+    def __init__(self, params: object, context: TargetContext) -> None:
+        super().__init__(params, context)
+        self.register_buffer("fitted", torch.tensor(False))
+        self._ready = False
+
+    @property
+    def needs_fit(self) -> bool:
+        if not self._ready:  # asked once it is: reading a flag makes the host wait for a GPU
+            self._ready = bool(self.fitted)
+        return not self._ready
+
+    def skip_fit(self) -> None:
+        self.fitted.fill_(True)
+
+    def require_fit(self) -> None:
+        """Raises RuntimeError before `fit`."""
+        if self.needs_fit:
+            raise RuntimeError(f"{type(self).__name__} needs `fit`, or the state of a fitted one")
+
+
+def sample_rows(
+    images: TrainingImages, rows_of: Callable[[Tensor], Tensor], num: int, *, seed: int
+) -> Tensor:
+    """About `num` rows (N, D), float64 on the CPU, spread evenly over one pass of the training images.
+
+    Args:
+        rows_of: images (B, C, H, W) -> (B, L, D).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    each = math.ceil(num / max(1, images.num_images))
+    found = []
+    for batch in images:
+        rows = rows_of(batch).cpu().double()
+        place = torch.rand(rows.shape[:2], generator=generator).argsort(1)[:, :each]
+        found.append(rows.gather(1, place[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
+    every = torch.cat(found)
+    return every[torch.randperm(len(every), generator=generator)[:num]]
+
+
+def centers(rows: Tensor, num: int, what: str) -> Tensor:
+    """Lloyd's k-means by scipy: rows (N, D) -> centres (K, D) float32, begun at the first different rows.
+
+    Raises UserError where there are fewer different rows than centres; `what` is the parameter to lower.
+    """
+    _, first = np.unique(rows.numpy(), axis=0, return_index=True)
+    if len(first) < num:
+        raise UserError(
+            f"{what}={num}: allowed: at most {len(first)}, the different ones of {len(rows)} samples"
+        )
+    start = rows[torch.from_numpy(np.sort(first)[:num])].numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty cluster keeps its place
+        found, _ = kmeans2(rows.numpy(), start, iter=_ITERATIONS, minit="matrix")
+    return torch.from_numpy(found).float()
+
+
+def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
+    """(..., D) and (K, D) -> index of the nearest centre, int64 of shape (...).
+
+    In float64, where the order of summation, which a batch may change, moves no distance that matters.
+    """
+    codes = codebook.double()
+    lengths = codes.square().sum(1)  # |x - c|^2 without |x|^2
+    parts = rows.flatten(0, -2).split(_ROWS_AT_ONCE)
+    found = [(lengths - 2 * part.double() @ codes.T).argmin(1) for part in parts]
+    return torch.cat(found).view(rows.shape[:-1])
+
+
+def perplexity(index: Tensor, num: int) -> float:
+    """exp of the entropy of the shares of `num` classes: the number of equally used ones."""
+    share = torch.bincount(index.flatten().cpu(), minlength=num).double()
+    return float(torch.special.entr(share / share.sum()).sum().exp())
