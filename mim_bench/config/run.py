@@ -100,8 +100,12 @@ class AugmentConfig(Frozen):
 class MaskConfig(Frozen):
     """Which patches are hidden."""
 
-    sampling: Literal["random", "block", "grid"] = "random"
-    """`random` (MAE), `block` (BEiT's generator), `grid` (MAE Table 1f: one of every few is kept)."""
+    sampling: Literal["random", "block", "grid", "square", "multi_block", "inverse_block"] = (
+        "random"
+    )
+    """`random` (MAE), `block` (BEiT's generator), `grid` (MAE Table 1f: one of every few is kept), `square` (SimMIM's
+    units of 2 x 2 patches), `multi_block` (I-JEPA's four blocks are hidden), `inverse_block` (data2vec 2.0: blocks of
+    3 x 3 patches are kept)."""
     ratio: float = Field(default=0.75, gt=0, lt=1)
     """Hidden patches over all patches (MAE); L - int(L * (1 - ratio)) are hidden."""
     block_min_patches: int = Field(default=16, ge=1)

@@ -8,6 +8,14 @@ of a batch hides equally many patches, and the model needs no second code path. 
   few patches short (statistics in tests/golden/beit_mask.json); deliberate difference: the shortfall
   is made up with random patches, because a visible-only encoder needs equal counts in a batch.
 - `grid`: MAE Table 1f: of every k x k patches one is kept, k = round(1 / sqrt(1 - ratio)).
+- `square`: SimMIM (Xie et al. 2022): units of 2 x 2 patches (32 pixels), their hidden number rounded up.
+- `multi_block`: I-JEPA (Assran et al. 2023, arXiv 2301.08243, appendix A.1): four blocks of 0.15 to 0.2 of the image
+  and aspect 0.75 to 1.5, which may overlap, are hidden.
+- `inverse_block`: data2vec 2.0 (Baevski et al. 2022, arXiv 2212.07525, section 3.2): blocks of 3 x 3 patches are kept,
+  as many as would cover the visible share if none overlapped.
+
+Deliberate difference of the last two: the ratio is met exactly, by random patches of the larger kind; I-JEPA cuts its
+batch to the least count, and both leave the ratio to chance.
 
 Legend: B batch, L patches, G_h x G_w grid.
 """
@@ -19,7 +27,11 @@ from torch import Tensor
 
 from mim_bench import rng
 from mim_bench.config.run import MaskConfig
+from mim_bench.errors import UserError
 
+_UNIT = 2  # patches along a side of SimMIM's squares: 32 pixels at patch 16
+_NUM_BLOCKS, _BLOCK_AREA, _BLOCK_ASPECT = 4, (0.15, 0.2), (0.75, 1.5)  # I-JEPA's configs
+_KEPT_SIDE = 3  # data2vec 2.0's blocks for images
 _TRIES = 10  # attempts to place one rectangle before the BEiT generator gives up
 
 
@@ -32,6 +44,15 @@ class MaskSampler:
         self.num_patches = grid[0] * grid[1]
         if config.sampling == "grid":
             self.num_visible = int((~self._grid_mask()).sum())
+        elif config.sampling == "square":
+            if grid[0] % _UNIT or grid[1] % _UNIT:
+                raise UserError(
+                    f"mask.sampling='square' needs a grid of {_UNIT} x {_UNIT} units of patches, not {grid}"
+                )
+            num_units = self.num_patches // _UNIT**2
+            self.num_visible = self.num_patches - _UNIT**2 * math.ceil(num_units * config.ratio)
+            if self.num_visible < 1:
+                raise UserError(f"mask.ratio={config.ratio} leaves no unit of `square` visible")
         else:
             self.num_visible = num_visible(self.num_patches, config.ratio)
 
@@ -51,7 +72,21 @@ class MaskSampler:
             noise = noise + hidden.flatten(1).to(device, non_blocking=True)
         elif self.config.sampling == "grid":
             noise = noise + self._grid_mask().flatten().to(device, non_blocking=True)
+        elif self.config.sampling == "square":
+            noise = self._of_units(there, seed, epoch)
+        elif self.config.sampling == "multi_block":
+            noise = noise + several_blocks(there, self.grid, seed, epoch).flatten(1)
+        elif self.config.sampling == "inverse_block":
+            kept = kept_blocks(there, self.grid, self.num_visible, seed, epoch)
+            noise = noise - kept.flatten(1).float()
         return noise
+
+    def _of_units(self, index: Tensor, seed: int, epoch: int) -> Tensor:
+        """(B,) -> (B, L): the patches of a unit have the same noise."""
+        rows, columns = self.grid[0] // _UNIT, self.grid[1] // _UNIT
+        units = rng.uniform(index, rows * columns, seed=seed, epoch=epoch, stream="mask")
+        units = units.view(-1, rows, columns)
+        return units.repeat_interleave(_UNIT, 1).repeat_interleave(_UNIT, 2).flatten(1)
 
     def _grid_mask(self) -> Tensor:
         """(G_h, G_w) bool: True but for one patch of every k x k; ratio 0.75 gives k = 2."""
@@ -117,3 +152,44 @@ def block_masks(
         active = active[(failures[active] < _TRIES) & ~full]
         attempt += 1
     return mask
+
+
+def several_blocks(index: Tensor, grid: tuple[int, int], seed: int, epoch: int) -> Tensor:
+    """(B,) sample indices -> (B, G_h, G_w) bool: the union of I-JEPA's four blocks.
+
+    As there, an image's blocks share their area and aspect, and each has a place of its own.
+    """
+    height, width = grid
+    size = rng.uniform(index, 2, seed=seed, epoch=epoch, stream="blocks").double()
+    area = height * width * (_BLOCK_AREA[0] + size[:, 0] * (_BLOCK_AREA[1] - _BLOCK_AREA[0]))
+    aspect = _BLOCK_ASPECT[0] + size[:, 1] * (_BLOCK_ASPECT[1] - _BLOCK_ASPECT[0])
+    block_h = (area * aspect).sqrt().round().long().clamp(1, max(1, height - 1))
+    block_w = (area / aspect).sqrt().round().long().clamp(1, max(1, width - 1))
+    place = rng.uniform(index, 2 * _NUM_BLOCKS, seed=seed, epoch=epoch, stream="places").double()
+    top = (place[:, :_NUM_BLOCKS] * (height - block_h + 1)[:, None]).long()
+    left = (place[:, _NUM_BLOCKS:] * (width - block_w + 1)[:, None]).long()
+    return _union(top, left, block_h[:, None], block_w[:, None], grid)
+
+
+def kept_blocks(
+    index: Tensor, grid: tuple[int, int], num_visible: int, seed: int, epoch: int
+) -> Tensor:
+    """(B,) sample indices -> (B, G_h, G_w) bool: the union of data2vec 2.0's blocks, centred at random patches."""
+    height, width = grid
+    num = max(1, round(num_visible / _KEPT_SIDE**2))
+    place = rng.uniform(index, 2 * num, seed=seed, epoch=epoch, stream="kept").double()
+    top = (place[:, :num] * height).long() - _KEPT_SIDE // 2  # blocks may lie over the border
+    left = (place[:, num:] * width).long() - _KEPT_SIDE // 2
+    side = torch.full_like(top[:, :1], _KEPT_SIDE)
+    return _union(top, left, side, side, grid)
+
+
+def _union(
+    top: Tensor, left: Tensor, block_h: Tensor, block_w: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """Corners (B, N) and sizes (B, 1) of blocks -> (B, G_h, G_w) bool."""
+    rows = torch.arange(grid[0], device=top.device)
+    columns = torch.arange(grid[1], device=top.device)
+    in_rows = (rows >= top[..., None]) & (rows < (top + block_h)[..., None])
+    in_columns = (columns >= left[..., None]) & (columns < (left + block_w)[..., None])
+    return (in_rows[..., :, None] & in_columns[..., None, :]).any(1)
