@@ -176,6 +176,8 @@ class RuntimeConfig(Frozen):
     """Let cuda round float32 matrix products to TF32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto`: on for cuda, off elsewhere."""
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Replay pre-training steps as one CUDA graph; `auto`: on cuda, with one process and `accumulation_steps` 1."""
     num_workers: int | None = Field(default=None, ge=0, le=1024)
     """Processes that read images when they do not fit in memory; unset: from the core count."""
     memory_gb: float = Field(default=8.0, gt=0)

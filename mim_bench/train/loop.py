@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.backend import precision
 from mim_bench.train.distributed import ParallelLoss
+from mim_bench.train.graph import StepGraph, prepare, recordable
 from mim_bench.train.log import TrainingLog
 from mim_bench.train.loss_watch import LossNotFinite, LossWatch
 from mim_bench.train.optimizer import learning_rate
@@ -160,11 +162,18 @@ class _Loop:
         self.step_loss = ParallelLoss(task.loss, self.modules)
         self.step, self.seconds_before = 0, 0.0
         self.watch = LossWatch(training.device)
+        self.recordable = recordable(task, self.schedule, training.device, training.runtime)
         newest = _newest(training)
         if newest is not None:
             checkpoint.unpack(newest.tensors, self.modules, optimizer)
             self.step, self.seconds_before = newest.step, newest.seconds
             self.watch.resume(newest)
+        self.graph: StepGraph | None = None
+        if self.recordable is not None:
+            prepare(optimizer, training.device)
+            context = partial(autocast, training.device, training.runtime)
+            clip_norm = self.schedule.clip_norm
+            self.graph = StepGraph(self.recordable, optimizer, context, clip_norm)
         self.log = training.open_log(self.step) if distributed.is_main() else None
         self.started, self.first_step = time.perf_counter(), self.step
 
@@ -193,12 +202,28 @@ class _Loop:
 
     def _update(self, stream: Iterator[tuple[Tensor, Tensor]], epoch: int) -> float:
         """One optimiser step; returns its learning rate."""
-        training, schedule, parts = self.training, self.schedule, self.schedule.accumulation_steps
+        training, schedule = self.training, self.schedule
         lr = learning_rate(schedule, self.step / training.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * group["lr_scale"])
+            else:
+                group["lr"] = lr * group["lr_scale"]
         # whatever a layer draws itself (drop path) depends on the step alone
         self._seed_generator(rng.integer(seed=training.seed, stream=training.name, index=self.step))
+        if self.graph is not None and self.recordable is not None:
+            inputs, index = next(stream)
+            drawn = self.recordable.draw(index, epoch=epoch, device=inputs.device)
+            self.watch.add(self.graph(inputs, drawn), self.step)
+        else:
+            self._eager(stream, epoch)
+        self.step += 1
+        self.task.after_step(self.step, training.num_steps)
+        return lr
+
+    def _eager(self, stream: Iterator[tuple[Tensor, Tensor]], epoch: int) -> None:
+        """Forward and backward of each part, and the optimiser's update."""
+        training, schedule, parts = self.training, self.schedule, self.schedule.accumulation_steps
         for part in range(parts):
             inputs, index = next(stream)
             with self.step_loss.micro_batch(is_last=part == parts - 1):
@@ -210,9 +235,6 @@ class _Loop:
             torch.nn.utils.clip_grad_norm_(self.parameters, schedule.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.task.after_step(self.step, training.num_steps)
-        return lr
 
     def _seed_generator(self, seed: int) -> None:
         """The device's generator alone; torch.manual_seed walks a stack trace for devices that are not there."""

@@ -46,10 +46,22 @@ class PretrainTask:
         own: dict[str, nn.Module] = {"model": self.model}
         return own | {"target": self.target} if self.target.follows_student else own
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether steps may be replayed: not where a target changes from step to step."""
+        return not self.target.follows_student
+
+    def draw(self, index: Tensor, *, epoch: int, device: torch.device) -> Tensor:
+        """Sample indices (B,) -> the noise of their masks (B, L)."""
+        return self.sampler.noise(index, seed=self.seed, epoch=epoch, device=device)
+
+    def loss_of(self, inputs: Tensor, drawn: Tensor) -> Tensor:
+        """8-bit images (B, C, H, W) and noise (B, L) -> mean loss over hidden patches."""
+        return self.model(inputs.float() / 255, self.target, drawn, hidden_only=True)[0]
+
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
-        noise = self.sampler.noise(index, seed=self.seed, epoch=epoch, device=inputs.device)
-        return self.model(inputs.float() / 255, self.target, noise, hidden_only=True)[0]
+        return self.loss_of(inputs, self.draw(index, epoch=epoch, device=inputs.device))
 
     def after_step(self, step: int, num_steps: int) -> None:
         """Lets a teacher follow."""

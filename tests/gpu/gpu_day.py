@@ -322,6 +322,34 @@ def resume() -> None:
                 say(f"resumed run, {label}, compile {compiled}", verdict(equal(whole, resumed)))
 
 
+def replayed() -> None:
+    """Steps replayed as one graph: the losses of steps that are not, and bit-equal again and resumed."""
+    if not CUDA:
+        return
+    for compiled in ("off", "on"):
+        settings = (
+            "data.limit_images=640",
+            "pretrain.epochs=3",
+            "pretrain.warmup_epochs=1",
+            f"runtime.compile={compiled}",
+        )
+        with tempfile.TemporaryDirectory() as place:
+            places = {name: Path(place) / name for name in "abcd"}
+            whole, losses = run("tiny", places["a"], (*settings, "runtime.graph=on"))
+            again, _ = run("tiny", places["b"], (*settings, "runtime.graph=on"))
+            with contextlib.suppress(Stop):
+                run("tiny", places["c"], (*settings, "runtime.graph=on"), stop=15)
+            resumed, _ = run("tiny", places["c"], (*settings, "runtime.graph=on"))
+            plain, plain_losses = run("tiny", places["d"], (*settings, "runtime.graph=off"))
+        off = np.abs(np.array(losses) - np.array(plain_losses)) / np.array(plain_losses)
+        label = f"replayed steps, compile {compiled}"
+        say(f"{label}: twice", verdict(equal(whole, again)))
+        say(f"{label}: resumed", verdict(equal(whole, resumed)))
+        most = max(float((whole[key] - plain[key]).abs().max()) for key in whole)
+        more = f"losses off by at most {off.max():.1e}, weights by {most:.1e}"
+        say(f"{label}: against steps of their own", verdict(off.max() < 1e-4, more))
+
+
 def curves() -> None:
     steps = (
         ("data.limit_images=640",)
@@ -691,6 +719,7 @@ for section in (
     exactness,
     parity,
     resume,
+    replayed,
     curves,
     nccl,
     waits,
