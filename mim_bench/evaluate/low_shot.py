@@ -17,21 +17,24 @@ from mim_bench.evaluate.logistic import logistic_regression, standardised
 
 
 def run(context: EvalContext) -> ProtocolResult:
-    """Accuracy of every readout, share of labels and draw."""
+    """Accuracy of every readout, share of labels and draw.
+
+    On the CPU: a few hundred images are too few for a GPU, which the solver would ask thousands of times.
+    """
     settings, data = context.config.low_shot, context.data
-    train, test = context.features.clean(data.train), context.features.clean(context.test)
-    labels, truth = context.labels(data.train), context.labels(context.test)
+    train, test = (context.features.clean(split).cpu() for split in (data.train, context.test))
+    labels, truth = (context.labels(split).cpu() for split in (data.train, context.test))
     correct = {}
     for place, name in enumerate(features.READOUTS):
         known, query = standardised(train[:, place], test[:, place])
         for fraction in settings.fractions:
             for number in range(settings.num_draws):
-                chosen = balanced(labels.cpu(), fraction, number).to(labels.device)
+                chosen = balanced(labels, fraction, number)
                 solution = logistic_regression(
                     known[chosen], labels[chosen], data.num_classes, settings.c
                 )
                 predictions = solution.logits(query).argmax(dim=1)
-                correct[readout(name, fraction, number)] = (predictions == truth).cpu().numpy()
+                correct[readout(name, fraction, number)] = (predictions == truth).numpy()
     return ProtocolResult(correct, ("low_shot: features of the clean images",))
 
 

@@ -7,6 +7,7 @@ A cell is done when `results/` holds its records. A record that another benchmar
 and protocol is copied, not made again. A failed cell never stops the others.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -133,6 +134,14 @@ def run_config(
     return str(result.folder), [record.model_dump(mode="json") for record in result.records]
 
 
+def visible_gpus() -> list[int]:
+    """Numbers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them where it is set."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if all(part.strip().isdecimal() for part in named.split(",")):
+        return [int(part) for part in named.split(",")]
+    return list(range(torch.cuda.device_count()))
+
+
 def _in_jobs(
     todo: Sequence[PendingCell],
     jobs: int,
@@ -140,13 +149,14 @@ def _in_jobs(
     finish: Callable[[PendingCell, Callable[[], tuple[Path, Sequence[Record]]]], None],
     command: str | None,
 ) -> None:
-    """Each cell a process of its own through submitit, `jobs` of them at a time."""
+    """Each cell a process of its own through submitit, `jobs` of them at a time, on the GPUs in turn."""
     # a shell that starts a job in the background has it ignore SIGINT, by which submitit stops processes
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     num_threads = max(1, num_cores() // jobs)
     executor = submitit.LocalExecutor(folder=out / "jobs")
     executor.update_parameters(timeout_min=60 * 24 * 365)
+    gpus = itertools.cycle(visible_gpus())
     running: dict[int, submitit.Job[tuple[str, list[dict[str, object]]]]] = {}
     one_at_a_time = threading.Lock()
     stopped = threading.Event()
@@ -157,6 +167,8 @@ def _in_jobs(
 
         def result() -> tuple[Path, Sequence[Record]]:
             with one_at_a_time, _without_stderr():
+                if (gpu := next(gpus, None)) is not None:  # else submitit hides them all
+                    executor.update_parameters(gpus_per_node=1, visible_gpus=(gpu,))
                 job = executor.submit(
                     run_config, task.config.model_dump(mode="json"), str(out), num_threads, command
                 )
