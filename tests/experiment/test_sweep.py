@@ -235,3 +235,13 @@ def test_run_of_hours__says_so_before_it_starts(small, monkeypatch, tmp_path):
         config = small("pixel", "evaluate.protocols=none")
         runs.execute(config, out=tmp_path / str(speed), notify=said.append)
         assert any("this run will take about" in line for line in said) == is_long
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "wanted"),
+    [("", 2, [0, 1]), ("3,5", 2, [3, 5]), ("", 0, []), ("GPU-1a", 1, [0])],
+)
+def test_jobs__get_the_gpus_that_the_process_may_use(monkeypatch, named, count, wanted):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    assert sweep.visible_gpus() == wanted

@@ -3,6 +3,9 @@
     python tests/gpu/gpu_day.py --budget 540 [--mae MAE_CHECKOUT TIMM_0_3_2]      # on the GPU machine
     python tests/gpu/gpu_day.py --device cpu --small --budget 120                 # dry run without one, also in the suite
 
+On a machine without git's folder, or with an older one, a file COMMIT with the hash must be there at every call: without it
+records say a wrong commit and `dirty`, and cannot be committed.
+
 Sections come in the order of what would hurt most if it were wrong; each is skipped when the budget is spent,
 and a failure in one does not stop the others. Not a test: it judges by printing `ok`, `DIFFERS` or a number.
 """
