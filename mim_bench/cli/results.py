@@ -196,6 +196,42 @@ def figure(
     print_line("wrote " + ", ".join(map(str, paths)))
 
 
+@app.command(context_settings=WORDS)
+def diagnose(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Targets, by default all; SECTION.FIELD=VALUE.")
+    ] = None,
+    preset: Preset = "tiny",
+    data: Data = None,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from mim_bench.config import recipe
+    from mim_bench.experiment.diagnose import diagnose, headings
+    from mim_bench.files import write_text
+
+    names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
+    given = settings([word for word in words or [] if "=" in word], None, data)
+    found = diagnose(names, preset, given, out=out, notify=print_line)
+    rows = [
+        ["-" if value is None else _figure(value) for value in asdict(one).values()]
+        for one in found
+    ]
+    print_table([name.replace("_", " ") for name in headings()], rows)
+    path = results / "diagnose" / f"{Path(preset).stem}.csv"
+    write_text(path, pd.DataFrame([asdict(one) for one in found]).to_csv(index=False))
+    print_line(f"wrote {path}")
+
+
+def _figure(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 @app.command()
 def similarity(
     benchmark: Name,

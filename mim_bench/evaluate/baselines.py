@@ -85,10 +85,11 @@ def _pca(context: EvalContext) -> Answers:
 
 
 def _target(context: EvalContext, target: Target) -> Answers:
-    return _probed(context, *_features(context, lambda _, images: _feature(target, images)))
+    return _probed(context, *_features(context, lambda _, images: feature_of(target, images)))
 
 
-def _feature(target: Target, images: Tensor) -> Tensor:
+def feature_of(target: Target, images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] -> (B, F): the target's feature, a wide one averaged over patches."""
     feature = target.feature(images)
     num_patches = target.geometry.num_patches
     if feature.shape[1] > _WIDEST and feature.shape[1] % num_patches == 0:

@@ -56,20 +56,27 @@ class _Views:
 
 @torch.no_grad()
 def gate_losses(
-    config: RunConfig, data: Data, target: Target, model: MaskedAutoencoder, device: torch.device
+    config: RunConfig,
+    data: Data,
+    target: Target,
+    model: MaskedAutoencoder | None,
+    device: torch.device,
 ) -> dict[str, float]:
-    """Losses of the predictions above by name, `model_r2` and `flat_share`; what cannot be computed is left out."""
+    """Losses of the predictions above by name, `model_r2` and `flat_share`; what cannot be computed is left out.
+
+    `model`: unset for the target alone.
+    """
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order))
     fit, choice, held = (
         _views(config, data, target, model, device, index, predicts=place == 2)
         for place, index in enumerate(order[: sum(sizes)].split(sizes))
     )
-    found = {"model": _loss(target, held, held.prediction)}
+    found = {"model": _loss(target, held, held.prediction)} if model else {}
     mean = _outputs(target, fit.values).mean(0)
     found["mean"] = _loss(target, held, _at_hidden(_scores(held, mean[None]), held))
     if held.values.is_floating_point():
-        copied = take(held.values, _nearest_visible(held, model.geometry))
+        copied = take(held.values, _nearest_visible(held, target.geometry))
         found["copy"] = _loss(target, held, copied)
     if mean.numel() <= _MAX_OUTPUTS:
         found["ridge"] = _ridge(target, fit, choice, held, mean)
@@ -80,6 +87,8 @@ def gate_losses(
         figures |= {
             f"{name}_loss_without_flat": float(loss[~flat].mean()) for name, loss in found.items()
         }
+    if model is None:
+        return figures
     return figures | {"model_r2": 1 - figures["model_loss"] / max(figures["mean_loss"], 1e-12)}
 
 
@@ -93,7 +102,7 @@ def _views(
     config: RunConfig,
     data: Data,
     target: Target,
-    model: MaskedAutoencoder,
+    model: MaskedAutoencoder | None,
     device: torch.device,
     index: Tensor,
     *,
@@ -108,25 +117,27 @@ def _parts(
     config: RunConfig,
     data: Data,
     target: Target,
-    model: MaskedAutoencoder,
+    model: MaskedAutoencoder | None,
     device: torch.device,
     batches: Sequence[Tensor],
     predicts: bool,
 ) -> Iterator[tuple[Tensor, ...]]:
     epoch = config.pretrain.epochs  # the first that training does not reach
-    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
-    model.eval()
+    geometry = target.geometry
+    sampler = masking.MaskSampler(config.mask, geometry.grid)
+    if model is not None:
+        model.eval()
     for views, index in pretrain.views(config, data, batches, epoch, device, data.num_workers):
         images = views.float() / 255
         noise = sampler.noise(index, seed=config.seed, epoch=epoch, device=device)
         shuffle, mask = masking.split(noise, sampler.num_visible)
         visible, hidden = shuffle.tensor_split([sampler.num_visible], dim=1)
-        patches = model.geometry.patchify(images)
-        normalised = model.geometry.patchify(model.geometry.normalize(images))
+        patches = geometry.patchify(images)
+        normalised = geometry.patchify(geometry.normalize(images))
         inputs = torch.cat([(normalised * ~mask[:, :, None]).flatten(1), mask.float()], dim=1)
         flat = (patches.amax(-1) == patches.amin(-1)).gather(1, hidden)
         prediction = images.new_empty(0)
-        if predicts:
+        if predicts and model is not None:
             with loop.autocast(device, config.runtime):
                 prediction = model.predict(images, shuffle, hidden_only=True).float()
         yield inputs, compute_values(target, images), hidden, visible, flat, prediction

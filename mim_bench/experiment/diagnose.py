@@ -1,0 +1,200 @@
+"""What a target is like, before any training: how much there is to predict, how far simple predictors get, what it is
+worth as a feature, what it costs.
+
+    python -m mim_bench diagnose hog dvae --preset small --data parquet:PATH
+
+On views of the preset's crops and masks that training would not see: R^2 of copying the nearest visible patch and of
+ridge regression from visible pixels, over the loss of the mean (`mim_bench.train.gate`). On clean images: effective
+dimension, codebook use, correlation of neighbouring patches, accuracy of the target as a fixed feature of an image
+under kNN and logistic regression. Seconds a target, a fit apart.
+
+Legend: N images, L patches, V width of the values.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mim_bench.config import recipe
+from mim_bench.config.resolve import load_config
+from mim_bench.config.run import RunConfig
+from mim_bench.data.run_data import Data, complete, open_data
+from mim_bench.data.split import Split
+from mim_bench.evaluate import flops, knn
+from mim_bench.evaluate.baselines import feature_of
+from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.logistic import logistic_regression, standardised
+from mim_bench.evaluate.similarity import regressed
+from mim_bench.model.mae import build_encoder, compute_values
+from mim_bench.target import Target
+from mim_bench.targets.build import geometry
+from mim_bench.targets.fitted import perplexity
+from mim_bench.train import environment
+from mim_bench.train.fit import fitted_target
+from mim_bench.train.gate import gate_losses
+
+_TRAIN_IMAGES, _TEST_IMAGES, _ROWS = 4000, 2000, 20_000
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Figures of one target; None where a target has no such figure."""
+
+    target: str
+    dim: int
+    """Width of the prediction head."""
+    effective_dim: float
+    """Participation ratio of the covariance's eigenvalues: the dimensions that carry the variance."""
+    perplexity: float | None
+    """Equally used classes, of class indices."""
+    neighbour_correlation: float
+    """Of the values of adjacent patches, averaged over dimensions by their variance."""
+    copy_r2: float | None
+    """Share of the mean's loss that copying the nearest visible patch removes; negative where it adds."""
+    ridge_r2: float | None
+    """The same of ridge regression from visible pixels and mask: what needs no network."""
+    knn: float
+    """Accuracy as a fixed feature under kNN, on 4,000 and 2,000 images at most."""
+    linear: float
+    """The same under logistic regression."""
+    microseconds: float
+    """Time of the target for one image of a batch of 250."""
+    mflops: float
+    """10^6 FLOPs of one image: matrix products, convolutions, attention."""
+
+
+def diagnose(
+    names: Sequence[str],
+    preset: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path = Path("runs"),
+    notify: Callable[[str], None] = print,
+) -> list[Diagnosis]:
+    """One diagnosis for each target that has values before any training; `out` keeps fits as runs do."""
+    found = []
+    for name in names:
+        foreign = set(recipe.names("targets")) - {name}
+        own = [text for text in overrides if text.partition(".")[0] not in foreign]
+        config = load_config(name, preset, own)
+        device = environment.choose_device(config.runtime.device)
+        data = open_data(config, device)
+        config = complete(config, data)
+        target = fitted_target(config, data, out, device).target
+        if target.follows_student:
+            notify(f"{name}: left out, it has no values before the student does")
+            continue
+        found.append(_diagnosis(name, config, data, target, device))
+    return found
+
+
+def _diagnosis(
+    name: str, config: RunConfig, data: Data, target: Target, device: torch.device
+) -> Diagnosis:
+    losses = gate_losses(config, data, target, None, device)
+    images = {
+        split.name: _clean(config, data, split, num, device)
+        for split, num in ((data.train, _TRAIN_IMAGES), (data.evaluate, _TEST_IMAGES))
+    }
+    test = images[data.evaluate.name]
+    values = torch.cat([compute_values(target, part) for part in test.split(_BATCH)])
+    each = regressed(target, values).unflatten(0, values.shape[:2])  # (N, L, V)
+    seconds = _seconds(target, test[:_BATCH])
+    near, linear = _accuracies(config, data, target, images)
+
+    def r2(predictor: str) -> float | None:
+        loss = losses.get(f"{predictor}_loss")
+        return None if loss is None else 1 - loss / max(losses["mean_loss"], 1e-12)
+
+    is_class = not values.is_floating_point()
+    num_classes = target.dim // (values.shape[2] if values.ndim == 3 else 1)
+    return Diagnosis(
+        target=name,
+        dim=target.dim,
+        effective_dim=_effective_dim(each.flatten(0, 1)[:_ROWS]),
+        perplexity=perplexity(values, num_classes) if is_class else None,
+        neighbour_correlation=_neighbours(each, target.geometry.grid),
+        copy_r2=r2("copy"),
+        ridge_r2=r2("ridge"),
+        knn=near,
+        linear=linear,
+        microseconds=1e6 * seconds / min(_BATCH, len(test)),
+        mflops=flops.target(config).forward / 1e6,
+    )
+
+
+def _clean(config: RunConfig, data: Data, split: Split, num: int, device: torch.device) -> Tensor:
+    """The first images of a split through the central crop, (N, C, H, W) floats in [0, 1]."""
+    encoder = build_encoder(config.model, geometry(config), seed=0)
+    crop = Features(config, data, encoder, device).crop
+    index = torch.arange(min(num, split.num_images))
+    parts = [images for images, _ in split.batches(index.split(_BATCH), crop, device=device)]
+    return torch.cat(parts).float() / 255
+
+
+def _seconds(target: Target, images: Tensor) -> float:
+    """Of the second of two calls."""
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        float(compute_values(target, images).flatten()[0])  # waits for the device
+        times.append(time.perf_counter() - started)
+    return times[-1]
+
+
+def _effective_dim(rows: Tensor) -> float:
+    """(N, V) -> (sum of eigenvalues)^2 / sum of their squares, without computing them."""
+    centred = rows.double() - rows.double().mean(0)
+    gram = centred.T @ centred if centred.shape[1] <= len(centred) else centred @ centred.T
+    return float(gram.trace().square() / gram.square().sum().clamp_min(1e-30))
+
+
+def _neighbours(each: Tensor, grid: tuple[int, int]) -> float:
+    """(N, L, V) -> correlation of the values of patches side by side or one above the other."""
+    tiles = (each - each.mean((0, 1))).unflatten(1, grid)
+    variance = tiles.square().mean().clamp_min(1e-30)
+    pairs = [(tiles[:, 1:], tiles[:, :-1]), (tiles[:, :, 1:], tiles[:, :, :-1])]
+    products = [(a * b).flatten() for a, b in pairs if a.numel()]
+    return float(torch.cat(products).mean() / variance) if products else float("nan")
+
+
+def _accuracies(
+    config: RunConfig, data: Data, target: Target, images: dict[str, Tensor]
+) -> tuple[float, float]:
+    """kNN and logistic regression on the target as a fixed feature; nan without labels."""
+    if data.train.labels is None or data.evaluate.labels is None:
+        return float("nan"), float("nan")
+    train, test = (
+        torch.cat([feature_of(target, part) for part in images[split.name].split(_BATCH)])
+        for split in (data.train, data.evaluate)
+    )
+    labels, truth = (
+        split.labels[: len(values)].to(values.device)
+        for split, values in ((data.train, train), (data.evaluate, test))
+        if split.labels is not None
+    )
+    mean = train.mean(0)
+    near = knn.classify(
+        train - mean, labels, test - mean, data.num_classes, config.knn.k, config.knn.temperature
+    )
+    if train.shape[1] > len(train):  # the same classifier in the space that the images span
+        basis = torch.linalg.svd(train - mean, full_matrices=False)[2].T
+        train, test = (train - mean) @ basis, (test - mean) @ basis
+    known, query = standardised(train, test)
+    solution = logistic_regression(known, labels, data.num_classes, _PENALTY)
+    classes = solution.logits(query).argmax(1)
+    return float((near == truth).float().mean()), float((classes == truth).float().mean())
+
+
+_PENALTY = 1e-3
+"""Inverse penalty c: of the few that `linear` chooses from the one that suits thousands of values and images."""
+
+
+def headings() -> list[str]:
+    """Names of the figures, in the order of a row."""
+    return [field.name for field in fields(Diagnosis)]
