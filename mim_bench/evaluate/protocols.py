@@ -73,7 +73,7 @@ def evaluate(
         versions=provenance.versions(),
         device=environment.device_facts(device),
         precision=backend.precision(device, config.runtime),
-        compiled=is_compiled(device, config.runtime),
+        compiled=name == "speed" and is_compiled(device, config.runtime),
         seconds=time.perf_counter() - clock,
         started=started.isoformat(timespec="seconds"),
         command=command,

@@ -280,7 +280,8 @@ def _pretrained(
     with stages.stage("gate"):
         gate = distributed.on_main(lambda: gate_losses(config, data, fitted.target, model, device))
     flops = outcome.images_seen * step_flops(config)
-    facts = distributed.on_main(lambda: _keep_facts(path, outcome, flops, fitted, gate))
+    is_fast = is_compiled(device, config.runtime)
+    facts = distributed.on_main(lambda: _keep_facts(path, outcome, flops, is_fast, fitted, gate))
     return model, facts
 
 
@@ -292,7 +293,12 @@ def _facts(path: Path) -> PretrainFacts:
 
 
 def _keep_facts(
-    path: Path, outcome: loop.Outcome, flops: int, fitted: Fitted, gate: dict[str, float]
+    path: Path,
+    outcome: loop.Outcome,
+    flops: int,
+    compiled: bool,
+    fitted: Fitted,
+    gate: dict[str, float],
 ) -> PretrainFacts:
     folder = path.parent
     manifest = read_manifest(folder)
@@ -305,6 +311,8 @@ def _keep_facts(
         epoch_losses=losses,
         first_batches=manifest["first_batches"],
         flops=float(flops),
+        compiled=compiled,
+        replayed=outcome.replayed,
         fit=fitted.figures,
         fit_key=fitted.key,
         gate=gate,

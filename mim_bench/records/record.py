@@ -100,6 +100,10 @@ class PretrainFacts(Frozen):
     empty if it needed none."""
     fit_key: str | None = None
     """Hash of the fitted state that was used."""
+    compiled: bool | None = None
+    """Whether its steps were compiled; unset in older records."""
+    replayed: bool | None = None
+    """Whether its steps were replayed as one CUDA graph."""
     gate: dict[str, float] = Field(default_factory=dict)
     """Losses on views that training never saw: `model_loss`, and those that it has to beat, `mean_loss`,
     `copy_loss`, `ridge_loss`; `model_r2`, the share of the mean's loss that is gone; `flat_share` of the hidden
@@ -144,6 +148,7 @@ class Record(Frozen):
     device: Device
     precision: str
     compiled: bool
+    """Whether what the protocol times or trains is compiled: of pre-training's step alone; evaluations run eager."""
     seconds: float
     """Wall time of the protocol, its control included, in s."""
     started: str

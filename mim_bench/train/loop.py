@@ -73,6 +73,8 @@ class Outcome:
     """Since the last restart, log and save included; 0 if nothing was left to do."""
     final_loss: float | None
     """Mean over the last logged steps; unset if nothing was left to do."""
+    replayed: bool
+    """Whether steps were replayed as one CUDA graph."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,7 @@ class _Loop:
             seconds=seconds,
             images_per_s=num_images / (seconds - self.seconds_before) if num_images else 0.0,
             final_loss=self.log.last_loss if self.log else None,
+            replayed=self.graph is not None and self.graph.graph is not None,
         )
 
 

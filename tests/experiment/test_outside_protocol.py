@@ -98,7 +98,7 @@ def test_outside_protocol__cost_is_at_least_its_features(centroid):
 
 def test_unknown_protocol__is_named_with_the_nearest():
     with pytest.raises(
-        UserError, match="unknown protocol 'centroid'; .*allowed: baselines, finetune"
+        UserError, match="unknown protocol 'centroid'; .*allowed: attentive, baselines"
     ):
         load_config("pixel", "tiny", ["evaluate.protocols=centroid"])
 
