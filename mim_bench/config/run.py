@@ -276,11 +276,11 @@ class RunConfig(Frozen):
             )
         num_patches = (height // patch) * (width // patch)
         visible = int(num_patches * (1 - self.mask.ratio))
-        if not 0 < visible < num_patches:
-            kind = "visible" if visible == 0 else "hidden"
+        if not 2 <= visible < num_patches:  # a single patch says nothing of any other
+            kind = f"{visible} visible" if visible < 2 else "no hidden"
             raise ValueError(
-                f"mask.ratio={self.mask.ratio} leaves no {kind} patch of {num_patches} "
+                f"mask.ratio={self.mask.ratio} leaves {kind} of {num_patches} patches "
                 f"({height // patch}x{width // patch}); allowed: from above 0 to "
-                f"{1 - 1 / num_patches:.4g}"
+                f"{max(0.0, 1 - 2 / num_patches):.4g}, so that two stay visible"
             )
         return self

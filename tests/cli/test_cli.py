@@ -94,7 +94,7 @@ def test_config_show__tells_values_and_origins(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "--target is missing; allowed: dvae"),
+        (["run"], "--target is missing; allowed: downsized, dvae"),
         (["evaluate", "runs/x"], "`run` evaluates"),
         (["export"], "load_encoder"),
         (["tabel"], "nearest: table"),
@@ -113,7 +113,7 @@ def test_config_show__tells_values_and_origins(cli):
         (["run", "--target", "hog", "data.image_size=30"], "data.image_size=30x30"),
         (["run", "--target", "hog", "model.patch_size=5"], "model.patch_size=5"),
         (["run", "--target", "hog", "mask.ratio=1.5"], "mask.ratio=1.5"),
-        (["run", "--target", "hog", "mask.ratio=0.99"], "no visible patch of 16"),
+        (["run", "--target", "hog", "mask.ratio=0.99"], "leaves 0 visible of 16 patches"),
         (["run", "--target", "hog", "--nonsense"], "--nonsense"),
         (["run", "--target", "nowhere/mine.toml"], "nowhere/mine.toml"),
         (["run", "--target", "dvae", "dvae.weights=nowhere.pkl"], "nowhere.pkl"),

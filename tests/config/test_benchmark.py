@@ -76,7 +76,7 @@ def test_relative_value__is_a_multiple_of_the_presets():
 
 def test_preset__changes_seeds_and_grid_only_where_the_file_says_so():
     tiny = benchmark.cells("mask_ratio", "tiny")
-    assert {cell.point["mask.ratio"] for cell in tiny} == {0.1, 0.5, 0.75, 0.9}
+    assert {cell.point["mask.ratio"] for cell in tiny} == {0.1, 0.5, 0.75, 0.85}
     large = benchmark.cells("mask_ratio", "imagenet")
     assert len({cell.point["mask.ratio"] for cell in large}) == 10
     assert {cell.config.seed for cell in benchmark.cells("mask_sampling", "tiny")} == {0, 1}

@@ -45,7 +45,10 @@ def test_target_field__has_three_spellings(key):
         ("hog.num_bins=none", "num_bins"),
         ("mask.ratio=1", "mask.ratio=1"),
         ("mask.ratio=0", "mask.ratio=0"),
-        ("mask.sampling=blocks", "'random', 'block' or 'grid'"),
+        (
+            "mask.sampling=blocks",
+            "'random', 'block', 'grid', 'square', 'multi_block' or 'inverse_block'",
+        ),
         ("evaluate.protocols=knn,linaer", "linaer"),
         ("model.embed_dim=97", "model.embed_dim=97 is no multiple"),
         ("data.image_size=30", "no multiple of model.patch_size=8"),
@@ -60,9 +63,10 @@ def test_wrong_override__is_one_line_that_names_it(override, message):
     assert "\n" not in str(error.value)
 
 
-def test_mask_ratio__must_leave_a_visible_patch():
-    with pytest.raises(UserError, match="no visible patch of 16"):
-        load_config("pixel", "tiny", ["mask.ratio=0.99"])
+@pytest.mark.parametrize("ratio", [0.9, 0.99])
+def test_mask_ratio__must_leave_two_visible_patches(ratio):
+    with pytest.raises(UserError, match=r"leaves [01] visible of 16 patches .* 0.875, so that two"):
+        load_config("pixel", "tiny", [f"mask.ratio={ratio}"])
 
 
 def test_none__unsets_a_field_on_the_command_line_and_in_a_preset(tmp_path):
