@@ -3,8 +3,9 @@
 import pytest
 from fake import fake_record
 
-from mim_bench.analysis import report, table, validate
+from mim_bench.analysis import table, validate
 from mim_bench.analysis.figures import draw
+from mim_bench.analysis.report.page import write_report
 from mim_bench.config.benchmark import cells
 from mim_bench.errors import UserError
 from mim_bench.records import store, swept
@@ -42,7 +43,7 @@ def test_settings_and_file__are_remembered_by_every_reader(tmp_path):
     assert all(record.config["pretrain"]["epochs"] == 3 for record in built.records)
     assert draw.draw("mine", "tiny", results)
     warned = []
-    assert "Mine" in report.write_report(results, warned.append).read_text() and not warned
+    assert "Mine" in write_report(results, warned.append).read_text() and not warned
     assert validate.validate(results)[1] == []
 
 
@@ -79,5 +80,5 @@ def test_preset_from_outside__is_kept_too(tmp_path):
     file.unlink()
     preset.unlink()
     warned = []
-    report.write_report(results, warned.append)
+    write_report(results, warned.append)
     assert not warned and validate.validate(results)[1] == []
