@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mim_bench.analysis import gates
+from mim_bench.analysis import gates, headline
 from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.notes import notes, sources
@@ -178,12 +178,13 @@ def markdown(table: Table) -> str:
 
 
 def brief_markdown(table: Table) -> str:
-    """The table for a first screen: the numbers and where to find the rest."""
-    shown = notes(table)
+    """The table for a first screen: the answer in a sentence, the numbers and where to find the rest."""
+    shown, answer = notes(table), headline.sentence(table)
     place = f"results/{table.name}/{table.preset}/table.md"
     rest = f"Published numbers, every readout and the config difference of the rows: [table.md]({place})."
     kept = [note for note in shown if note.startswith(_BRIEF_NOTES)]
-    return main_grid(table, brief=True).markdown() + "\n\n" + _bullets([*kept, rest]) + "\n"
+    parts = [answer, main_grid(table, brief=True).markdown(), _bullets([*kept, rest])]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def published_grid(table: Table) -> Grid:

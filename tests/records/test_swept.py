@@ -71,7 +71,9 @@ def test_damaged_settings__are_named(tmp_path):
 def test_preset_from_outside__is_kept_too(tmp_path):
     results, file, preset = tmp_path / "results", tmp_path / "mine.toml", tmp_path / "short.toml"
     file.write_text(FILE)
-    preset.write_text("[pretrain]\nepochs = 2\nbatch_size = 64\nwarmup_epochs = 0\n[mask]\nratio = 0.5\n")
+    preset.write_text(
+        "[pretrain]\nepochs = 2\nbatch_size = 64\nwarmup_epochs = 0\n[mask]\nratio = 0.5\n"
+    )
     swept.remember(str(file), str(preset), results, [])
     for cell in cells(str(file), str(preset)):
         record, correct = fake_record(cell, "linear", 0.7)
