@@ -44,7 +44,7 @@ def test_frame__has_place_numbers_and_proof(results):
 
 
 def test_foreign_record__is_named(results):
-    cell = next(c for c in benchmark.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.9)
+    cell = next(c for c in benchmark.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.85)
     record, correct = fake_record(cell, "linear", 0.7)
     path = first(results).with_name(f"{record.run_id}__linear.json")
     write(path, record, correct)
