@@ -33,6 +33,8 @@ _COSTS = {
     "compute": "TFLOPs of pre-training, target, teacher and fit together",
 }
 """File stem -> what is along x."""
+_HIGHEST = 1.5
+"""Of a loss over the mean's that is drawn."""
 _MANY = 6
 """Rows; of more only one a target has learning curves."""
 
@@ -154,6 +156,8 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
                 panel.add(replace(curve, number=numbers[curve.label]), band=True)
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.axes.set(xlabel="epoch", ylabel=y)
+        if points is losses and has_gate:  # the first epoch may be far above the mean's
+            panel.axes.set_ylim(0, min(panel.axes.get_ylim()[1], _HIGHEST))
     count = len({one.record.seed for one in kept})
     note = f"Mean of {count} seeds; band: least to greatest." if count > 1 else "One seed."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})

@@ -42,7 +42,9 @@ def compose(alike: pd.DataFrame, known: pd.DataFrame, preset: str) -> Figure:
     title = "R² of a linear map from tokens (rows) to targets"
     _matrix(right, shown.to_numpy(), list(shown.index), list(shown.columns), title)
     seeds = alike[["seed", "other_seed"]].to_numpy()
-    note = f"Means over {len(np.unique(seeds))} seeds. On the diagonal at the left: two seeds of one target"
+    count = len(np.unique(seeds))
+    note = f"Means over {count} seeds. On" if count > 1 else "One seed. On"
+    note += " the diagonal at the left: two seeds of one target"
     has_twins = len(alike.query("row == other")) > 0
     note += "." if has_twins else " (not at hand)."
     figure.supxlabel(
