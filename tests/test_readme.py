@@ -76,7 +76,7 @@ def test_benchmark_list__is_what_the_files_say(name):
 
 
 def test_first_screen__has_a_table_and_its_picture():
-    assert "<!-- table targets tiny -->" in README[:600]
+    assert "<!-- table targets small -->" in README[:600]
     assert README.index("pictures.png") < README.index("## Use")
 
 

@@ -15,6 +15,13 @@ def sentence(table: Table) -> str:
     The first measure, which is the preset's primary one, with its means; measures on which nothing can be told apart
     are named together.
     """
+    seeds = max((row.num_seeds for row in table.rows if not row.is_baseline), default=0)
+    below = f"Below the gate: {table.below_gate}. " if table.below_gate else ""
+    if seeds == 1 and (first := next((c for c in table.columns if is_compared(c.key)), None)):
+        return (
+            f"{below}At preset {table.preset}, 1 seed: {_means(table, first)}. "
+            "A single seed separates nothing: the chance of training is in no interval."
+        )
     told, alike = [], dict[tuple[str, ...], list[tuple[Column, float]]]()
     for column in table.columns:
         deltas = {

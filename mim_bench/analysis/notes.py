@@ -79,6 +79,11 @@ def _gates(table: Table) -> list[str]:
 def _ranking(table: Table) -> str:
     """What is ranked, if anything."""
     num_seeds = max(row.num_seeds for row in table.rows)
+    if num_seeds == 1:
+        return (
+            "A single seed: nothing is distinguishable, for the chance of training is in no interval, only that of the "
+            "test images; no row is called the best."
+        )
     if num_seeds < difference.RANKING_SEEDS:
         return f"Exploratory: with {num_seeds} of {difference.RANKING_SEEDS} seeds no row is called the best."
     return "**Bold**: better than every other row, by Holm over all pairs."

@@ -14,7 +14,7 @@ from fake import fake_results
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mim_bench.analysis import difference, render, table
+from mim_bench.analysis import difference, headline, render, table
 from mim_bench.analysis.grid import TableCell
 from mim_bench.analysis.report import comparison
 from mim_bench.analysis.report.inline import cell_html, inline, svg
@@ -312,6 +312,13 @@ def test_page__a_click_on_a_row_shows_its_command_seeds_and_settings(
     assert "python -m mim_bench run --target hog --preset tiny --seed 0" in opened[1]
     assert "seed 1: complete, run hog-tiny-s1" in opened[1]
     assert "target.params.num_bins=9" in opened[1]
+
+
+def test_headline__of_a_single_seed_separates_nothing(tmp_path: Path) -> None:
+    fake_results("targets", "tiny", tmp_path, seeds=(0,), spread=0.25)
+    said = headline.sentence(table.build("targets", "tiny", tmp_path))
+    assert "1 seed: fine-tune (" in said and "A single seed separates nothing" in said
+    assert "cannot be separated" not in said
 
 
 def test_comparison__brackets_what_cannot_be_separated(tmp_path: Path) -> None:
