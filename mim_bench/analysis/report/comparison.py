@@ -93,6 +93,10 @@ def _sentence(pairs: Pairs) -> str:
     alike = {pair: one for pair, one in pairs.items() if not one.is_distinguishable}
     if not alike:
         return "Every two rows can be separated."
+    if max(one.num_seeds for one in pairs.values()) == 1:
+        return (
+            "A single seed separates nothing: intervals hold the chance of the test images alone."
+        )
     named = [
         f"{a} and {b} ({100 * abs(one.mean):.1f} apart, least detectable {100 * one.detectable:.1f})"
         for (a, b), one in sorted(alike.items(), key=lambda item: abs(item[1].mean))

@@ -210,6 +210,8 @@ def _downloads(name: str, table: Table) -> list[Markup]:
 
 
 def _leads(entries: Sequence[Entry]) -> list[Lead]:
-    """One sentence a preset."""
+    """One sentence a preset; plumbing has none where there is better."""
     parts = [part for entry in entries if entry.name == headline.BENCHMARK for part in entry.parts]
+    informative = [part for part in parts if part.headline and gates.primary_measure(part.preset)]
+    parts = informative or parts
     return [Lead(part.preset, part.headline) for part in parts if part.headline]
