@@ -68,6 +68,10 @@ class Geometry:
         p = self.patch_size
         return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
 
+    def normalized_patches(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, L, p*p*C) float32, of the normalised image."""
+        return self.patchify(self.normalize(images.float()))
+
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(B, L, p*p*C) -> (B, C, H, W), the inverse of `patchify`."""
         p = self.patch_size

@@ -122,7 +122,6 @@ def block_masks(
     its mask does not depend on the others.
     """
     height, width = grid
-    rows, columns = torch.arange(height), torch.arange(width)
     mask = torch.zeros(len(index), height, width, dtype=torch.bool)
     failures = torch.zeros(len(index), dtype=torch.int64)
     low = math.log(config.block_min_aspect)
@@ -140,9 +139,8 @@ def block_masks(
         block_w = torch.round(torch.sqrt(area / aspect)).long()
         top = (drawn[:, 2] * (height - block_h + 1)).long()
         left = (drawn[:, 3] * (width - block_w + 1)).long()
-        in_rows = (rows >= top[:, None]) & (rows < (top + block_h)[:, None])
-        in_columns = (columns >= left[:, None]) & (columns < (left + block_w)[:, None])
-        block = in_rows[:, :, None] & in_columns[:, None, :]
+        corner_and_size = (value[:, None] for value in (top, left, block_h, block_w))
+        block = _union(*corner_and_size, grid)
         num_new = (block & ~mask[active]).flatten(1).sum(1)
         fits = (block_h < height) & (block_w < width)
         accepted = fits & (num_new > 0) & (num_new <= remaining)

@@ -26,7 +26,9 @@ from torch import Tensor
 from mim_bench import rng
 from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
-from mim_bench.target import Target, TargetContext, TrainingImages, to_rgb
+from mim_bench.target import TargetContext, TrainingImages, to_rgb
+from mim_bench.targets.class_target import ClassTarget
+from mim_bench.targets.fitted import FittedTarget
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.decoder import Decoder, initialize_decoder
 from mim_bench.targets.tokenizer.encoder import Encoder, initialize, map_pixels
@@ -55,13 +57,12 @@ def palette(num: int) -> Tensor:
     return ((0.5 + torch.arange(1, num + 1)[:, None] * steps) % 1).float()
 
 
-class DvaeTarget(Target):
+class DvaeTarget(ClassTarget, FittedTarget):
     """The id of each patch's token; `forward` -> (B, L) int64, `dim` = V."""
 
     Params = DvaeParams
     version = DvaeParams.version
 
-    fitted: Tensor
     weights_sha256: str | None = None
     """Of the weights file's content; None for a tokenizer of our own."""
     encoder: Encoder
@@ -75,8 +76,7 @@ class DvaeTarget(Target):
             self._build_own()
         else:
             self._load_published(Path(params.weights).expanduser())
-        self.register_buffer("fitted", torch.tensor(params.weights is not None))
-        self._ready = params.weights is not None
+        self.fitted.fill_(params.weights is not None)
         self.dim = self.encoder.vocab_size
         factor = self.encoder.factor
         self.token_image_size = (geometry.grid[0] * factor, geometry.grid[1] * factor)
@@ -131,15 +131,6 @@ class DvaeTarget(Target):
         super().train(False)
         return self
 
-    @property
-    def needs_fit(self) -> bool:
-        if not self._ready:
-            self._ready = bool(self.fitted)
-        return not self._ready
-
-    def skip_fit(self) -> None:
-        self.fitted.fill_(True)
-
     def prepare(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, C', h*f, w*f) in [0, 1], the tokenizer's image."""
         expected = (self.geometry.in_chans, *self.geometry.image_size)
@@ -159,17 +150,8 @@ class DvaeTarget(Target):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L) int64 token ids."""
-        if self.needs_fit:
-            raise RuntimeError("the dvae target needs `fit`, or the state of a fitted one")
+        self.require_fit()
         return self.logits(images).argmax(dim=1).flatten(1)
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(B, L, V) logits, (B, L) ids -> (B, L) cross-entropy in nats, float32."""
-        return F.cross_entropy(prediction.float().movedim(-1, 1), target, reduction="none")
-
-    def decode(self, prediction: Tensor) -> Tensor:
-        """(B, L, V) logits -> (B, L) ids."""
-        return prediction.argmax(dim=-1)
 
     @torch.no_grad()
     def picture(self, values: Tensor, images: Tensor) -> Tensor:

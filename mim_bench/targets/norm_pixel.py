@@ -35,7 +35,7 @@ class NormPixelTarget(Target):
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, H, W) -> centred pixels (B, L, dim), their mean and their std, both (B, L, 1)."""
-        patches = self.geometry.patchify(self.geometry.normalize(images.float()))
+        patches = self.geometry.normalized_patches(images)
         mean = patches.mean(dim=-1, keepdim=True)
         centred = patches - mean
         variance = centred.square().sum(dim=-1, keepdim=True) / (self.dim - 1)

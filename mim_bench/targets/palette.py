@@ -7,20 +7,19 @@ Legend: B batch, C channels, L patches, K pixels of a downsized patch, V colours
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mim_bench import rng
 from mim_bench.config.target_params import PaletteParams
-from mim_bench.errors import UserError
-from mim_bench.target import TargetContext, TrainingImages, to_rgb
-from mim_bench.targets.class_loss import class_loss, most_likely
+from mim_bench.target import TargetContext, TrainingImages
+from mim_bench.targets.cells import Cells
+from mim_bench.targets.class_target import ClassTarget
 from mim_bench.targets.fitted import FittedTarget, centers, nearest, perplexity, sample_rows
 
 _SAMPLES = 50_000
 
 
-class PaletteTarget(FittedTarget):
+class PaletteTarget(ClassTarget, FittedTarget):
     """Palette index of each pixel of each downsized patch, (B, L, K) int64; (B, L) for a single one."""
 
     Params = PaletteParams
@@ -30,44 +29,25 @@ class PaletteTarget(FittedTarget):
 
     def __init__(self, params: PaletteParams, context: TargetContext) -> None:
         super().__init__(params, context)
-        patch = self.geometry.patch_size
-        if patch % params.cells_per_side:
-            raise UserError(
-                f"cells_per_side={params.cells_per_side}: allowed: divisors of the patch size {patch}"
-            )
-        self.num_cells = params.cells_per_side**2
-        self.dim = self.num_cells * params.num_colors
+        self.cells = Cells(self.geometry, params.cells_per_side)
+        self.num_indices = params.cells_per_side**2
+        self.dim = self.num_indices * params.num_colors
         self.register_buffer("palette", torch.zeros(params.num_colors, self.geometry.in_chans))
 
     def _colors(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> colours of the downsized pixels, (B, L, K, C), in [0, 1]."""
-        side = self.params.cells_per_side
-        levels = F.avg_pool2d((images.float() * 255).round(), self.geometry.patch_size // side)
-        cells = (levels / 255).unflatten(3, (-1, side)).unflatten(2, (-1, side))
-        return cells.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+        return self.cells.means(images) / 255
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L, K) int64, or (B, L) where K is 1."""
         self.require_fit()
         found = nearest(self._colors(images), self.palette)
-        return found[..., 0] if self.num_cells == 1 else found
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, N, dim) and indices -> (B, N) cross-entropy in nats, float32, the mean over pixels."""
-        return class_loss(prediction, target)
-
-    def decode(self, prediction: Tensor) -> Tensor:
-        """(B, L, dim) logits -> indices."""
-        return most_likely(prediction, self.num_cells)
+        return found[..., 0] if self.num_indices == 1 else found
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """Indices -> (B, 3, H, W): their colours."""
-        side, (rows, columns) = self.params.cells_per_side, self.geometry.grid
-        cells = values.view(len(values), rows, columns, side, side).transpose(2, 3)
-        colors = self.palette[cells.reshape(len(values), rows * side, columns * side)]
-        drawn = to_rgb(colors.movedim(-1, 1))
-        return F.interpolate(drawn, size=self.geometry.image_size, mode="nearest")
+        return self.cells.picture(self.palette[values.view(*values.shape[:2], self.num_indices)])
 
     @torch.no_grad()
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:

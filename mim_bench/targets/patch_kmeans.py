@@ -11,13 +11,13 @@ from torch import Tensor
 from mim_bench import rng
 from mim_bench.config.target_params import PatchKmeansParams
 from mim_bench.target import TargetContext, TrainingImages, to_rgb
-from mim_bench.targets.class_loss import class_loss, most_likely
+from mim_bench.targets.class_target import ClassTarget
 from mim_bench.targets.fitted import FittedTarget, centers, nearest, perplexity, sample_rows
 
 _SAMPLES = 50_000
 
 
-class PatchKmeansTarget(FittedTarget):
+class PatchKmeansTarget(ClassTarget, FittedTarget):
     """Index of the nearest mean patch, (B, L) int64."""
 
     Params = PatchKmeansParams
@@ -31,22 +31,11 @@ class PatchKmeansTarget(FittedTarget):
         size = self.geometry.patch_size**2 * self.geometry.in_chans
         self.register_buffer("codebook", torch.zeros(self.dim, size))
 
-    def _patches(self, images: Tensor) -> Tensor:
-        return self.geometry.patchify(self.geometry.normalize(images.float()))
-
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L) int64."""
         self.require_fit()
-        return nearest(self._patches(images), self.codebook)
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, N, K) and indices (B, N) -> (B, N) cross-entropy in nats, float32."""
-        return class_loss(prediction, target)
-
-    def decode(self, prediction: Tensor) -> Tensor:
-        """(B, L, K) logits -> (B, L) indices."""
-        return most_likely(prediction, 1)
+        return nearest(self.geometry.normalized_patches(images), self.codebook)
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L) indices -> (B, 3, H, W): the mean patches."""
@@ -56,7 +45,7 @@ class PatchKmeansTarget(FittedTarget):
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
         """k-means on 50,000 patches; figures: how evenly the clusters are used by them."""
         draw = rng.integer(seed=seed, stream="patch k-means")
-        rows = sample_rows(images, self._patches, _SAMPLES, seed=draw)
+        rows = sample_rows(images, self.geometry.normalized_patches, _SAMPLES, seed=draw)
         self.codebook.copy_(centers(rows, self.dim, "num_clusters"))
         self.fitted.fill_(True)
         return {"codebook_perplexity": perplexity(nearest(rows, self.codebook.cpu()), self.dim)}

@@ -32,14 +32,11 @@ class PcaTarget(FittedTarget):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("basis", torch.eye(size)[:, : self.dim].clone())
 
-    def _patches(self, images: Tensor) -> Tensor:
-        return self.geometry.patchify(self.geometry.normalize(images.float()))
-
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L, dim) float32, the greatest variance first."""
         self.require_fit()
-        return (self._patches(images) - self.mean) @ self.basis
+        return (self.geometry.normalized_patches(images) - self.mean) @ self.basis
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two (B, N, dim) -> (B, N) float32."""
@@ -55,7 +52,7 @@ class PcaTarget(FittedTarget):
         """The eigenvectors of the patches' covariance, all in float64; figures: the share of variance that is kept."""
         num, total, products = 0, torch.zeros_like(self.mean, dtype=torch.float64), None
         for batch in images:
-            rows = self._patches(batch).flatten(0, 1).double()
+            rows = self.geometry.normalized_patches(batch).flatten(0, 1).double()
             num, total = num + len(rows), total + rows.sum(0)
             products = rows.T @ rows if products is None else products + rows.T @ rows
         assert products is not None

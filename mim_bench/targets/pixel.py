@@ -29,7 +29,7 @@ class PixelTarget(Target):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L, p*p*C) float32, normalised."""
-        return self.geometry.patchify(self.geometry.normalize(images.float()))
+        return self.geometry.normalized_patches(images)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two (B, L, dim) -> (B, L) float32."""

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mim_bench import rng
 from mim_bench.config.target_params import RandomProjectionParams
-from mim_bench.target import Target, TargetContext
-from mim_bench.targets.class_loss import class_loss, most_likely
+from mim_bench.target import TargetContext
+from mim_bench.targets.class_target import ClassTarget
 from mim_bench.targets.feature_picture import feature_picture
 
 
-class RandomProjectionTarget(Target):
+class RandomProjectionTarget(ClassTarget):
     """Index of the nearest random code, (B, L) int64."""
 
     Params = RandomProjectionParams
@@ -42,18 +42,10 @@ class RandomProjectionTarget(Target):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L) int64; float64, so that few ties depend on rounding."""
-        patches = self.geometry.patchify(self.geometry.normalize(images.float())).double()
+        patches = self.geometry.normalized_patches(images).double()
         centred = patches - patches.mean(-1, keepdim=True)
         normalized = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
         return (normalized @ self._projection @ self._codes.T).argmax(-1)
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, N, V) and indices (B, N) -> (B, N) cross-entropy in nats, float32."""
-        return class_loss(prediction, target)
-
-    def decode(self, prediction: Tensor) -> Tensor:
-        """(B, L, V) logits -> (B, L) indices."""
-        return most_likely(prediction, 1)
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L) indices -> (B, 3, H, W): principal components of their codes as red, green and blue."""

@@ -46,7 +46,7 @@ class WaveletTarget(Target):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L, p*p*C) float32, of the normalised image."""
-        patches = self.geometry.patchify(self.geometry.normalize(images.float()))
+        patches = self.geometry.normalized_patches(images)
         pixels = patches.unflatten(-1, (-1, self.geometry.in_chans))  # (B, L, P, C)
         return (self._basis @ pixels).flatten(2)
 
