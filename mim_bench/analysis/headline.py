@@ -68,13 +68,9 @@ def _means(table: Table, column: Column) -> str:
 def _together(labels: Sequence[str], columns: Sequence[tuple[Column, float]]) -> str:
     """`kNN, low-shot: cannot be separated at this budget: hog, dvae (least detectable 1.5 to 2.3 points)`."""
     names = ", ".join(_name(column) for column, _ in columns)
-    low, high = (100 * end for end in (min(columns, key=_least)[1], max(columns, key=_least)[1]))
-    span = f"{high:.1f}" if len(columns) == 1 else f"{low:.1f} to {high:.1f}"
+    least = [100 * detectable for _, detectable in columns]
+    span = f"{least[0]:.1f}" if len(least) == 1 else f"{min(least):.1f} to {max(least):.1f}"
     return f"{names}: cannot be separated at this budget: {', '.join(labels)} (least detectable {span} points)"
-
-
-def _least(entry: tuple[Column, float]) -> float:
-    return entry[1]
 
 
 def _clause(deltas: dict[str, Difference]) -> str:

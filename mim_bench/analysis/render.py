@@ -204,12 +204,12 @@ def published_grid(table: Table) -> Grid:
 
 def published_beside(table: Table) -> Grid:
     """Each published number next to the measured one of its row, and why the two are not comparable."""
-    headings = {column.key: column.heading for column in table.columns}
+    columns = {column.key: column for column in table.columns}
     rows = [
         [
             TableCell(row.label),
-            TableCell(headings[key].removesuffix(" %")),
-            value_cell(row.values.get(key), next(c for c in table.columns if c.key == key)),
+            TableCell(columns[key].heading.removesuffix(" %")),
+            value_cell(row.values.get(key), columns[key]),
             TableCell(one.shown(), one.value),
             TableCell(_status(row.reasons)),
             TableCell(one.cite),

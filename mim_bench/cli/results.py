@@ -1,5 +1,6 @@
 """The verbs on benchmarks and their results: sweep, table, figure, report, compare, validate."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -170,7 +171,7 @@ def table(
     if into is not None:
         render.insert(into, made)
         paths.append(into)
-    print_line("wrote " + ", ".join(map(str, paths)))
+    _say_written(paths)
 
 
 @app.command()
@@ -193,7 +194,7 @@ def figure(
 
         drawn = draw_gallery(benchmark, preset, out=out, results=results, overrides=given)
         paths.append(drawn)
-    print_line("wrote " + ", ".join(map(str, paths)))
+    _say_written(paths)
 
 
 @app.command(context_settings=WORDS)
@@ -207,29 +208,15 @@ def diagnose(
     results: Results = Path("results"),
 ) -> None:
     """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
-    from dataclasses import asdict
-
-    import pandas as pd
-
     from mim_bench.config import recipe
-    from mim_bench.experiment.diagnose import diagnose, headings
-    from mim_bench.files import write_text
+    from mim_bench.experiment.diagnose import diagnose, shown, write_diagnoses
 
     names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
     given = settings([word for word in words or [] if "=" in word], None, data)
     found = diagnose(names, preset, given, out=out, notify=print_line)
-    rows = [
-        ["-" if value is None else _figure(value) for value in asdict(one).values()]
-        for one in found
-    ]
-    print_table([name.replace("_", " ") for name in headings()], rows)
-    path = results / "diagnose" / f"{Path(preset).stem}.csv"
-    write_text(path, pd.DataFrame([asdict(one) for one in found]).to_csv(index=False))
-    print_line(f"wrote {path}")
-
-
-def _figure(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    path = write_diagnoses(found, preset, results)
+    print_table(*shown(found))
+    _say_written([path])
 
 
 @app.command()
@@ -247,7 +234,7 @@ def similarity(
     given = settings_alone(overrides)
     paths = write_similarity(benchmark, preset, out=out, results=results, overrides=given)
     paths += draw_similarity(benchmark, preset, results, given)
-    print_line("wrote " + ", ".join(map(str, paths)))
+    _say_written(paths)
 
 
 @app.command()
@@ -256,7 +243,11 @@ def report(results: Results = Path("results")) -> None:
     from mim_bench.analysis.report.page import write_report
 
     path = write_report(results, warn=lambda line: print_line(line, console=err_console))
-    print_line(f"wrote {path}")
+    _say_written([path])
+
+
+def _say_written(paths: Sequence[Path]) -> None:
+    print_line("wrote " + ", ".join(map(str, paths)))
 
 
 @app.command()

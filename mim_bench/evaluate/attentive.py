@@ -19,9 +19,7 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.data.split import Split
-from mim_bench.evaluate.context import EvalContext, ProtocolResult
-from mim_bench.evaluate.features import layers
+from mim_bench.evaluate.context import EvalContext, ProtocolResult, from_memory
 from mim_bench.train import loop
 from mim_bench.train.log import convergence
 from mim_bench.train.optimizer import adamw, decay_groups
@@ -62,7 +60,7 @@ class AttentiveTask:
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
         """Mean cross-entropy, in float32."""
-        tokens = inputs if inputs.ndim == 3 else _tokens(self.context, inputs)
+        tokens = inputs if inputs.ndim == 3 else self.context.features.tokens(inputs).bfloat16()
         with torch.autocast(tokens.device.type, enabled=False):
             logits = self.probe(tokens.float())
         return F.cross_entropy(logits, self.labels[index.to(logits.device, non_blocking=True)])
@@ -84,7 +82,7 @@ def run(context: EvalContext) -> ProtocolResult:
     loop.train(training, task, optimizer, _batches(context), context.report)
 
     def answer(images: Tensor) -> Tensor:
-        return probe(_tokens(context, images).float()).argmax(1)
+        return probe(context.features.tokens(images).bfloat16().float()).argmax(1)
 
     probe.eval()
     every = torch.arange(context.test.num_images)
@@ -95,39 +93,20 @@ def run(context: EvalContext) -> ProtocolResult:
     )
 
 
-def _tokens(context: EvalContext, images: Tensor) -> Tensor:
-    """8-bit images (B, C, H, W) -> tokens of the last layer after its norm (B, T, D) bfloat16."""
-    encoder, features = context.features.encoder, context.features
-    encoder.eval()
-    normalized = features.geometry.normalize(images.float() / 255)
-    with torch.no_grad(), loop.autocast(context.device, context.config.runtime):
-        return layers(encoder, normalized)[0].bfloat16()
-
-
 def _batches(context: EvalContext) -> loop.Batches:
-    train, config = context.data.train, context.config
-    num_tokens = context.features.geometry.num_patches + 1
+    train, config, features = context.data.train, context.config, context.features
+    num_tokens = features.geometry.num_patches + 1
     size = 2 * train.num_images * num_tokens * config.model.embed_dim
     if size <= config.runtime.memory_gb * 1e9:
-        return _kept(context, train)
+        every = torch.arange(train.num_images)
+        return from_memory(features.over(lambda x: features.tokens(x).bfloat16(), train, every))
 
     def encoded(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return train.batches(
             index_batches,
-            context.features.crop,
+            features.crop,
             device=context.device,
             num_workers=context.data.num_workers,
         )
 
     return encoded
-
-
-def _kept(context: EvalContext, train: Split) -> loop.Batches:
-    every = torch.arange(train.num_images)
-    tokens = context.features.over(lambda images: _tokens(context, images), train, every)
-
-    def kept(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in index_batches:
-            yield tokens[index.to(tokens.device, non_blocking=True)], index
-
-    return kept

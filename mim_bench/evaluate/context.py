@@ -1,6 +1,6 @@
 """The input and the result of a protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,30 @@ class ProtocolResult:
     """Name -> value of what is no accuracy, as `record.Metric` names it."""
 
 
+def clean_crop(config: RunConfig) -> EvalCrop:
+    """The central crop of a complete config."""
+    size, fraction = geometry(config).image_size, config.data.crop_fraction
+    return EvalCrop(size=size, crop_fraction=fraction)
+
+
+def first_images(config: RunConfig, split: Split, num: int, device: torch.device) -> Tensor:
+    """At most `num` clean images from the front of a split, (N, C, H, W) uint8."""
+    index = torch.arange(min(num, split.num_images)).split(config.evaluate.batch_size)
+    return torch.cat(
+        [images for images, _ in split.batches(index, clean_crop(config), device=device)]
+    )
+
+
+def from_memory(values: Tensor) -> loop.Batches:
+    """Batches of what is held for every training image, (N, ...), by the images' indices."""
+
+    def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in index_batches:
+            yield values[index.to(values.device, non_blocking=True)], index
+
+    return batches
+
+
 class Features:
     """The frozen readouts of one encoder, taken once for all protocols that ask for them."""
 
@@ -47,15 +71,21 @@ class Features:
     @property
     def crop(self) -> EvalCrop:
         """The central crop: clean images, the same function for training and test."""
-        fraction = self.config.data.crop_fraction
-        return EvalCrop(size=self.geometry.image_size, crop_fraction=fraction)
+        return clean_crop(self.config)
 
     def encode(self, images: Tensor) -> Tensor:
         """8-bit images (B, C, H, W) -> (B, R, D) float32, without gradient."""
+        return self._encoded(features.readouts, images)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """8-bit images (B, C, H, W) -> tokens of the last layer (B, 1 + L, D), class token first, without gradient."""
+        return self._encoded(lambda encoder, inputs: features.layers(encoder, inputs)[0], images)
+
+    def _encoded(self, function: Callable[[Encoder, Tensor], Tensor], images: Tensor) -> Tensor:
         self.encoder.eval()
         normalized = self.geometry.normalize(images.float() / 255)
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
-            return features.readouts(self.encoder, normalized)
+            return function(self.encoder, normalized)
 
     def over(self, function: Callable[[Tensor], Tensor], split: Split, index: Tensor) -> Tensor:
         """Result of a function of 8-bit images (B, C, H, W) on the clean images at `index`, (N, ...).

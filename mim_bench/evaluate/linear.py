@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mim_bench import rng
 from mim_bench.data.crop import Crop
 from mim_bench.evaluate import features
-from mim_bench.evaluate.context import EvalContext, ProtocolResult
+from mim_bench.evaluate.context import EvalContext, ProtocolResult, from_memory
 from mim_bench.evaluate.logistic import standardised, tuned_logistic_regression
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
@@ -144,13 +144,7 @@ def _batches(context: EvalContext) -> loop.Batches:
     """Cached features of the clean images, or freshly cropped images."""
     data, config = context.data, context.config
     if not config.linear.augment:
-        features = context.features.clean(data.train)
-
-        def cached(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for index in index_batches:
-                yield features[index.to(features.device, non_blocking=True)], index
-
-        return cached
+        return from_memory(context.features.clean(data.train))
 
     crop = Crop(size=geometry(config).image_size, scale=config.linear.crop_scale)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from mim_bench import rng
 from mim_bench.config.run import RunConfig
 from mim_bench.data.run_data import Data, open_data
-from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.context import clean_crop
 from mim_bench.files import replacing
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder, compute_values
@@ -72,8 +72,7 @@ def sample(
     """The same images, under the same masks, for every target of a seed."""
     split = data.evaluate
     index = rng.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
-    clean = Features(config, data, model.encoder, device).crop
-    images = next(iter(split.batches([index], clean, device=device)))[0].float() / 255
+    images = next(iter(split.batches([index], clean_crop(config), device=device)))[0].float() / 255
     noise = masking.MaskSampler(config.mask, model.geometry.grid).noise(
         index.to(device), seed=config.seed, epoch=0
     )

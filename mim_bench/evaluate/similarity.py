@@ -9,10 +9,7 @@ Legend: N images or patches, D and E widths of features, V width of a target.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from mim_bench.target import Target
 
 _PENALTY = 1e-6
 """Over the mean eigenvalue of the tokens' second moments: so that the solution exists, no more."""
@@ -35,11 +32,3 @@ def linear_r2(known: Tensor, values: Tensor, held: Tensor, held_values: Tensor) 
     weight = torch.linalg.solve(shifted, x.T @ y)
     error = held_values.double() - mean - (held.double() - center) @ weight
     return float(1 - error.square().sum() / (held_values.double() - mean).square().sum())
-
-
-def regressed(target: Target, values: Tensor) -> Tensor:
-    """A target's values (N, L, ...) as rows that can be regressed, (N * L, V): class indices one-hot."""
-    if values.is_floating_point():
-        return values.flatten(0, 1).float()
-    num_classes = target.dim if values.ndim == 2 else target.dim // values.shape[2]
-    return F.one_hot(values, num_classes).float().flatten(2).flatten(0, 1)

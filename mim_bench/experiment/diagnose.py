@@ -13,9 +13,10 @@ Legend: N images, L patches, V width of the values.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,19 +24,17 @@ from mim_bench.config import recipe
 from mim_bench.config.resolve import load_config
 from mim_bench.config.run import RunConfig
 from mim_bench.data.run_data import Data, complete, open_data
-from mim_bench.data.split import Split
 from mim_bench.evaluate import flops, knn
 from mim_bench.evaluate.baselines import feature_of
-from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.context import first_images
 from mim_bench.evaluate.logistic import logistic_regression, standardised
-from mim_bench.evaluate.similarity import regressed
-from mim_bench.model.mae import build_encoder, compute_values
+from mim_bench.files import write_text
+from mim_bench.model.mae import compute_values
 from mim_bench.target import Target
-from mim_bench.targets.build import geometry
 from mim_bench.targets.fitted import perplexity
 from mim_bench.train import environment
 from mim_bench.train.fit import fitted_target
-from mim_bench.train.gate import gate_losses
+from mim_bench.train.gate import as_numbers, gate_losses
 
 _TRAIN_IMAGES, _TEST_IMAGES, _ROWS = 4000, 2000, 20_000
 _BATCH = 250
@@ -98,12 +97,12 @@ def _diagnosis(
 ) -> Diagnosis:
     losses = gate_losses(config, data, target, None, device)
     images = {
-        split.name: _clean(config, data, split, num, device)
+        split.name: first_images(config, split, num, device).float() / 255
         for split, num in ((data.train, _TRAIN_IMAGES), (data.evaluate, _TEST_IMAGES))
     }
     test = images[data.evaluate.name]
     values = torch.cat([compute_values(target, part) for part in test.split(_BATCH)])
-    each = regressed(target, values).unflatten(0, values.shape[:2])  # (N, L, V)
+    each = as_numbers(target, values)  # (N, L, V)
     seconds = _seconds(target, test[:_BATCH])
     near, linear = _accuracies(config, data, target, images)
 
@@ -126,15 +125,6 @@ def _diagnosis(
         microseconds=1e6 * seconds / min(_BATCH, len(test)),
         mflops=flops.target(config).forward / 1e6,
     )
-
-
-def _clean(config: RunConfig, data: Data, split: Split, num: int, device: torch.device) -> Tensor:
-    """The first images of a split through the central crop, (N, C, H, W) floats in [0, 1]."""
-    encoder = build_encoder(config.model, geometry(config), seed=0)
-    crop = Features(config, data, encoder, device).crop
-    index = torch.arange(min(num, split.num_images))
-    parts = [images for images, _ in split.batches(index.split(_BATCH), crop, device=device)]
-    return torch.cat(parts).float() / 255
 
 
 def _seconds(target: Target, images: Tensor) -> float:
@@ -195,6 +185,21 @@ _PENALTY = 1e-3
 """Inverse penalty c: of the few that `linear` chooses from the one that suits thousands of values and images."""
 
 
-def headings() -> list[str]:
-    """Names of the figures, in the order of a row."""
-    return [field.name for field in fields(Diagnosis)]
+def shown(found: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table for people."""
+    names = [field.name for field in fields(Diagnosis)]
+    rows = [[_text(getattr(one, name)) for name in names] for one in found]
+    return [name.replace("_", " ") for name in names], rows
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_diagnoses(found: Sequence[Diagnosis], preset: str, results: Path) -> Path:
+    """Writes `<results>/diagnose/<preset>.csv`, a line a target."""
+    path = results / "diagnose" / f"{Path(preset).stem}.csv"
+    write_text(path, pd.DataFrame([asdict(one) for one in found]).to_csv(index=False))
+    return path

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from mim_bench.config.benchmark import Cell, cells
 from mim_bench.data.run_data import Data, complete, open_data
-from mim_bench.data.split import Split
 from mim_bench.errors import UserError
 from mim_bench.evaluate import features
-from mim_bench.evaluate.context import Features
+from mim_bench.evaluate.context import Features, first_images
 from mim_bench.evaluate.load_encoder import load_encoder
-from mim_bench.evaluate.similarity import linear_cka, linear_r2, regressed
+from mim_bench.evaluate.similarity import linear_cka, linear_r2
 from mim_bench.files import write_text
 from mim_bench.model.mae import build_encoder, compute_values
 from mim_bench.model.vit import Encoder
@@ -32,13 +31,29 @@ from mim_bench.records import swept
 from mim_bench.records.store import home
 from mim_bench.target import Target
 from mim_bench.targets.build import geometry
-from mim_bench.train import environment, loop
+from mim_bench.train import environment
 from mim_bench.train.backend import accelerate
 from mim_bench.train.fit import fitted_target
+from mim_bench.train.gate import as_numbers
 
 _CKA_IMAGES, _FIT_IMAGES, _HELD_IMAGES = 4000, 2000, 1000
+_AT_ONCE = 500
 RANDOM, PIXELS = "random weights", "pixels of the patch"
 """Rows that nothing was learned in, of the first seed."""
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Clean images, (N, C, H, W) uint8, the same for every encoder and target."""
+
+    known: Tensor
+    """Of the training split: maps are solved on them."""
+    test: Tensor
+
+    @property
+    def held(self) -> Tensor:
+        """Those of `test` that maps are measured on."""
+        return self.test[:_HELD_IMAGES]
 
 
 @dataclass(frozen=True)
@@ -73,18 +88,23 @@ def write_similarity(
             f"{len(runs)} finished runs of {name} at {preset} below {out}; "
             f"`sweep {name} --preset {preset}` makes them"
         )
-    seen = [_encoded(cell, load_encoder(folder), data, device) for cell, folder in runs]
+    config = complete(todo[0].config, data)
+    images = _Images(
+        known=first_images(config, data.train, _FIT_IMAGES, device),
+        test=first_images(config, data.evaluate, _CKA_IMAGES, device),
+    )
+    seen = [_encoded(cell, load_encoder(folder), data, images, device) for cell, folder in runs]
     alike = [
         {"row": a.row, "seed": a.seed, "other": b.row, "other_seed": b.seed,
          "cka": linear_cka(a.pooled, b.pooled)}
         for place, a in enumerate(seen)
         for b in seen[place + 1 :]
     ]  # fmt: skip
-    seen += _untrained(runs[0][0], data, device)
+    seen += _untrained(runs[0][0], data, images, device)
     predicted = [
         {"row": one.row, "seed": one.seed, "predicts": name, "r2": r2}
         for seed in dict.fromkeys(one.seed for one in seen)
-        for name, r2, one in _predictions(seen, seed, runs, data, out, device)
+        for name, r2, one in _predictions(seen, seed, runs, data, images, out, device)
     ]
     folder = home(name, preset, results)
     paths = [folder / "similarity.csv", folder / "cross_prediction.csv"]
@@ -98,15 +118,8 @@ def _finished(cell: Cell, data: Data, out: Path) -> Path | None:
     return folder if (folder / "pretrain.json").is_file() else None
 
 
-def _first(split: Split, num: int, crop: Features, device: torch.device) -> Tensor:
-    """The first images of a split, clean, (N, C, H, W) uint8."""
-    index = torch.arange(min(num, split.num_images))
-    batches = split.batches(index.split(500), crop.crop, device=device)
-    return torch.cat([images for images, _ in batches])
-
-
 def _encoded(
-    cell: Cell, encoder: Encoder, data: Data, device: torch.device, row: str = ""
+    cell: Cell, encoder: Encoder, data: Data, images: _Images, device: torch.device, row: str = ""
 ) -> _Seen:
     config = complete(cell.config, data)
     accelerate(encoder.to(device), device, config.runtime)
@@ -114,33 +127,24 @@ def _encoded(
     readout = features.READOUTS.index(config.evaluate.readout)
 
     def tokens(images: Tensor) -> Tensor:
-        normalized = frozen.geometry.normalize(images.float() / 255)
-        with torch.no_grad(), loop.autocast(device, config.runtime):
-            return features.layers(encoder.eval(), normalized)[0][:, 1:].float().flatten(0, 1)
+        return _by_parts(lambda part: frozen.tokens(part)[:, 1:].float().flatten(0, 1), images)
 
-    def over(function: Callable[[Tensor], Tensor], split: Split, num: int) -> Tensor:
-        return torch.cat([function(part) for part in _first(split, num, frozen, device).split(500)])
-
-    return _Seen(
-        row or cell.label,
-        config.seed,
-        over(lambda images: frozen.encode(images)[:, readout], data.evaluate, _CKA_IMAGES),
-        over(tokens, data.train, _FIT_IMAGES),
-        over(tokens, data.evaluate, _HELD_IMAGES),
-    )
+    pooled = _by_parts(lambda part: frozen.encode(part)[:, readout], images.test)
+    return _Seen(row or cell.label, config.seed, pooled, tokens(images.known), tokens(images.held))
 
 
-def _untrained(cell: Cell, data: Data, device: torch.device) -> list[_Seen]:
+def _untrained(cell: Cell, data: Data, images: _Images, device: torch.device) -> list[_Seen]:
     """The encoder at its initial weights, and the pixels of each patch themselves."""
     config = complete(cell.config, data)
-    random = build_encoder(config.model, geometry(config), seed=config.seed)
-    seen = _encoded(cell, random, data, device, RANDOM)
-    frozen = Features(config, data, random, device)
-    patches = [
-        frozen.geometry.patchify(_first(split, num, frozen, device).float() / 255).flatten(0, 1)
-        for split, num in ((data.train, _FIT_IMAGES), (data.evaluate, _HELD_IMAGES))
+    shape = geometry(config)
+    random = build_encoder(config.model, shape, seed=config.seed)
+    known, held = (
+        shape.patchify(part.float() / 255).flatten(0, 1) for part in (images.known, images.held)
+    )
+    return [
+        _encoded(cell, random, data, images, device, RANDOM),
+        _Seen(PIXELS, config.seed, known, known, held),
     ]
-    return [seen, _Seen(PIXELS, config.seed, patches[0], *patches)]
 
 
 def _predictions(
@@ -148,6 +152,7 @@ def _predictions(
     seed: int,
     runs: Sequence[tuple[Cell, Path]],
     data: Data,
+    images: _Images,
     out: Path,
     device: torch.device,
 ) -> list[tuple[str, float, _Seen]]:
@@ -155,17 +160,10 @@ def _predictions(
     found = []
     of_seed = {cell.config.target.name: cell for cell, _ in runs if cell.config.seed == seed}
     for name, cell in of_seed.items():
-        config = complete(cell.config, data)
-        target = fitted_target(config, data, out, device).target
+        target = fitted_target(complete(cell.config, data), data, out, device).target
         if target.follows_student:
             continue
-        clean = Features(
-            config, data, build_encoder(config.model, geometry(config), seed=0), device
-        )
-        known, held = (
-            _values(target, _first(split, num, clean, device))
-            for split, num in ((data.train, _FIT_IMAGES), (data.evaluate, _HELD_IMAGES))
-        )
+        known, held = (_values(target, part) for part in (images.known, images.held))
         found += [
             (name, linear_r2(one.known, known, one.held, held), one)
             for one in seen
@@ -176,5 +174,12 @@ def _predictions(
 
 def _values(target: Target, images: Tensor) -> Tensor:
     """(N * L, V)."""
-    parts = (compute_values(target, part.float() / 255) for part in images.split(500))
-    return torch.cat([regressed(target, values) for values in parts])
+
+    def numbers(part: Tensor) -> Tensor:
+        return as_numbers(target, compute_values(target, part.float() / 255)).flatten(0, 1)
+
+    return _by_parts(numbers, images)
+
+
+def _by_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([function(part) for part in images.split(_AT_ONCE)])

@@ -73,7 +73,7 @@ def gate_losses(
         for place, index in enumerate(order[: sum(sizes)].split(sizes))
     )
     found = {"model": _loss(target, held, held.prediction)} if model else {}
-    mean = _outputs(target, fit.values).mean(0)
+    mean = as_numbers(target, fit.values).mean(0)
     found["mean"] = _loss(target, held, _at_hidden(_scores(held, mean[None]), held))
     if held.values.is_floating_point():
         copied = take(held.values, _nearest_visible(held, target.geometry))
@@ -148,7 +148,7 @@ def _loss(target: Target, views: _Views, prediction: Tensor) -> Tensor:
     return target.loss(prediction, values_at(views.values, views.hidden)).float()
 
 
-def _outputs(target: Target, values: Tensor) -> Tensor:
+def as_numbers(target: Target, values: Tensor) -> Tensor:
     """Values -> (N, L, V) that can be averaged and regressed: class indices one-hot (K of a patch: all in a row)."""
     if values.is_floating_point():
         return values.float()
@@ -186,7 +186,7 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
     """
     center = fit.inputs.mean(0)
     x = fit.inputs - center
-    y = (_outputs(target, fit.values) - mean).flatten(1)
+    y = (as_numbers(target, fit.values) - mean).flatten(1)
     gram = x @ x.T
     scale = gram.trace() / min(x.shape)
 

@@ -11,7 +11,7 @@ a target of somebody's that waits for the device, runs as before, with a warning
 """
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -63,23 +63,16 @@ def prepare(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
 
+Step = Callable[[Tensor, Tensor], Tensor]
+"""Inputs and what was drawn -> loss of the step that was taken, detached."""
+
+
 class StepGraph:
     """The steps of one training; called with the inputs of each."""
 
-    def __init__(
-        self,
-        task: Recordable,
-        optimizer: torch.optim.Optimizer,
-        autocast: "Autocast",
-        clip_norm: float | None,
-    ) -> None:
-        self.task, self.optimizer, self.autocast, self.clip_norm = (
-            task,
-            optimizer,
-            autocast,
-            clip_norm,
-        )
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    def __init__(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
+        """`step` leaves no gradient behind."""
+        self.step, self.optimizer = step, optimizer
         self.num_steps = 0
         self.graph: Any = None
         self.is_refused = False
@@ -98,23 +91,13 @@ class StepGraph:
         self.graph.replay()
         return self.loss
 
-    def _step(self, inputs: Tensor, drawn: Tensor) -> Tensor:
-        with self.autocast():
-            loss = self.task.loss_of(inputs, drawn)
-        loss.backward()
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
     def _aside(self, inputs: Tensor, drawn: Tensor) -> Tensor:
         """A step on a stream of its own, as the recording needs them before it."""
         if self.stream is None:
             self.stream = torch.cuda.Stream()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            loss = self._step(inputs, drawn)
+            loss = self.step(inputs, drawn)
         torch.cuda.current_stream().wait_stream(self.stream)
         return loss
 
@@ -124,16 +107,10 @@ class StepGraph:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                self.loss = self._step(self.inputs, self.drawn)
+                self.loss = self.step(self.inputs, self.drawn)
         except RuntimeError as error:
             _logger.warning("steps are not replayed: %s", str(error).strip().splitlines()[0])
             self.optimizer.zero_grad(set_to_none=True)
             self.is_refused = True
         else:
             self.graph = graph
-
-
-class Autocast(Protocol):
-    """Makes the context that a loss is computed in."""
-
-    def __call__(self) -> AbstractContextManager[Any]: ...

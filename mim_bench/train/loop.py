@@ -27,7 +27,7 @@ from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.backend import precision
 from mim_bench.train.distributed import ParallelLoss
-from mim_bench.train.graph import StepGraph, prepare, recordable
+from mim_bench.train.graph import Recordable, StepGraph, prepare, recordable
 from mim_bench.train.log import TrainingLog
 from mim_bench.train.loss_watch import LossNotFinite, LossWatch
 from mim_bench.train.optimizer import learning_rate
@@ -173,9 +173,7 @@ class _Loop:
         self.graph: StepGraph | None = None
         if self.recordable is not None:
             prepare(optimizer, training.device)
-            context = partial(autocast, training.device, training.runtime)
-            clip_norm = self.schedule.clip_norm
-            self.graph = StepGraph(self.recordable, optimizer, context, clip_norm)
+            self.graph = StepGraph(partial(self._recorded, self.recordable), optimizer)
         self.log = training.open_log(self.step) if distributed.is_main() else None
         self.started, self.first_step = time.perf_counter(), self.step
 
@@ -225,7 +223,7 @@ class _Loop:
 
     def _eager(self, stream: Iterator[tuple[Tensor, Tensor]], epoch: int) -> None:
         """Forward and backward of each part, and the optimiser's update."""
-        training, schedule, parts = self.training, self.schedule, self.schedule.accumulation_steps
+        training, parts = self.training, self.schedule.accumulation_steps
         for part in range(parts):
             inputs, index = next(stream)
             with self.step_loss.micro_batch(is_last=part == parts - 1):
@@ -233,8 +231,20 @@ class _Loop:
                     loss = self.step_loss(inputs, index, epoch=epoch, step=self.step) / parts
                 loss.backward()
             self.watch.add(loss.detach(), self.step)
-        if schedule.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, schedule.clip_norm)
+        self._apply()
+
+    def _recorded(self, task: Recordable, inputs: Tensor, drawn: Tensor) -> Tensor:
+        """A whole step as a function of tensors; returns its loss."""
+        with autocast(self.training.device, self.training.runtime):
+            loss = task.loss_of(inputs, drawn)
+        loss.backward()
+        self._apply()
+        return loss.detach()
+
+    def _apply(self) -> None:
+        """The optimiser's update by the gradients there are."""
+        if self.schedule.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mim_bench.analysis import gates
+from mim_bench.analysis.figures.color import color_numbers
 from mim_bench.analysis.figures.label import Label
 from mim_bench.analysis.figures.layout import (
     ACCURACY,
@@ -20,7 +21,7 @@ from mim_bench.analysis.figures.layout import (
     seeds_behind,
     sheet,
 )
-from mim_bench.analysis.figures.panel import GREY, Curve, Panel, color_numbers
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel
 from mim_bench.analysis.row import total_tflops
 from mim_bench.config.benchmark import Benchmark, config_field, row_label
 from mim_bench.config.protocol import PROTOCOLS

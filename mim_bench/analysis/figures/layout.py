@@ -6,7 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mim_bench.analysis.figures.panel import GREY, Curve, Panel, color_numbers, finish
+from mim_bench.analysis.figures.color import color_numbers
+from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.store import CellRecord
 

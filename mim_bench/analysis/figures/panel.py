@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
+from mim_bench.analysis.figures.color import NUM_COLORS
 from mim_bench.analysis.figures.label import Label, place
 from mim_bench.analysis.table import half_interval
 from mim_bench.files import replacing
@@ -28,25 +29,8 @@ STYLE = Path(__file__).with_name("figure.mplstyle")
 GREY = "#6e6e6e"
 """Grey of curves not measured here or not pre-trained; legible as text on white."""
 _MARKERS = "osD^vPX"
-NUM_COLORS = 7
 _DODGE = 2.5
 """Points between curves at the same x."""
-
-
-_NUMBERS = {
-    name: number
-    for number, name in enumerate(("pixel", "norm_pixel", "hog", "dvae", "ema_feature"))
-}
-"""Targets whose colour is the same in every figure; others take the colours that are left."""
-
-
-def color_numbers(labels: Sequence[str]) -> dict[str, int]:
-    """Label, or target -> index of its colour and marker."""
-    others = [label for label in dict.fromkeys(labels) if label not in _NUMBERS]
-    taken = set(_NUMBERS.values()) if len(others) < len(set(labels)) else set()
-    free = [number for number in range(NUM_COLORS) if number not in taken]
-    own = {label: free[place % len(free)] for place, label in enumerate(others)}
-    return own | {label: _NUMBERS[label] for label in labels if label in _NUMBERS}
 
 
 def style() -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from mim_bench.analysis import difference
 from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.grid import MISSING, Grid, TableCell
-from mim_bench.analysis.report.drawing import NUM_COLORS, Dots, dot_plot, rank_plot
+from mim_bench.analysis.report.drawing import Dots, dot_plot, rank_plot
 from mim_bench.analysis.table import CONTROL, Table
 from mim_bench.config.protocol import PROTOCOLS
 
@@ -67,14 +67,6 @@ def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) 
         for label in labels:
             places[label].append(order.index(label) + 1 if label in means else None)
     return rank_plot([one.heading for one in shown], places, dict(colors))
-
-
-def row_colors(labels: Sequence[str], known: Sequence[str]) -> dict[str, int]:
-    """Label -> number of its colour: that of its target where it is one, else by its place."""
-    return {
-        label: (known.index(label) if label in known else place) % NUM_COLORS
-        for place, label in enumerate(labels)
-    }
 
 
 def _measures(table: Table) -> dict[str, str]:

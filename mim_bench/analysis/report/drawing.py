@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-NUM_COLORS = 7
 _ROW, _TOP, _BOTTOM = 26, 34, 34
 _WIDTH, _LEFT, _RIGHT = 760, 210, 90
 _STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)

@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from mim_bench.analysis import gates, headline, render
 from mim_bench.analysis import table as tables
+from mim_bench.analysis.figures.color import color_numbers
 from mim_bench.analysis.grid import Grid
 from mim_bench.analysis.report import provenance
-from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks, row_colors
+from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
 from mim_bench.analysis.report.inline import (
     FIGURES,
     Image,
@@ -35,9 +36,6 @@ from mim_bench.errors import UserError
 from mim_bench.files import write_text
 from mim_bench.records import store, swept
 from mim_bench.records.record import Record
-
-_OWN_COLORS = ("pixel", "norm_pixel", "hog", "dvae", "ema_feature")
-"""Targets whose colour is the same in every drawing."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ def _fill(part: Part, table: Table, overrides: Sequence[str]) -> None:
     part.main = Sheet(title, render.main_grid(table, brief=True))
     part.headline = headline.sentence(table)
     part.notes = [inline(note) for note in render.notes(table)]
-    colors = row_colors(list(table.by_label), _OWN_COLORS)
+    colors = color_numbers(list(table.by_label))
     part.comparisons = comparisons(table, colors)
     part.ranks = ranks(table, part.comparisons, colors)
     part.readouts = _sheet(f"{title}: every readout", render.readout_grid(table))

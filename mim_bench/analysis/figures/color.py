@@ -1,0 +1,19 @@
+"""Which colour a target has, the same in every figure and in the report."""
+
+from collections.abc import Sequence
+
+NUM_COLORS = 7
+_NUMBERS = {
+    name: number
+    for number, name in enumerate(("pixel", "norm_pixel", "hog", "dvae", "ema_feature"))
+}
+"""Targets whose colour is the same in every figure; others take the colours that are left."""
+
+
+def color_numbers(labels: Sequence[str]) -> dict[str, int]:
+    """Label, or target -> index of its colour and marker."""
+    others = [label for label in dict.fromkeys(labels) if label not in _NUMBERS]
+    taken = set(_NUMBERS.values()) if len(others) < len(set(labels)) else set()
+    free = [number for number in range(NUM_COLORS) if number not in taken]
+    own = {label: free[place % len(free)] for place, label in enumerate(others)}
+    return own | {label: _NUMBERS[label] for label in labels if label in _NUMBERS}
