@@ -11,5 +11,10 @@ def import_object(path: str, title: str) -> Any:
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        hint = (
+            "; its folder belongs on PYTHONPATH" if error.name == module.partition(".")[0] else ""
+        )
+        raise UserError(f"{title} cannot be imported: {error}{hint}") from None
     except (ImportError, AttributeError) as error:
         raise UserError(f"{title} cannot be imported: {error}") from None

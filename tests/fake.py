@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.cells import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import validated
 from mim_bench.evaluate import low_shot, partial

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mim_bench.analysis import render, table, validate
-from mim_bench.config.benchmark import cells
+from mim_bench.config.cells import cells
 from mim_bench.records import finished, png_stamp, store
 
 RESULTS = Path(__file__).parent.parent / "results"

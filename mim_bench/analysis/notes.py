@@ -1,9 +1,11 @@
 """Table notes: setting, readout, method, differences of the rows, sources, provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mim_bench.analysis import difference
 from mim_bench.analysis.table import CONTROL, Table
+from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.record import Record
 
@@ -42,6 +44,7 @@ def notes(table: Table) -> list[str]:
             + _ranking(table)
         )
     lines += _gates(table)
+    lines += _division(table)
     lines.append(
         f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
     )
@@ -52,6 +55,30 @@ def notes(table: Table) -> list[str]:
         lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
     lines.append(_provenance(records))
     return lines
+
+
+def _division(table: Table) -> list[str]:
+    """What rows may differ in besides the target, where the table is not closed."""
+    benchmark = table.benchmark
+    if benchmark.division == "as_published":
+        return [
+            "Division as published: each row keeps its paper's mask, pipeline, augmentation, loss and optimiser, so a "
+            "difference is one of whole recipes, not of targets."
+        ]
+    if benchmark.division != "tuned":
+        return []
+    chosen = benchmark.tuned.get(table.preset, {})
+    shown = "; ".join(f"{target}: {_settings(settings)}" for target, settings in chosen.items())
+    num_trials = len(load_benchmark(str(benchmark.tuning)).variants)
+    return [
+        f"Division tuned: {num_trials} trials a target on a held-out slice of the training images (benchmark "
+        f"`{benchmark.tuning}`) chose {shown}."
+    ]
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """`pretrain.blr x2, mask.ratio 0.5`."""
+    return ", ".join(f"{field} {value}" for field, value in settings.items()) or "the preset's own"
 
 
 def _gates(table: Table) -> list[str]:

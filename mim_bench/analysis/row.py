@@ -9,7 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mim_bench.config.benchmark import Benchmark, Cell
+from mim_bench.config.benchmark import Benchmark
+from mim_bench.config.cells import Cell
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.records import store
 from mim_bench.records.measure import Measure, measures

@@ -18,7 +18,8 @@ from mim_bench.analysis.published import match
 from mim_bench.analysis.published.reason import reasons
 from mim_bench.analysis.published.rows import PublishedRow
 from mim_bench.analysis.row import COSTS, RowRecords, cost, records_by_row
-from mim_bench.config.benchmark import Benchmark, at_preset, cells, load_benchmark
+from mim_bench.config.benchmark import Benchmark, at_preset, load_benchmark
+from mim_bench.config.cells import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError, suggest
 from mim_bench.records import comparability, store, swept

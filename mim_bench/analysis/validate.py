@@ -8,9 +8,11 @@ Every fault is named with its file; nothing stops at the first.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mim_bench.analysis import tuning
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.config import recipe
-from mim_bench.config.benchmark import Benchmark, cells, load_benchmark
+from mim_bench.config.benchmark import Benchmark, load_benchmark
+from mim_bench.config.cells import cells
 from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError, suggest
 from mim_bench.records import comparability, run_folder, store, swept
@@ -40,7 +42,7 @@ def validate(
 
     run("target recipes", _recipes())
     run("presets", _presets())
-    run("checks of benchmark files, each at every preset", _benchmarks())
+    run("checks of benchmark files, each at every preset", _benchmarks(results))
     run("folders of records", _records(results))
     if out is not None:
         run("run folders", _runs(out, verify))
@@ -57,11 +59,12 @@ def _presets() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"preset {name}", lambda name=name: load_config("norm_pixel", name)
 
 
-def _benchmarks() -> Iterator[tuple[str, Callable[[], object]]]:
+def _benchmarks(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     for name in recipe.names("benchmarks"):
         yield f"benchmark {name}", lambda name=name: published_rows(load_benchmark(name))
         for preset in recipe.names("preset"):
             yield f"benchmark {name} at {preset}", lambda n=name, p=preset: _distinct(n, p)
+        yield f"benchmark {name}, what is tuned", lambda name=name: tuning.check(name, results)
 
 
 def _distinct(name: str, preset: str) -> None:
@@ -71,7 +74,7 @@ def _distinct(name: str, preset: str) -> None:
         if scale not in recipe.names("preset"):
             raise UserError(f"at.{scale}: no such preset; {suggest(scale, recipe.names('preset'))}")
     seen: dict[str, str] = {}
-    for cell in cells(name, preset):
+    for cell in cells(name, preset) if benchmark.has_runs_at(preset) else ():
         first = seen.setdefault(cell.config.hash, cell.label)
         if first != cell.label:
             raise UserError(f"rows '{first}' and '{cell.label}' are the same run")

@@ -197,26 +197,22 @@ def figure(
     _say_written(paths)
 
 
-@app.command(context_settings=WORDS)
-def diagnose(
-    words: Annotated[
-        list[str] | None, typer.Argument(help="Targets, by default all; SECTION.FIELD=VALUE.")
-    ] = None,
+@app.command()
+def tune(
+    benchmark: Name,
     preset: Preset = "tiny",
-    data: Data = None,
-    out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
-    from mim_bench.config import recipe
-    from mim_bench.experiment.diagnose import diagnose, shown, write_diagnoses
+    """What the trials of a tuning benchmark chose for each target, and the lines of the benchmark file that say it."""
+    from mim_bench.analysis.tuning import as_toml, choices
 
-    names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
-    given = settings([word for word in words or [] if "=" in word], None, data)
-    found = diagnose(names, preset, given, out=out, notify=print_line)
-    path = write_diagnoses(found, preset, results)
-    print_table(*shown(found))
-    _say_written([path])
+    found = choices(benchmark, preset, results)
+    rows = [
+        [one.target, *(f"{100 * score:.1f}" for score in one.scores.values()), one.best]
+        for one in found
+    ]
+    print_table(["target", *found[0].scores, "best"], rows)
+    print_line(as_toml(found, preset))
 
 
 @app.command()

@@ -1,12 +1,15 @@
 """Recipes, presets and benchmarks: TOML files found by name next to the package, inside the wheel, or by path.
 
 Never by the chance content of the current folder: a name is looked up in the checkout that the running
-package belongs to, else in the copy that the wheel carries. A path must end in `.toml`.
+package belongs to, else in the copy that the wheel carries, targets in installed packages too. A path must end in
+`.toml`.
 """
 
 import copy
 import tomllib
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,26 @@ def folder(kind: str) -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """Names of the shipped files of a kind, sorted."""
-    return sorted(path.stem for path in folder(kind).glob("*.toml"))
+    """Names of the shipped files of a kind, and of targets that installed packages bring, sorted."""
+    shipped = {path.stem for path in folder(kind).glob("*.toml")}
+    return sorted(shipped | set(_outside() if kind == "targets" else ()))
+
+
+@cache
+def _outside() -> Mapping[str, EntryPoint]:
+    """Targets of installed packages, entry points of the group `mim_bench.targets`: name = `module:Class`."""
+    return {entry.name: entry for entry in entry_points(group="mim_bench.targets")}
+
+
+def _content_of(entry: EntryPoint) -> dict[str, Any]:
+    """What a recipe of an installed package's class would say; the class is not imported for it."""
+    package = entry.dist.name if entry.dist else entry.value.partition(".")[0]
+    release = f"{package} {entry.dist.version}" if entry.dist else package
+    return {
+        "class": entry.value,
+        "description": f"{entry.value.partition(':')[2]} of {package}",
+        "paper": release,
+    }
 
 
 def read(kind: str, name: str) -> dict[str, Any]:
@@ -44,6 +65,8 @@ def read(kind: str, name: str) -> dict[str, Any]:
         path = folder(kind) / f"{name}.toml"
         if name not in names(kind):
             raise UserError(f"unknown {singular} '{name}'; {_meant(kind, name)}")
+        if not path.is_file():  # a shipped recipe comes before a package's of the same name
+            return _content_of(_outside()[name])
     try:
         content = copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))
         _check_texts(content, str(path))
@@ -84,7 +107,10 @@ def _parsed(path: Path, changed_ns: int) -> dict[str, Any]:
 
 
 class Recipe(Frozen):
-    """The content of a file in `targets/`. It cannot touch optimiser, data or schedule."""
+    """The content of a file in `targets/`.
+
+    It cannot touch optimiser, data or schedule but in `as_published`, which the division of that name alone reads.
+    """
 
     class_path: str
     """`module:Class`, written `class` in the file."""
@@ -96,6 +122,9 @@ class Recipe(Frozen):
     """Published methods whose target it is."""
     params: dict[str, Any] = {}
     """Values for the class's parameters."""
+    as_published: dict[str, Any] = {}
+    """The paper's own mask, pipeline, augmentation and optimiser, section by section as in a preset, `target` for
+    its parameters; `"x0.5"` is half of the preset's. Read by benchmarks of the division `as_published` alone."""
 
 
 def load_recipe(name: str) -> Recipe:
@@ -108,7 +137,9 @@ def load_recipe(name: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])).replace("class_path", "class")
-        allowed = suggest(field, ["class", "description", "methods", "paper", "params"])
+        allowed = suggest(
+            field, ["as_published", "class", "description", "methods", "paper", "params"]
+        )
         raise UserError(
             f"target recipe '{name}': field '{field}': {first['msg']}; {allowed}"
         ) from None

@@ -159,7 +159,7 @@ def _benchmarks(request: SweepRequest) -> dict[str, Sequence[str] | None]:
     return {
         name: chosen and [protocol for protocol in chosen if protocol in own[name]]
         for name, one in found.items()
-        if one.division != "published"
+        if one.has_runs_at(request.preset)
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.cells import Cell, cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate import reconstruction

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.cells import Cell, cells
 from mim_bench.data.run_data import Data, complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate import features

@@ -22,7 +22,7 @@ from pathlib import Path
 import submitit
 import torch
 
-from mim_bench.config.benchmark import Cell
+from mim_bench.config.cells import Cell
 from mim_bench.cores import num_cores
 from mim_bench.experiment.run import Result, Stages, execute
 from mim_bench.files import write_text

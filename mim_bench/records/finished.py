@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.cells import Cell, cells
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.cells import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.config.run import RunConfig
 from mim_bench.config.source import check_source

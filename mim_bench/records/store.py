@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mim_bench.config.benchmark import Cell, cells
+from mim_bench.config.cells import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import IDENTITY, RunConfig, digest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mim_bench.config import recipe
-from mim_bench.config.benchmark import SEEDS
+from mim_bench.config.cells import SEEDS
 from mim_bench.errors import UserError
 from mim_bench.files import copy_file, read_json, write_text
 from mim_bench.records.store import home

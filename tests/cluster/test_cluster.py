@@ -336,7 +336,7 @@ def test_script__has_every_setting(sweep_request):
 def test_separate_evaluations__need_no_pre_training_that_is_there(sweep_request):
     from dataclasses import replace
 
-    from mim_bench.config.benchmark import cells
+    from mim_bench.config.cells import cells
 
     first = cells(sweep_request.name, "tiny", CELL)[0].config
     alone = first.evaluate.model_copy(update={"protocols": ()})

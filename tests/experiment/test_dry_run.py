@@ -7,7 +7,9 @@ import re
 import pytest
 from fake import fake_results
 
-from mim_bench.config import benchmark, recipe
+from mim_bench.config import cells as benchmark_cells
+from mim_bench.config import recipe
+from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.trainings import needs_pretraining
 from mim_bench.errors import UserError
 from mim_bench.experiment import cost
@@ -49,7 +51,7 @@ def pretrain_flops(row):
 
 def test_missing_runs__cost_what_their_estimates_say(two, tmp_path):
     found = forecast(request(two, "tiny", results=tmp_path / "results"))
-    cells = benchmark.cells(two, "tiny")
+    cells = benchmark_cells.cells(two, "tiny")
     single = [cost.estimate(cell.config) for cell in cells]
     assert [(row.label, row.seeds, row.done) for row in found.rows] == [
         ("pixel", (0, 1), ""), ("dvae", (0, 1), ""),
@@ -96,7 +98,7 @@ def test_records__are_not_asked_for_again_and_not_copied(two, tmp_path):
     pixel, dvae = forecast(request(two, "tiny", results=results)).rows
     assert (dvae.done, dvae.missing) == ("knn, linear (seed 0)", "linear (seed 1)")
     assert pixel.missing == "linear (seed 1)" and "scratch" in pixel.done
-    once = next(c.config for c in benchmark.cells(two, "tiny") if c.label == "dvae")
+    once = next(c.config for c in benchmark_cells.cells(two, "tiny") if c.label == "dvae")
     assert pretrain_flops(dvae) == cost.estimate(once).pretrain_flops
     assert sorted(results.rglob("*")) == before
     plan(two, "tiny", results=results)
@@ -111,7 +113,9 @@ def test_complete_benchmark__has_nothing_to_run(two, tmp_path, monkeypatch):
 
 def test_finished_pretraining__is_not_counted_again(two, tmp_path):
     first, second = (
-        cost.sized(cell.config) for cell in benchmark.cells(two, "tiny") if cell.label == "dvae"
+        cost.sized(cell.config)
+        for cell in benchmark_cells.cells(two, "tiny")
+        if cell.label == "dvae"
     )
     for config, made in ((first, "pretrain.json"), (second, "pretrain.jsonl")):
         folder = tmp_path / "runs" / config.run_id
@@ -223,7 +227,7 @@ def test_published_rows_alone__are_told_in_a_sentence(tmp_path):
     list(zip(recipe.names("benchmarks"), itertools.cycle(recipe.names("preset")), strict=False)),
 )
 def test_every_benchmark__has_a_forecast_without_data(name, preset, tmp_path):
-    if benchmark.load_benchmark(name).division != "published":
+    if load_benchmark(name).has_runs_at(preset):
         found = forecast(request(name, preset, results=tmp_path))
         assert found.total_flops > 0 and all(row.missing for row in found.rows)
         assert found.num_missing == found.num_pretrainings
@@ -233,8 +237,8 @@ def test_every_benchmark__has_a_forecast_without_data(name, preset, tmp_path):
 def everything(tmp_path_factory):
     """Every benchmark with runs, its cells, and the forecast of all."""
     names = [n for n in recipe.names("benchmarks")
-             if benchmark.load_benchmark(n).division != "published"]  # fmt: skip
-    cells = {name: benchmark.cells(name, "tiny") for name in names}
+             if load_benchmark(n).has_runs_at("tiny")]  # fmt: skip
+    cells = {name: benchmark_cells.cells(name, "tiny") for name in names}
     return cells, forecast(request("all", "tiny", results=tmp_path_factory.mktemp("results")))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake import fake_record
 
-from mim_bench.config.benchmark import cells
+from mim_bench.config.cells import cells
 from mim_bench.records.measure import measures
 
 CELL = cells("targets", "tiny")[0]

@@ -6,7 +6,7 @@ import pytest
 from fake import fake_record
 from PIL import Image
 
-from mim_bench.config.benchmark import cells
+from mim_bench.config.cells import cells
 from mim_bench.evaluate.reconstruction import lay_out
 from mim_bench.evaluate.reconstruction import write as write_png
 from mim_bench.records import png_stamp

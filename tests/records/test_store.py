@@ -8,7 +8,7 @@ import pytest
 from fake import fake_record, fake_results
 
 from mim_bench import files
-from mim_bench.config import benchmark
+from mim_bench.config import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
@@ -44,7 +44,7 @@ def test_frame__has_place_numbers_and_proof(results):
 
 
 def test_foreign_record__is_named(results):
-    cell = next(c for c in benchmark.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.85)
+    cell = next(c for c in cells.cells("mask_ratio", "tiny") if c.point["mask.ratio"] == 0.85)
     record, correct = fake_record(cell, "linear", 0.7)
     path = first(results).with_name(f"{record.run_id}__linear.json")
     write(path, record, correct)
@@ -53,7 +53,7 @@ def test_foreign_record__is_named(results):
 
 
 def test_record_of_a_protocol_that_is_not_asked_for__is_foreign(results):
-    cell = benchmark.cells("decoder_depth", "tiny")[0]
+    cell = cells.cells("decoder_depth", "tiny")[0]
     record, correct = fake_record(cell, "knn", 0.7)
     write(first(results).with_name(f"{record.run_id}__knn.json"), record, correct)
     with pytest.raises(UserError, match="__knn.json is no record of benchmark"):
@@ -103,7 +103,7 @@ def test_newer_protocol_or_target__makes_records_stale_but_keeps_them(results, m
 
 
 def test_current_record__takes_the_place_of_a_stale_one(results):
-    cell = benchmark.cells("decoder_depth", "tiny")[0]
+    cell = cells.cells("decoder_depth", "tiny")[0]
     target = cell.config.target.model_copy(update={"version": 0})
     older = replace(cell, config=cell.config.model_copy(update={"target": target}))
     record, correct = fake_record(older, "linear", 0.1)
@@ -151,7 +151,7 @@ def test_copy__that_is_cut_off_leaves_nothing_that_looks_like_a_record(
 
 def test_record_of_a_batch_that_the_data_bounded__is_not_stale(results):
     given = ["linear.batch_size=20000", "pretrain.batch_size=20000"]
-    cell = benchmark.cells("decoder_depth", "tiny", given)[0]
+    cell = cells.cells("decoder_depth", "tiny", given)[0]
     made = replace(cell, config=fit_batches(cell.config, 10_000))
     assert made.config.linear.batch_size == 10_000
     record, _ = fake_record(made, "linear", 0.7)

@@ -6,7 +6,7 @@ from fake import fake_record
 from mim_bench.analysis import table, validate
 from mim_bench.analysis.figures import draw
 from mim_bench.analysis.report.page import write_report
-from mim_bench.config.benchmark import cells
+from mim_bench.config.cells import cells
 from mim_bench.errors import UserError
 from mim_bench.records import store, swept
 from mim_bench.records.record import write

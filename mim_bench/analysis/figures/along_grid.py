@@ -20,7 +20,8 @@ from mim_bench.analysis.figures.layout import (
 from mim_bench.analysis.figures.panel import Curve, Panel
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.analysis.published.rows import PublishedRow
-from mim_bench.config.benchmark import Axis, Benchmark, row_label
+from mim_bench.config.benchmark import Axis, Benchmark
+from mim_bench.config.cells import row_label
 from mim_bench.records.measure import measures
 from mim_bench.records.store import CellRecord
 

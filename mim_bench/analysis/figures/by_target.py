@@ -23,7 +23,8 @@ from mim_bench.analysis.figures.layout import (
 )
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel
 from mim_bench.analysis.row import total_tflops
-from mim_bench.config.benchmark import Benchmark, config_field, row_label
+from mim_bench.config.benchmark import Benchmark
+from mim_bench.config.cells import config_field, row_label
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve
 from mim_bench.records.measure import measures

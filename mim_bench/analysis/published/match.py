@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mim_bench.analysis.published.rows import PublishedRow, rows
-from mim_bench.config.benchmark import Benchmark, Cell
+from mim_bench.config.benchmark import Benchmark
+from mim_bench.config.cells import Cell
 
 _COST_METRIC = {"flops_ratio": "flops_ratio", "hours": "hours", "speed_up": "speedup"}
 

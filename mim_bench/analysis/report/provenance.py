@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.row import RowRecords
 from mim_bench.analysis.table import Table
-from mim_bench.config.benchmark import SEEDS
+from mim_bench.config.cells import SEEDS
 from mim_bench.config.resolve import flatten
 
 _NOT_SETTINGS = ("seed", "preset", "evaluate.protocols")

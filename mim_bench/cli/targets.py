@@ -1,0 +1,100 @@
+"""The verbs on targets: show, check-target, diagnose."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mim_bench.cli.cluster import Results
+from mim_bench.cli.options import (
+    WORDS,
+    Data,
+    Out,
+    Preset,
+    print_line,
+    print_table,
+    settings,
+)
+
+app = typer.Typer()
+
+Named = Annotated[str, typer.Argument(help="Recipe name, or path of one ending in .toml.")]
+
+
+@app.command()
+def show(target: Named, preset: Preset = "tiny") -> None:
+    """A target: its definition, paper, values, parameters, its paper's own recipe, published numbers."""
+    from mim_bench.analysis.published.about import numbers
+    from mim_bench.config.recipe import load_recipe
+    from mim_bench.config.resolve import flatten, load_config, target_schema
+    from mim_bench.experiment.about import definition, shape
+
+    found = load_recipe(target)
+    print_line(f"{Path(target).stem}: {found.description}", style="bold")
+    print_line(definition(found.class_path))
+    print_line("")
+    config = load_config(target, preset)
+    methods = ", ".join(found.methods) or "no method of that name"
+    print_table(
+        ["", "value"],
+        [["paper", found.paper], ["methods", methods], ["class", f"{found.class_path}, version "
+         f"{config.target.version}"], [f"at {preset}", shape(config)]],
+    )  # fmt: skip
+    schema, _ = target_schema(found.class_path)
+    params = [
+        [name, str(config.target.params[name]), " ".join((field.description or "").split())]
+        for name, field in schema.model_fields.items()
+    ]
+    if params:
+        print_table(["parameter", f"at {preset}", "meaning"], params)
+    published = flatten(found.as_published)
+    if published:
+        print_table(
+            ["as published", "value"], [[key, str(value)] for key, value in published.items()]
+        )
+    if rows := numbers(Path(target).stem):
+        print_table(["published", "setting", "value", "where"], rows)
+
+
+@app.command("check-target")
+def check_target(target: Named, preset: Preset = "tiny", data: Data = None) -> None:
+    """Take a target of anybody's through its contract on a few images; exit code 2 with what fails."""
+    from mim_bench.config.resolve import load_config
+    from mim_bench.errors import UserError
+    from mim_bench.experiment.check_target import check
+
+    config = load_config(target, preset, settings(None, None, data))
+    failed = 0
+    for line in check(config):
+        print_line(
+            f"{'ok  ' if line.fault is None else 'FAIL'}  {line.what}"
+            + (f": {line.fault}" if line.fault else "")
+        )
+        failed += line.fault is not None
+    if failed:
+        raise UserError(
+            f"target '{target}' breaks its contract in {failed} point{'s' * (failed > 1)}"
+        )
+    print_line("holds to its contract")
+
+
+@app.command(context_settings=WORDS)
+def diagnose(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Targets, by default all; SECTION.FIELD=VALUE.")
+    ] = None,
+    preset: Preset = "tiny",
+    data: Data = None,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
+    from mim_bench.config import recipe
+    from mim_bench.experiment.diagnose import diagnose, shown, write_diagnoses
+
+    names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
+    given = settings([word for word in words or [] if "=" in word], None, data)
+    found = diagnose(names, preset, given, out=out, notify=print_line)
+    path = write_diagnoses(found, preset, results)
+    print_table(*shown(found))
+    print_line(f"wrote {path}")
