@@ -6,6 +6,9 @@ The test images are a sample too, and shared: how a difference varies over image
 seeds anyway, is a second part of its variance (over N). Intervals are Student's t (Satterthwaite's degrees of
 freedom); p values are Holm's, over all rows against the reference, or over all pairs for the best row.
 
+Rows of which only the accuracy is kept (the control at random weights, baselines without training) are compared too:
+with the residual of the others, and their images counted as if they were other images, which errs towards caution.
+
 Legend: R rows, S seeds, N test images.
 """
 
@@ -24,11 +27,14 @@ _ROUNDING = 1e-9
 RANKING_SEEDS = 5
 """Seeds below which no row is called the best."""
 METHOD = (
-    "Differences: accuracy ~ row + seed over all rows, residual pooled, plus the chance of the test images; 95 % "
-    "intervals (Student's t); distinguishable: p < 0.05 by Holm over the rows."
+    "Differences: accuracy ~ row + seed over all trained rows, residual pooled, plus the chance of the test images "
+    "(of rows without pre-training as if they had seen other images); 95 % intervals (Student's t); distinguishable: "
+    "p < 0.05 by Holm over the rows."
 )
 Rows = Mapping[str, Mapping[int, np.ndarray]]
 """Label -> seed -> (N,) correctness of the test images, in [0, 1]."""
+Accuracies = Mapping[str, Mapping[int, float]]
+"""Label -> seed -> share of the test images that is right."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,28 @@ class Difference:
         return self.num_seeds > 1 and self.p < _LEVEL
 
 
-def differences(rows: Rows, reference: str) -> dict[str, Difference]:
-    """Label -> row minus reference, of every other row that has a seed in common with it."""
-    pairs = [(label, reference) for label in rows if label != reference]
-    found = {pair[0]: one for pair, one in _pairs(rows, pairs).items()}
+def differences(
+    rows: Rows, reference: str, unpaired: Accuracies | None = None
+) -> dict[str, Difference]:
+    """Label -> row minus reference, of every other row that has a seed in common with it.
+
+    Args:
+        unpaired: rows of which only the accuracy is known; they leave the other rows' intervals as they are.
+    """
+    model = _Model.of(rows)
+    others = [label for label in rows if label != reference]
+    found = {label: one for label in others if (one := model.pair(rows, label, reference))}
+    for label, accuracy in (unpaired or {}).items():
+        if one := model.against(rows[reference], accuracy):
+            found[label] = one
     return dict(zip(found, _holm(list(found.values())), strict=True))
 
 
 def all_pairs(rows: Rows) -> dict[tuple[str, str], Difference]:
     """First minus second of every two rows that have a seed in common, each pair once."""
-    found = _pairs(rows, list(itertools.combinations(rows, 2)))
+    model = _Model.of(rows)
+    pairs = {(a, b): model.pair(rows, a, b) for a, b in itertools.combinations(rows, 2)}
+    found = {pair: one for pair, one in pairs.items() if one}
     return dict(zip(found, _holm(list(found.values())), strict=True))
 
 
@@ -90,41 +108,69 @@ def best(rows: Rows) -> str | None:
 
 def paired(a: np.ndarray, b: np.ndarray) -> Difference:
     """One run minus another, (N,) correctness each: the chance of the images alone."""
-    return next(iter(_pairs({"a": {0: a}, "b": {0: b}}, [("a", "b")]).values()))
+    rows = {"a": {0: a}, "b": {0: b}}
+    found = _Model.of(rows).pair(rows, "a", "b")
+    assert found is not None
+    return found
 
 
-def _pairs(rows: Rows, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Difference]:
-    """Differences of pairs with a common seed, p values not yet adjusted.
+@dataclass(frozen=True)
+class _Model:
+    """accuracy ~ row + seed, fitted to all rows."""
 
-    Raises ValueError where rows were evaluated on different numbers of images.
-    """
-    if len({len(correct) for of_seed in rows.values() for correct in of_seed.values()}) > 1:
-        raise ValueError("rows evaluated on different images cannot be paired")
-    labels = list(rows)
-    seeds = sorted({seed for of_seed in rows.values() for seed in of_seed})
-    cells = [(label, seed) for label in labels for seed in rows[label]]
-    design = np.zeros((len(cells), len(labels) + len(seeds)))
-    for place, (label, seed) in enumerate(cells):
-        design[place, [labels.index(label), len(labels) + seeds.index(seed)]] = 1
-    accuracy = np.array([rows[label][seed].mean() for label, seed in cells])
-    inverse = np.linalg.pinv(design.T @ design)
-    effects = inverse @ design.T @ accuracy
-    num_df = len(cells) - int(np.linalg.matrix_rank(design))
-    residual = float(((accuracy - design @ effects) ** 2).sum()) / num_df if num_df else 0.0
-    found = {}
-    for a, b in pairs:
+    labels: list[str]
+    inverse: np.ndarray
+    """Pseudo-inverse of the design's product with itself; rows first, then seeds."""
+    effects: np.ndarray
+    residual: float
+    """Variance that training leaves, per run."""
+    num_df: int
+
+    @classmethod
+    def of(cls, rows: Rows) -> "_Model":
+        """Fitted to rows; raises ValueError where they were evaluated on different numbers of images."""
+        if len({len(correct) for of_seed in rows.values() for correct in of_seed.values()}) > 1:
+            raise ValueError("rows evaluated on different images cannot be paired")
+        labels = list(rows)
+        seeds = sorted({seed for of_seed in rows.values() for seed in of_seed})
+        cells = [(label, seed) for label in labels for seed in rows[label]]
+        design = np.zeros((len(cells), len(labels) + len(seeds)))
+        for place, (label, seed) in enumerate(cells):
+            design[place, [labels.index(label), len(labels) + seeds.index(seed)]] = 1
+        accuracy = np.array([rows[label][seed].mean() for label, seed in cells])
+        inverse = np.linalg.pinv(design.T @ design)
+        effects = inverse @ design.T @ accuracy
+        num_df = len(cells) - int(np.linalg.matrix_rank(design))
+        residual = float(((accuracy - design @ effects) ** 2).sum()) / num_df if num_df else 0.0
+        return cls(labels, inverse, effects, residual, num_df)
+
+    def pair(self, rows: Rows, a: str, b: str) -> Difference | None:
+        """Row a minus row b, p not yet adjusted; None without a common seed."""
         common = sorted(rows[a].keys() & rows[b].keys())
         if not common:
-            continue
-        contrast = np.zeros(design.shape[1])
-        contrast[[labels.index(a), labels.index(b)]] = 1, -1
-        of_training = residual * float(contrast @ inverse @ contrast)
+            return None
+        contrast = np.zeros(len(self.effects))
+        contrast[[self.labels.index(a), self.labels.index(b)]] = 1, -1
+        of_training = self.residual * float(contrast @ self.inverse @ contrast)
         of_images = _image_variance(
             np.stack([rows[a][seed].astype(np.float32) - rows[b][seed] for seed in common])
         )
-        mean = float(contrast @ effects)
-        found[a, b] = _difference(mean, of_training, of_images, num_df, len(common))
-    return found
+        mean = float(contrast @ self.effects)
+        return _difference(mean, of_training, of_images, self.num_df, len(common))
+
+    def against(
+        self, reference: Mapping[int, np.ndarray], accuracy: Mapping[int, float]
+    ) -> Difference | None:
+        """A row of which only the accuracy is known, minus the reference; None without a common seed."""
+        common = sorted(reference.keys() & accuracy.keys())
+        if not common:
+            return None
+        ours = float(np.mean([accuracy[seed] for seed in common]))
+        theirs = float(np.mean([reference[seed].mean() for seed in common]))
+        num_images = len(reference[common[0]])
+        of_images = (ours * (1 - ours) + theirs * (1 - theirs)) / num_images
+        of_training = 2 * self.residual / len(common)
+        return _difference(ours - theirs, of_training, of_images, self.num_df, len(common))
 
 
 def _image_variance(each: np.ndarray) -> float:

@@ -27,7 +27,7 @@ def sentence(table: Table) -> str:
         deltas = {
             row.label: row.differences[column.key]
             for row in table.rows
-            if is_compared(column.key) and column.key in row.differences
+            if is_compared(column.key) and column.key in row.differences and not row.is_baseline
         }
         if not deltas:
             continue

@@ -5,7 +5,7 @@ A cell is a mean over seeds with a 95 % interval (Student's t). Differences to t
 `mim_bench.analysis.render` turns the table into Markdown, CSV and TeX.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Row:
     label: str
     values: dict[str, Value]
     differences: dict[str, Difference]
-    """To the reference row; empty for that row itself and for the control."""
+    """To the reference row; empty for that row itself."""
     published: dict[str, list[PublishedRow]]
     reasons: dict[str, str]
     """Why the published numbers next to it are not comparable, as `mim_bench.analysis.published.reason` says."""
@@ -148,9 +148,9 @@ def build(
         for line in by_label.values()
     ]
     tier = gates.tier(by_label, preset)
-    _compare(rows, columns, by_label, reference, ranks=tier is None)
     if control := _control(found, columns):
         rows.append(control)
+    _compare(rows, columns, by_label, reference, ranks=tier is None)
     taken = {
         id(number)
         for row in rows
@@ -269,7 +269,11 @@ def _compare(
             for row in rows
             if key in row.values and not row.is_baseline
         }
-        deltas = difference.differences(correct, reference) if reference in correct else {}
+        deltas = (
+            difference.differences(correct, reference, _accuracies(rows, key, correct[reference]))
+            if reference in correct
+            else {}
+        )
         counted = {row.label for row in rows if not row.below_gate}
         leader = (
             difference.best({label: of for label, of in correct.items() if label in counted})
@@ -281,6 +285,19 @@ def _compare(
                 row.differences[key] = deltas[row.label]
             if row.label == leader:
                 row.values[key] = Value(row.values[key].of_seed, is_best=True)
+
+
+def _accuracies(rows: Sequence[Row], key: str, seeds: Iterable[int]) -> dict[str, dict[int, float]]:
+    """Label -> seed -> accuracy of the rows that need no pre-training; of a baseline the same for each seed."""
+    known: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.is_baseline and key in row.values:
+            value = row.values[key]
+            has_seeds = row.label == CONTROL
+            known[row.label] = (
+                dict(value.of_seed) if has_seeds else dict.fromkeys(seeds, value.mean)
+            )
+    return known
 
 
 def _control(found: Sequence[CellRecord], columns: Sequence[Column]) -> Row | None:

@@ -127,3 +127,23 @@ def test_other_images__cannot_be_paired():
     made["b"][1] = made["b"][1][:10]
     with pytest.raises(ValueError, match="different images"):
         differences(made, "a")
+
+
+def test_row_without_answers__is_compared_cautiously_and_leaves_the_others_alone():
+    generator = np.random.default_rng(0)
+    rows = {
+        label: {seed: generator.random(4000) < level for seed in range(4)}
+        for label, level in (("a", 0.6), ("b", 0.62))
+    }
+    alone = differences(rows, "a")["b"]
+    control = {seed: float((generator.random(4000) < 0.4).mean()) for seed in range(4)}
+    found = differences(rows, "a", {"random weights": control, "unknown": {9: 0.5}})
+    assert set(found) == {"b", "random weights"}
+    assert (found["b"].mean, found["b"].low) == (alone.mean, alone.low)
+    assert found["b"].p >= alone.p  # one more comparison
+    of_control = found["random weights"]
+    assert of_control.mean == pytest.approx(-0.2, abs=0.02) and of_control.is_distinguishable
+    # the same row with its answers at hand has no wider interval
+    answers = {seed: generator.random(4000) < 0.4 for seed in range(4)}
+    paired = differences(rows | {"random weights": answers}, "a")["random weights"]
+    assert of_control.stderr >= 0.8 * paired.stderr

@@ -14,10 +14,12 @@ from scipy import stats
 from mim_bench.analysis import render, table
 from mim_bench.analysis.row import total_tflops
 from mim_bench.config import recipe
+from mim_bench.config.benchmark import load_benchmark
 from mim_bench.errors import UserError
 from mim_bench.records import store, swept
 
-WITH_RUNS = [name for name in recipe.names("benchmarks") if name != "methods"]
+WITH_RUNS = [n for n in recipe.names("benchmarks") if load_benchmark(n).has_runs_at("tiny")]
+TABLES = [*WITH_RUNS, "methods", "controlled"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def results(tmp_path_factory):
     return home
 
 
-@pytest.mark.parametrize("name", recipe.names("benchmarks"))
+@pytest.mark.parametrize("name", TABLES)
 def test_table__of_every_benchmark_is_made_as_markdown_csv_and_tex(results, name):
     made = table.build(name, "tiny", results)
     grid = render.main_grid(made) if made.rows else render.published_grid(made)
@@ -120,6 +122,11 @@ def test_control__stands_below_the_rows_where_it_is_one(tmp_path):
     assert made.rows[-1].label == table.CONTROL
     assert made.rows[-1].values["linear"].of_seed == {0: 0.5, 1: 0.51}
     assert "finetune" not in made.rows[-1].values
+    of_control = made.rows[-1].differences["linear"]
+    means = [made.row(label).values["linear"].mean for label in (table.CONTROL, made.reference)]
+    assert of_control.mean == pytest.approx(means[0] - means[1])
+    raw = made.row("raw pixels")
+    assert raw.differences["linear"].num_seeds == 2 and "low_shot" not in raw.differences
 
 
 def test_published__stands_beside_with_its_source_and_why_it_is_not_comparable(results):
