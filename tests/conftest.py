@@ -42,6 +42,8 @@ SMALL = (
     "linear.warmup_epochs=1",
     "finetune.epochs=2",
     "finetune.batch_size=40",
+    "scratch.epochs=2",
+    "scratch.batch_size=40",
     "runtime.device=cpu",
 )
 

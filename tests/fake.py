@@ -109,7 +109,7 @@ def fake_record(
         run_id=config.run_id, run_hash=config.hash, record_hash=record_hash(config, protocol),
         target=config.target.name, preset=config.preset, seed=config.seed, protocol=protocol,
         protocol_version=entry.version, declared_readout=declared, metrics=tuple(metrics),
-        control=tuple(control), curves={"model": curve} if "finetune" in entry.sections else {},
+        control=tuple(control), curves={"model": curve} if {"finetune", "scratch"} & set(entry.sections) else {},
         config=config.model_dump(mode="json"),
         data=DataFacts(
             source=config.data.source, fingerprint="f" * 64, split="test", num_train_images=10_000,

@@ -88,8 +88,9 @@ def records_by_row(
     """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
     by_label: dict[str, RowRecords] = {}
     seeds = list(benchmark.seeds)
-    for protocol in set(benchmark.first_only) - {BASELINES}:
-        by_label[protocol] = RowRecords(protocol, todo[0], {protocol}, seeds)
+    for protocol in [name for name in benchmark.first_only if name != BASELINES]:
+        label = PROTOCOLS[protocol].title
+        by_label[label] = RowRecords(label, todo[0], {protocol}, seeds)
     for cell in todo:
         protocols = set(benchmark.protocols)
         by_label.setdefault(cell.label, RowRecords(cell.label, cell, protocols, seeds))
@@ -97,7 +98,8 @@ def records_by_row(
         is_shared = entry.record.protocol in benchmark.first_only
         if is_shared and entry.record.protocol == BASELINES:
             continue
-        by_label[entry.record.protocol if is_shared else entry.cell.label].found.append(entry)
+        shared = PROTOCOLS[entry.record.protocol].title
+        by_label[shared if is_shared else entry.cell.label].found.append(entry)
     return by_label | baseline_rows(found)
 
 

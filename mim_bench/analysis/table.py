@@ -218,7 +218,7 @@ def _row(
         of_seed = records.values(key) if column.is_accuracy else cost(key, records, reference)
         if of_seed:
             values[key] = Value(of_seed)
-        named = "scratch" if records.label == "scratch" and key == "finetune" else key
+        named = next((name for name in records.protocols if PROTOCOLS[name].column == key), key)
         counterparts = (
             match.counterparts(benchmark, records.cell, named, available)
             if available and not records.is_baseline

@@ -66,6 +66,7 @@ class Scale(Frozen):
     seeds: tuple[int, ...] | None = None
     grid: dict[str, tuple[Any, ...]] = {}
     protocols: tuple[ProtocolName, ...] | None = None
+    first_only: tuple[ProtocolName, ...] | None = None
 
 
 class Benchmark(Frozen):
@@ -144,6 +145,7 @@ def at_preset(benchmark: Benchmark, preset: str) -> Benchmark:
     changes = {
         "seeds": benchmark.seeds if scale.seeds is None else scale.seeds,
         "protocols": benchmark.protocols if scale.protocols is None else scale.protocols,
+        "first_only": benchmark.first_only if scale.first_only is None else scale.first_only,
         "grid": benchmark.grid | scale.grid,
     }
     return benchmark.model_copy(update=changes)

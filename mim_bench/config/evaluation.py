@@ -71,7 +71,7 @@ class AttentiveConfig(ScheduleConfig):
 
 
 class FinetuneConfig(ScheduleConfig):
-    """Fine-tuning as MAE's appendix A.1, Table 9; `scratch` uses the same from random weights."""
+    """Fine-tuning as MAE's appendix A.1, Table 9."""
 
     epochs: int = Field(default=100, ge=1)
     """Passes over the training images (MAE, ViT-B)."""
@@ -114,6 +114,25 @@ class FinetuneConfig(ScheduleConfig):
                 "number of operations, such as rand-m9-mstd0.5-inc1 or rand-m9-n3"
             )
         return value
+
+
+class ScratchConfig(FinetuneConfig):
+    """Supervised training from random weights as MAE's appendix A.2, Table 11, without its average of weights."""
+
+    epochs: int = Field(default=300, ge=1)
+    """Passes over the training images (MAE, ViT-B); protocol `scratch_flops` has a length of its own."""
+    batch_size: int = Field(default=4096, ge=2)
+    """Images a step (MAE)."""
+    blr: float = Field(default=1e-4, gt=0)
+    """Base learning rate for 256 images (MAE)."""
+    warmup_epochs: float = Field(default=20, ge=0)
+    """Epochs of linear warm-up (MAE)."""
+    weight_decay: float = Field(default=0.3, ge=0)
+    """Decoupled weight decay; none for 1-D parameters (MAE)."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's betas (MAE)."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each block's learning rate over that of the block above; 1: none, as there is nothing to keep."""
 
 
 class PartialConfig(Frozen):

@@ -85,9 +85,15 @@ _BUILT_IN = (
         function="mim_bench.evaluate.partial:run", sections=("finetune", "partial"), is_compared=False,
     ),
     ProtocolSpec(
-        name="scratch", description="the same as finetune, from random weights", version=2,
-        function="mim_bench.evaluate.finetune:run_scratch", sections=("finetune",),
+        name="scratch", description="supervised training from random weights, by its own recipe (MAE Table 11)",
+        version=3, function="mim_bench.evaluate.scratch:run", sections=("scratch",),
         needs_encoder=False, column="finetune",
+    ),
+    ProtocolSpec(
+        name="scratch_flops",
+        description="the same, for the FLOPs that the run's pre-training and fine-tuning take together",
+        function="mim_bench.evaluate.scratch:run_equal_flops", sections=("scratch", "finetune", "pretrain"),
+        needs_encoder=False, column="finetune", heading="scratch at equal FLOPs",
     ),
     ProtocolSpec(
         name="baselines",

@@ -20,6 +20,7 @@ from mim_bench.config.evaluation import (
     LinearConfig,
     LowShotConfig,
     PartialConfig,
+    ScratchConfig,
     SpeedConfig,
 )
 from mim_bench.config.protocol import PROTOCOLS
@@ -225,6 +226,7 @@ class RunConfig(Frozen):
     linear: LinearConfig = LinearConfig()
     attentive: AttentiveConfig = AttentiveConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    scratch: ScratchConfig = ScratchConfig()
     partial: PartialConfig = PartialConfig()
     low_shot: LowShotConfig = LowShotConfig()
     speed: SpeedConfig = SpeedConfig()
@@ -256,12 +258,14 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _augmentable(self) -> "RunConfig":
-        uses = any("finetune" in PROTOCOLS[name].sections for name in self.evaluate.protocols)
-        if uses and self.finetune.rand_augment and self.data.in_chans not in (None, 1, 3):
-            raise ValueError(
-                f"finetune.rand_augment={self.finetune.rand_augment}: RandAugment works on 1 or 3 channels, "
-                f"these images have {self.data.in_chans}; use finetune.rand_augment=none"
-            )
+        used = {part for name in self.evaluate.protocols for part in PROTOCOLS[name].sections}
+        for name in sorted(used & {"finetune", "scratch"}):
+            text = getattr(self, name).rand_augment
+            if text and self.data.in_chans not in (None, 1, 3):
+                raise ValueError(
+                    f"{name}.rand_augment={text}: RandAugment works on 1 or 3 channels, these images have "
+                    f"{self.data.in_chans}; use {name}.rand_augment=none"
+                )
         return self
 
     @model_validator(mode="after")

@@ -32,6 +32,7 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
         "linear": config.linear,
         "attentive": config.attentive,
         "finetune": config.finetune,
+        "scratch": config.scratch,
     }
     used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
     if needs_pretraining(config):
@@ -44,7 +45,7 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
 def fit_batches(config: RunConfig, num_images: int) -> RunConfig:
     """The config with no batch larger than the training images that it is drawn from."""
     changes = {}
-    for name in ("pretrain", "linear", "attentive", "finetune"):
+    for name in ("pretrain", "linear", "attentive", "finetune", "scratch"):
         section: ScheduleConfig = getattr(config, name)
         num_used = num_images - round(num_images * getattr(section, "holdout_fraction", 0.0))
         if section.batch_size > num_used:

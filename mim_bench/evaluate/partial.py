@@ -21,10 +21,11 @@ def run(context: EvalContext) -> ProtocolResult:
     for num_blocks in context.config.partial.blocks:
         if num_blocks >= context.config.model.depth:
             continue
-        model = finetune.build_classifier(context, pretrained=True)
+        schedule = context.config.finetune
+        model = finetune.build_classifier(context, schedule, pretrained=True)
         name = readout(num_blocks)
         part = finetune.train_classifier(
-            context, model, f"partial/{num_blocks:g}", trained_part(model, num_blocks)
+            context, model, f"partial/{num_blocks:g}", schedule, trained_part(model, num_blocks)
         )
         result.correct[name] = part.correct["model"]
         if "model" in part.curves:

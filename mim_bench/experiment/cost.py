@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from mim_bench.config.evaluation import FinetuneConfig
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import ModelConfig, RunConfig
@@ -28,6 +29,7 @@ from mim_bench.data.split import Split
 from mim_bench.evaluate import features, flops, speed
 from mim_bench.evaluate.flops import ModelCount
 from mim_bench.evaluate.partial import trained_part
+from mim_bench.evaluate.scratch import equal_flops
 from mim_bench.records.record import DataFacts
 from mim_bench.target import Geometry
 from mim_bench.targets.build import geometry
@@ -94,7 +96,7 @@ def estimate(config: RunConfig, data: Data | None = None) -> Cost:
         + 5 * pretrains
         + len(names)
         + len(names - {"speed"})
-        + len(names & {"linear", "attentive", "finetune", "scratch"}),
+        + len(names & {"linear", "attentive", "finetune", "scratch", "scratch_flops"}),
     )
 
 
@@ -204,9 +206,10 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
                 return frozen("train", "test") + block * (3 * seen + num_test)
             case "low_shot":
                 return frozen("train", "test")
-            case "finetune" | "scratch" | "partial":
+            case "finetune" | "scratch" | "scratch_flops" | "partial":
+                schedule = _schedule(config, data, name)
                 return sum(
-                    _trained_flops(config, data, part) for part in _parts(config, data, name)
+                    _trained_flops(schedule, data, part) for part in _parts(config, data, name)
                 )
             case "speed":
                 steps = config.speed.warmup_steps + config.speed.steps
@@ -220,7 +223,8 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
 
 def _parts(config: RunConfig, data: Data, protocol: str) -> list[ModelCount]:
     """The classifiers that a protocol trains one after the other."""
-    numbers: list[float | None] = [None] if protocol in ("finetune", "scratch") else []
+    whole = ("finetune", "scratch", "scratch_flops")
+    numbers: list[float | None] = [None] if protocol in whole else []
     if protocol == "partial":
         numbers += [number for number in config.partial.blocks if number < config.model.depth]
     settings, shape = config.model.model_dump_json(), geometry(config)
@@ -238,9 +242,16 @@ def _classifier(
     return flops.classifier(model, shape, num_classes, lambda e: trained_part(e, num_blocks))
 
 
-def _trained_flops(config: RunConfig, data: Data, part: ModelCount) -> int:
+def _schedule(config: RunConfig, data: Data, protocol: str) -> FinetuneConfig:
+    """How a protocol trains its classifiers."""
+    if protocol == "scratch_flops":
+        return equal_flops(config, _num_classes(data))
+    return config.scratch if protocol == "scratch" else config.finetune
+
+
+def _trained_flops(schedule: FinetuneConfig, data: Data, part: ModelCount) -> int:
     """FLOPs of a classifier's training, its accuracy after each epoch, and its test."""
-    schedule, num_train = config.finetune, data.train.num_images
+    num_train = data.train.num_images
     held_out = round(num_train * schedule.holdout_fraction)
     measured = schedule.epochs * held_out + data.evaluate.num_images
     return _images_seen(schedule, num_train - held_out) * part.step + measured * part.forward
@@ -257,8 +268,8 @@ def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
         model = flops.masked(config)
         one, kept = model.saved_bytes + flops.target(config).saved_bytes, model.kept_bytes
         most += [min(number, 3) * one, min(number, 2) * one + kept]
-    number = written(config.finetune)
     for name in config.evaluate.protocols:  # the checkpoints of its parts go when it is done
+        number = written(_schedule(config, data, name))
         parts = [part.saved_bytes for part in _parts(config, data, name)]
         most.append(kept + min(number, 2) * sum(parts) + (number > 2) * max(parts, default=0))
     return max(most), kept

@@ -38,15 +38,7 @@ MASKFEAT = (
     "finetune.erasing=0.25",
     "finetune.holdout_fraction=0",
 )
-MAE_SCRATCH = (
-    "finetune.epochs=300",
-    "finetune.batch_size=4096",
-    "finetune.blr=1e-4",
-    "finetune.warmup_epochs=20",
-    "finetune.weight_decay=0.3",
-    "finetune.betas=[0.9,0.95]",
-    "finetune.holdout_fraction=0",
-)
+MAE_SCRATCH = ("scratch.holdout_fraction=0",)
 
 
 def row(table: str, protocol: str = "linear", **setting: object) -> PublishedRow:

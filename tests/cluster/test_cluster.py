@@ -108,8 +108,8 @@ def test_batch_that_cannot_be_shared_out__is_refused(small):
     check_batches(config, Cluster(nodes=10), separately=True)
     with pytest.raises(UserError, match="finetune.batch_size=32 .* allowed: multiples of 10"):
         check_batches(config, Cluster(nodes=10), separately=False)
-    config = small("pixel", "evaluate.protocols=scratch", "finetune.mixup=0.8")  # no pre-training
-    with pytest.raises(UserError, match="finetune.batch_size=40 .* two by two .* multiples of 14"):
+    config = small("pixel", "evaluate.protocols=scratch", "scratch.mixup=0.8")  # no pre-training
+    with pytest.raises(UserError, match="scratch.batch_size=40 .* two by two .* multiples of 14"):
         check_batches(config, Cluster(nodes=7), separately=False)
 
 

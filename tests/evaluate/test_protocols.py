@@ -143,10 +143,10 @@ def test_partial__moves_the_last_blocks_and_nothing_else(small, tmp_path, num_bl
     from mim_bench.evaluate import finetune, partial
 
     given = context(small, tmp_path, "model.depth=3", "finetune.drop_path=0.2")
-    model = finetune.build_classifier(given, pretrained=True)
+    model = finetune.build_classifier(given, given.config.finetune, pretrained=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     parts = partial.trained_part(model, num_blocks)
-    finetune.train_classifier(given, model, "partial/x", parts)
+    finetune.train_classifier(given, model, "partial/x", given.config.finetune, parts)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     expected = {n for n in before if n.startswith(("fc_norm.", "head.", *TRAINED[num_blocks]))}
     assert moved == expected
@@ -183,11 +183,53 @@ def test_holdout__is_not_trained_on_and_measured_after_every_epoch(small, tmp_pa
         return plain(self, inputs, index, **place)
 
     monkeypatch.setattr(finetune.ClassifyTask, "loss", seen)
-    answer = finetune.train_classifier(
-        given, finetune.build_classifier(given, pretrained=True), "finetune"
-    )
+    schedule = given.config.finetune
+    model = finetune.build_classifier(given, schedule, pretrained=True)
+    answer = finetune.train_classifier(given, model, "finetune", schedule)
     assert trained and not trained & set(held_out.tolist())
     assert len(answer.curves["model"]) == 3 and answer.correct["model"].shape == (120,)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [(0.5, "+40.0 points"), (0.1, "+0.0 points"), (0.0, "-10.0 points")]
+)
+def test_curve__says_whether_it_has_become_flat(last, said):
+    from mim_bench.evaluate import finetune
+
+    assert finetune._flatness("finetune", [0.0] * 6 + [0.1, 0.1, last, last]) == (
+        f"finetune: held-out accuracy {said} in the last fifth of its epochs"
+    )
+
+
+def test_scratch_flops__has_the_flops_of_pretraining_and_fine_tuning(small, tmp_path):
+    from mim_bench.evaluate import flops, scratch
+    from mim_bench.targets.build import geometry
+
+    given = context(small, tmp_path, "pretrain.epochs=400", "scratch.holdout_fraction=0.25")
+    config, classes = given.config, given.data.num_classes
+    found = scratch.equal_flops(config, classes)
+    supervised = flops.classifier(config.model, geometry(config), classes).step
+    budget = 400 * flops.step(config) + config.finetune.epochs * supervised
+    assert found.epochs * 0.75 * supervised == pytest.approx(budget, rel=0.02)
+    assert found.warmup_epochs / found.epochs == pytest.approx(
+        config.scratch.warmup_epochs / config.scratch.epochs
+    )
+    none = config.model_copy(
+        update={
+            name: getattr(config, name).model_copy(update={"epochs": 0})
+            for name in ("pretrain", "finetune")
+        }
+    )
+    assert scratch.equal_flops(none, classes).epochs == 1
+
+
+def test_scratch_protocols__train_by_their_own_section(small, tmp_path):
+    given = ["evaluate.protocols=scratch,scratch_flops", "scratch.epochs=3", "finetune.epochs=1",
+             "scratch.holdout_fraction=0.2", "scratch.layer_decay=1.0"]  # fmt: skip
+    records = {r.protocol: r for r in execute(small("pixel", *given), out=tmp_path).records}
+    assert len(records["scratch"].curves["model"]) == 3
+    assert "scratch_flops: " in records["scratch_flops"].notes[0]
+    assert "epochs for the FLOPs of pre-training" in records["scratch_flops"].notes[0]
 
 
 def test_low_shot__draws_equally_many_of_each_class_and_the_same_for_everybody():

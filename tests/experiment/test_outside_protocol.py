@@ -76,9 +76,8 @@ def test_outside_protocol__goes_from_run_to_table_figure_and_status(centroid, tm
     made = table.build(str(path), "tiny", results, overrides)
     grid = render.main_grid(made)
     assert {"centroid %", "Δ to pixel, ratio 0.5"} <= set(grid.headings)
-    assert (
-        sum("[" in cell for row in grid.texts for cell in row) == 3
-    )  # an interval for each other row
+    # an interval for each other row and for the control
+    assert sum("[" in cell for row in grid.texts for cell in row) == 4
     assert "centroid last/cls %" in render.readout_grid(made).headings
 
     found = store.benchmark_records(str(path), "tiny", results, overrides)

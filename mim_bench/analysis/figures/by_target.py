@@ -84,7 +84,7 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figu
         for key, measure in measures(one.record).items():
             if (spec := PROTOCOLS.get(key)) and spec.column:
                 of_name = baselines.setdefault(spec.column, {})
-                of_name.setdefault(f"from {key}", []).append(100 * measure.value)
+                of_name.setdefault(f"from {spec.title}", []).append(100 * measure.value)
             elif key in data and cost is not None:
                 pairs = data[key].setdefault(one.cell.label, [])
                 pairs.append((cost, 100 * measure.value))
@@ -109,8 +109,9 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figu
             for label in sorted(panel.labels, key=lambda label: label.y):
                 best[targets[label.text]] = label
             panel.labels = list(best.values())
-        for name, values in baselines.get(key, {}).items():
-            panel.add_level(name, float(np.mean(values)))
+        levels = {name: float(np.mean(each)) for name, each in baselines.get(key, {}).items()}
+        for place, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
+            panel.add_level(name, levels[name], is_below=place % 2 == 1)
         panel.axes.set(xlabel=_COSTS[kind], ylabel=ACCURACY)
     note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
     note += " Steps: best mean at that cost or less."
@@ -146,13 +147,13 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
     data = [entry for entry in data if entry[-1]]
     if not data:
         return None
-    labels = [label for label in {**losses, **accuracies} if label != "scratch"]
+    labels = [label for label in {**losses, **accuracies} if not label.startswith("scratch")]
     numbers = color_numbers(labels)
     title = f"{benchmark.title}: learning curves"
     figure, panels = sheet(title, found, [name for name, _, _ in data])
     for panel, (_, y, points) in zip(panels, data, strict=True):
         for curve in as_curves(points):
-            if curve.label == "scratch":
+            if curve.label.startswith("scratch"):
                 panel.add(curve, band=True, color=GREY, line="--")
             else:
                 panel.add(replace(curve, number=numbers[curve.label]), band=True)
@@ -182,8 +183,8 @@ def _by_epoch(
             unit = facts.gate["mean_loss"] if has_gate else facts.epoch_losses[0][1]
             for epoch, loss in facts.epoch_losses:
                 losses.setdefault(label, {}).setdefault(epoch, []).append(loss / unit)
-        if record.protocol in ("finetune", "scratch"):
-            label = "scratch" if record.protocol == "scratch" else label
+        if PROTOCOLS[record.protocol].column == "finetune" or record.protocol == "finetune":
+            label = label if record.protocol == "finetune" else PROTOCOLS[record.protocol].title
             for epoch, accuracy in enumerate(record.curves.get("model", ()), start=1):
                 accuracies.setdefault(label, {}).setdefault(epoch, []).append(100 * accuracy)
     return losses, accuracies

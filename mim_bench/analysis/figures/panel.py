@@ -131,13 +131,14 @@ class Panel:
         self.axes.plot(curve.x, mean, "--", color=GREY, linewidth=0.9, label=curve.label)
         self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, GREY))
 
-    def add_level(self, name: str, y: float) -> None:
-        """The same at one height for every x, named at its left."""
+    def add_level(self, name: str, y: float, *, is_below: bool = False) -> None:
+        """The same at one height for every x, named at its left, above or below the line."""
         self.axes.axhline(y, color=GREY, linestyle="--", linewidth=0.9, label=name)
         where: Any = ("axes fraction", "data")
         self.axes.annotate(
-            name, (0, y), (4, 3), xycoords=where, textcoords="offset points", color=GREY
-        )
+            name, (0, y), (4, -3 if is_below else 3), xycoords=where, textcoords="offset points",
+            va="top" if is_below else "bottom", color=GREY,
+        )  # fmt: skip
 
     def add_published(self, curve: Curve, is_open: Sequence[bool]) -> None:
         """In grey; open markers where `is_open`, (P,)."""

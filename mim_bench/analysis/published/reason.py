@@ -212,7 +212,7 @@ def _readout(record: Record) -> str:
 
 def _recipe_differences(record: Record, facts: Facts, protocol: str) -> list[str]:
     """`field measured, not published` for every known field of the sections that both went through."""
-    used = {"scratch": ["finetune"], "partial": ["finetune"], "speed": []}.get(protocol, [protocol])
+    used = {"partial": ["finetune"], "speed": []}.get(protocol, [protocol])
     sections = used if record.protocol == protocol else []
     if "scratch" not in (record.protocol, protocol):
         sections += ["model"] if protocol == "speed" else ["pretrain", "augment", "model", "target"]
@@ -230,6 +230,6 @@ def _recipe_differences(record: Record, facts: Facts, protocol: str) -> list[str
         same = bool(measured) if published == "on" else measured == published
         if not same and (field != "augment.crop_scale" or random_size):
             differences.append(f"{field} {measured}, not {published}")
-    if "weights" in facts.differs and "finetune" in sections:
+    if "weights" in facts.differs and {"finetune", "scratch"} & set(sections):
         differences.append(facts.differs["weights"])
     return differences

@@ -1,0 +1,49 @@
+"""Supervised training from random weights: what a run has to beat with the same labels (rule 11 of the design).
+
+MAE (He et al. 2022), appendix A.2, Table 11: a recipe of its own, without layer decay and with more weight decay. Two
+lengths: `scratch` has that of its section, which a preset sets to the images that pre-training and fine-tuning see
+together; `scratch_flops` as many epochs as their FLOPs pay for, rounded, at least one. Without a decoder and
+a target, but with every patch in the encoder, an image costs several times as much as in pre-training.
+
+Deliberate difference: no moving average of the weights, which MAE takes for its own rows.
+"""
+
+from dataclasses import replace
+
+from mim_bench.config.evaluation import ScratchConfig
+from mim_bench.config.run import RunConfig
+from mim_bench.evaluate import finetune, flops
+from mim_bench.evaluate.context import EvalContext, ProtocolResult
+from mim_bench.targets.build import geometry
+
+
+def run(context: EvalContext) -> ProtocolResult:
+    """Trains from random weights for the section's own epochs."""
+    return _train(context, "scratch", context.config.scratch)
+
+
+def run_equal_flops(context: EvalContext) -> ProtocolResult:
+    """Trains from random weights for the FLOPs of the run's pre-training and fine-tuning."""
+    schedule = equal_flops(context.config, context.data.num_classes)
+    result = _train(context, "scratch_flops", schedule)
+    length = (
+        f"scratch_flops: {schedule.epochs} epochs for the FLOPs of pre-training and fine-tuning"
+    )
+    return replace(result, notes=(length, *result.notes))
+
+
+def _train(context: EvalContext, name: str, schedule: ScratchConfig) -> ProtocolResult:
+    model = finetune.build_classifier(context, schedule, pretrained=False)
+    return finetune.train_classifier(context, model, name, schedule)
+
+
+def equal_flops(config: RunConfig, num_classes: int) -> ScratchConfig:
+    """The recipe for as many epochs as a complete config's other trainings pay for, its warm-up in proportion."""
+    own = config.scratch
+    supervised = flops.classifier(config.model, geometry(config), num_classes).step
+    kept = 1 - own.holdout_fraction
+    paid = config.pretrain.epochs * flops.step(config) / supervised
+    paid += config.finetune.epochs * (1 - config.finetune.holdout_fraction)
+    epochs = max(1, round(paid / kept))
+    changes = {"epochs": epochs, "warmup_epochs": own.warmup_epochs * epochs / own.epochs}
+    return own.model_copy(update=changes)
