@@ -46,12 +46,14 @@ def _decimals(column: Column, value: Value) -> int:
 
 
 def difference_cell(difference: Difference | None) -> TableCell:
-    """`+2.0 [+0.8, +3.1]` in points of accuracy, or `indistinguishable` with its interval."""
+    """`+2.0 [+0.8, +3.1]` in points of accuracy, or `indistinguishable` (`one seed`, which tells nothing) with its
+    interval."""
     if difference is None:
         return MISSING
     interval = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     if not difference.is_distinguishable:
-        return TableCell("indistinguishable", 0.0, interval, is_faint=True)
+        said = "one seed" if difference.num_seeds == 1 else "indistinguishable"
+        return TableCell(said, 0.0, interval, is_faint=True)
     return TableCell(f"{100 * difference.mean:+.1f}", 100 * difference.mean, interval)
 
 

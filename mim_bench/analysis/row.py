@@ -86,14 +86,18 @@ def records_by_row(
     benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[CellRecord]
 ) -> dict[str, RowRecords]:
     """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
-    by_label: dict[str, RowRecords] = {}
     seeds = list(benchmark.seeds)
-    for protocol in [name for name in benchmark.first_only if name != BASELINES]:
-        label = PROTOCOLS[protocol].title
-        by_label[label] = RowRecords(label, todo[0], {protocol}, seeds)
+    shared_rows = {
+        (label := PROTOCOLS[name].title): RowRecords(label, todo[0], {name}, seeds)
+        for name in benchmark.first_only
+        if name != BASELINES
+    }
+    # the reference comes first, what does not depend on the grid behind it
+    by_label = {k: row for k, row in shared_rows.items() if k == benchmark.reference}
     for cell in todo:
         protocols = set(benchmark.protocols)
         by_label.setdefault(cell.label, RowRecords(cell.label, cell, protocols, seeds))
+    by_label |= shared_rows
     for entry in found:
         is_shared = entry.record.protocol in benchmark.first_only
         if is_shared and entry.record.protocol == BASELINES:

@@ -185,7 +185,7 @@ def _columns(
     keys = [key for key, accuracy in is_accuracy.items() if accuracy and ":" not in key]
     keys.sort(key=lambda key: ("@" in key, key != primary, order.index(key.split()[0])))
     columns = [Column(key, _heading(key), True) for key in keys]
-    if "scratch" in benchmark.first_only:
+    if any("scratch" in line.protocols and line.found for line in by_label.values()):
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
     if "step_s" in is_accuracy:
         columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
