@@ -89,6 +89,7 @@ def diagnose(
     results: Results = Path("results"),
 ) -> None:
     """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
+    from mim_bench.analysis.figures.diagnose import draw_diagnoses
     from mim_bench.config import recipe
     from mim_bench.experiment.diagnose import diagnose, shown, write_diagnoses
 
@@ -96,5 +97,6 @@ def diagnose(
     given = settings([word for word in words or [] if "=" in word], None, data)
     found = diagnose(names, preset, given, out=out, notify=print_line)
     path = write_diagnoses(found, preset, results)
+    paths = [path, *draw_diagnoses(path, preset, results)]
     print_table(*shown(found))
-    print_line(f"wrote {path}")
+    print_line("wrote " + ", ".join(map(str, paths)))

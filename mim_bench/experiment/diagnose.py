@@ -4,13 +4,15 @@ worth as a feature, what it costs.
     python -m mim_bench diagnose hog dvae --preset small --data parquet:PATH
 
 On views of the preset's crops and masks that training would not see: R^2 of copying the nearest visible patch and of
-ridge regression from visible pixels, over the loss of the mean (`mim_bench.train.gate`). On clean images: effective
-dimension, codebook use, correlation of neighbouring patches, accuracy of the target as a fixed feature of an image
-under kNN and logistic regression. Seconds a target, a fit apart.
+ridge regression from visible pixels, over the loss of the mean (`mim_bench.train.gate`). On clean images: mean and
+variance, effective dimension, codebook use, how the values vary over the grid, how far a patch's value tells the class
+of its image, accuracy of the target as a fixed feature of an image under kNN and logistic regression. Seconds a
+target, a fit apart.
 
 Legend: N images, L patches, V width of the values.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -47,12 +49,22 @@ class Diagnosis:
     target: str
     dim: int
     """Width of the prediction head."""
+    mean: float
+    """Of all values; of class indices the mean one-hot entry, one over the classes of a place."""
+    variance: float
+    """Of the values around the mean of each dimension, averaged over dimensions."""
     effective_dim: float
     """Participation ratio of the covariance's eigenvalues: the dimensions that carry the variance."""
     perplexity: float | None
     """Equally used classes, of class indices."""
     neighbour_correlation: float
     """Of the values of adjacent patches, averaged over dimensions by their variance."""
+    correlation_length: float
+    """Patches at which the correlation along the grid falls below 1/e; the grid's side if it does not."""
+    high_frequency: float
+    """Share of the variance over the grid that lies above half the highest frequency in either direction."""
+    class_share: float | None
+    """Share of the variance of a patch's values that lies between the image classes; None without labels."""
     copy_r2: float | None
     """Share of the mean's loss that copying the nearest visible patch removes; negative where it adds."""
     ridge_r2: float | None
@@ -65,6 +77,8 @@ class Diagnosis:
     """Time of the target for one image of a batch of 250."""
     mflops: float
     """10^6 FLOPs of one image: matrix products, convolutions, attention."""
+    state_mb: float
+    """Megabytes of what it keeps: codebooks, teachers."""
 
 
 def diagnose(
@@ -115,15 +129,21 @@ def _diagnosis(
     return Diagnosis(
         target=name,
         dim=target.dim,
+        mean=float(each.mean()),
+        variance=float(each.flatten(0, 1).var(0).mean()),
         effective_dim=_effective_dim(each.flatten(0, 1)[:_ROWS]),
         perplexity=perplexity(values, num_classes) if is_class else None,
         neighbour_correlation=_neighbours(each, target.geometry.grid),
+        correlation_length=_correlation_length(each, target.geometry.grid),
+        high_frequency=_high_frequency(each, target.geometry.grid),
+        class_share=_class_share(each, data.evaluate.labels),
         copy_r2=r2("copy"),
         ridge_r2=r2("ridge"),
         knn=near,
         linear=linear,
         microseconds=1e6 * seconds / min(_BATCH, len(test)),
         mflops=flops.target(config).forward / 1e6,
+        state_mb=sum(t.numel() * t.element_size() for t in target.state_dict().values()) / 1e6,
     )
 
 
@@ -144,13 +164,47 @@ def _effective_dim(rows: Tensor) -> float:
     return float(gram.trace().square() / gram.square().sum().clamp_min(1e-30))
 
 
-def _neighbours(each: Tensor, grid: tuple[int, int]) -> float:
-    """(N, L, V) -> correlation of the values of patches side by side or one above the other."""
+def _neighbours(each: Tensor, grid: tuple[int, int], lag: int = 1) -> float:
+    """(N, L, V) -> correlation of the values of patches `lag` apart, side by side or one above the other."""
     tiles = (each - each.mean((0, 1))).unflatten(1, grid)
     variance = tiles.square().mean().clamp_min(1e-30)
-    pairs = [(tiles[:, 1:], tiles[:, :-1]), (tiles[:, :, 1:], tiles[:, :, :-1])]
+    pairs = [(tiles[:, lag:], tiles[:, :-lag]), (tiles[:, :, lag:], tiles[:, :, :-lag])]
     products = [(a * b).flatten() for a, b in pairs if a.numel()]
     return float(torch.cat(products).mean() / variance) if products else float("nan")
+
+
+def _correlation_length(each: Tensor, grid: tuple[int, int]) -> float:
+    """(N, L, V) -> lag at which the correlation falls below 1/e, straight between whole lags."""
+    before, bound = 1.0, math.exp(-1)
+    for lag in range(1, max(grid)):
+        now = _neighbours(each, grid, lag)
+        if now < bound:
+            return lag - 1 + (before - bound) / (before - now)
+        before = now
+    return float(max(grid))
+
+
+def _high_frequency(each: Tensor, grid: tuple[int, int]) -> float:
+    """(N, L, V) -> share of the power over the grid, its mean apart, above a quarter of a cycle a patch."""
+    tiles = each.unflatten(1, grid).movedim(-1, 1)
+    power = torch.fft.fft2(tiles - tiles.mean((-2, -1), keepdim=True)).abs().square().sum((0, 1))
+    y, x = (torch.fft.fftfreq(size).abs() for size in grid)
+    is_high = torch.maximum(y[:, None], x[None, :]).to(power.device) > 0.25
+    return float(power[is_high].sum() / power.sum().clamp_min(1e-30))
+
+
+def _class_share(each: Tensor, labels: Tensor | None) -> float | None:
+    """(N, L, V) and classes of more images -> between-class share of the variance at each place, unbiased."""
+    if labels is None:
+        return None
+    flat = each.flatten(1)
+    classes, truth = labels[: len(flat)].to(flat.device).unique(return_inverse=True)
+    one_hot = torch.nn.functional.one_hot(truth, len(classes)).to(flat.dtype)
+    counts = one_hot.sum(0)
+    means = (one_hot.T @ flat) / counts[:, None]
+    within = (flat - means[truth]).square().sum() / max(1, len(flat) - len(classes))
+    total = (flat - flat.mean(0)).square().sum() / max(1, len(flat) - 1)
+    return 1 - float(within / total.clamp_min(1e-30))
 
 
 def _accuracies(

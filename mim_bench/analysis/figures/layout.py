@@ -29,10 +29,15 @@ def panel_titles() -> dict[str, str]:
 def sheet(
     title: str, found: Sequence[CellRecord], names: Sequence[str]
 ) -> tuple[Figure, list[Panel]]:
+    """A figure of a benchmark's records with a panel a name."""
+    return panels_of(title, found[0].record.preset, names)
+
+
+def panels_of(title: str, preset: str, names: Sequence[str]) -> tuple[Figure, list[Panel]]:
     """A figure with a panel a name."""
     width = _WIDTH + _WIDTH_OF_PANEL * len(names)
     figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
-    title = f"{title}, preset {Path(found[0].record.preset).stem}"
+    title = f"{title}, preset {Path(preset).stem}"
     figure.suptitle(textwrap.fill(title, int(width * _TITLE_CHARACTERS)), x=0.01, ha="left")
     panels = [Panel(axes) for axes in figure.subplots(1, len(names), squeeze=False)[0]]
     for panel, name in zip(panels, names, strict=True):

@@ -1,0 +1,71 @@
+"""How predictable a target is against how useful: one point a target.
+
+Predictable: share of the mean's loss that ridge regression from visible pixels removes, before any training. Useful:
+at the left the accuracy of the target itself as a fixed feature, at the right that of encoders trained on it, where a
+table of targets has records at the preset. Drawn from what `diagnose` writes, with the records that there are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mim_bench.analysis import gates
+from mim_bench.analysis.figures.color import color_numbers
+from mim_bench.analysis.figures.layout import ACCURACY, close, panels_of, seeds_behind
+from mim_bench.analysis.figures.panel import Curve, save, style
+from mim_bench.config.run import digest
+from mim_bench.records import store
+from mim_bench.records.measure import measures
+
+_TABLES = ("targets", "all_targets")
+"""Benchmarks whose rows are targets and nothing else."""
+Accuracies = Mapping[str, Mapping[str, float]]
+"""Target -> run -> accuracy of its encoder."""
+
+
+def draw_diagnoses(path: Path, preset: str, results: Path) -> list[Path]:
+    """`<preset>.png`, `.svg` and `.pdf` next to the CSV file that `diagnose` wrote."""
+    table = pd.read_csv(path)
+    trained = trained_accuracies(preset, results)
+    with style():
+        figure = compose(table, trained, preset)
+        stamp = digest([table.to_json(), {k: dict(v) for k, v in trained.items()}])
+        return save(figure, path.with_suffix(""), stamp)
+
+
+def trained_accuracies(preset: str, results: Path) -> dict[str, dict[str, float]]:
+    """Accuracy on the preset's primary measure of every run of a table of targets."""
+    measure = gates.primary_measure(preset) or "linear"
+    found: dict[str, dict[str, float]] = {}
+    for name in _TABLES:
+        for _, record in store.read_folder(store.home(name, preset, results) / "records"):
+            if record.protocol == measure:
+                value = measures(record)[measure].value
+                found.setdefault(record.target, {})[record.run_id] = value
+    return found
+
+
+def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
+    """Inside `panel.style()`."""
+    table = table.dropna(subset=["ridge_r2", "linear"])
+    rows = zip(table["target"], table["ridge_r2"], table["linear"], strict=True)
+    numbers = color_numbers(list(table["target"]))
+    both = [name for name in table["target"] if name in trained]
+    names = ["the target itself as a feature", *["encoders trained on it"] * bool(both)]
+    figure, panels = panels_of("How predictable, how useful", preset, names)
+    every = []
+    for panel in panels:
+        panel.beside = True
+        panel.axes.set(xlabel="R² of ridge from visible pixels", ylabel=ACCURACY)
+    for name, x, accuracy in rows:
+        points: list[tuple[float, ...]] = [(100 * accuracy,)]
+        if name in trained:
+            points.append(tuple(100 * value for value in trained[name].values()))
+            every.append(points[-1])
+        for panel, values in zip(panels, points, strict=False):
+            panel.add(Curve(name, (x,), (values,), numbers[name]))
+    note = "Logistic regression on either. " + (seeds_behind(every) if every else "")
+    note += " R² over the loss of the mean of each position, on views that training does not see."
+    return close(figure, panels, note, [])
