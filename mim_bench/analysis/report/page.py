@@ -19,6 +19,7 @@ from mim_bench.analysis.figures.color import color_numbers
 from mim_bench.analysis.grid import Grid
 from mim_bench.analysis.report import provenance
 from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
+from mim_bench.analysis.report.diagnoses import diagnosed
 from mim_bench.analysis.report.inline import (
     FIGURES,
     Image,
@@ -108,7 +109,10 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
             warn(f"{folder}: left out, as no benchmark has that name")
     records = [record for entry in entries for part in entry.parts for record in part.records]
     path = results / "report.html"
-    page = _page(entries=entries, missing=missing, leads=_leads(entries), **_provenance(records))
+    page = _page(
+        entries=entries, missing=missing, leads=_leads(entries), diagnosed=diagnosed(results, warn),
+        **_provenance(records),
+    )  # fmt: skip
     write_text(path, page)
     return path
 
