@@ -78,6 +78,13 @@ def differences(
     return dict(zip(found, _holm(list(found.values())), strict=True))
 
 
+def contrasts(rows: Rows, weights: Mapping[str, Mapping[str, float]]) -> dict[str, Difference]:
+    """Name -> a weighted sum of rows whose weights sum to 0, of each that has a seed common to its rows."""
+    model = _Model.of(rows)
+    found = {name: one for name, of in weights.items() if (one := model.contrast(rows, of))}
+    return dict(zip(found, _holm(list(found.values())), strict=True))
+
+
 def all_pairs(rows: Rows) -> dict[tuple[str, str], Difference]:
     """First minus second of every two rows that have a seed in common, each pair once."""
     model = _Model.of(rows)
@@ -146,16 +153,22 @@ class _Model:
 
     def pair(self, rows: Rows, a: str, b: str) -> Difference | None:
         """Row a minus row b, p not yet adjusted; None without a common seed."""
-        common = sorted(rows[a].keys() & rows[b].keys())
+        return self.contrast(rows, {a: 1.0, b: -1.0})
+
+    def contrast(self, rows: Rows, weights: Mapping[str, float]) -> Difference | None:
+        """A weighted sum of rows, of weights that sum to 0, p not yet adjusted; None without a common seed."""
+        common = sorted(set[int].intersection(*(set(rows[label]) for label in weights)))
         if not common:
             return None
         contrast = np.zeros(len(self.effects))
-        contrast[[self.labels.index(a), self.labels.index(b)]] = 1, -1
+        contrast[[self.labels.index(label) for label in weights]] = list(weights.values())
         of_training = self.residual * float(contrast @ self.inverse @ contrast)
-        of_images = _image_variance(
-            np.stack([rows[a][seed].astype(np.float32) - rows[b][seed] for seed in common])
-        )
+        each = [
+            sum(weight * rows[label][seed].astype(np.float32) for label, weight in weights.items())
+            for seed in common
+        ]
         mean = float(contrast @ self.effects)
+        of_images = _image_variance(np.stack(each))
         return _difference(mean, of_training, of_images, self.num_df, len(common))
 
     def against(

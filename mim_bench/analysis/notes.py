@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mim_bench.analysis import difference
-from mim_bench.analysis.table import CONTROL, Table
+from mim_bench.analysis import difference, effects
+from mim_bench.analysis.table import CONTROL, Table, is_compared
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.record import Record
@@ -44,6 +44,7 @@ def notes(table: Table) -> list[str]:
             f"{difference.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
             + _ranking(table)
         )
+    lines += _effects(table)
     lines += _gates(table)
     lines += _division(table)
     lines.append(
@@ -56,6 +57,15 @@ def notes(table: Table) -> list[str]:
         lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
     lines.append(_provenance(records))
     return lines
+
+
+def _effects(table: Table) -> list[str]:
+    """What the levels of each factor are worth on the first measure, where rows are all their combinations."""
+    column = next((c for c in table.columns if is_compared(c.key)), None)
+    if column is None:
+        return []
+    found = effects.effects(table.by_label, table.reference, column.key)
+    return [effects.sentence(one, column.heading.removesuffix(" %")) for one in found]
 
 
 def _division(table: Table) -> list[str]:

@@ -1,0 +1,85 @@
+"""Effects of the factors of a table whose rows are all combinations: how many points a level is worth.
+
+The effect of a level is the mean over the levels of all other factors of its difference to the reference row's level,
+in points with its interval (`mim_bench.analysis.difference`). Shares of variance are not given: they depend on which
+levels somebody chose, and one extreme level alone moves them from a fifth to two thirds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mim_bench.analysis import difference
+from mim_bench.analysis.difference import Difference
+from mim_bench.analysis.row import RowRecords
+
+
+@dataclass(frozen=True)
+class Effects:
+    """One factor on one measure."""
+
+    field: str
+    """Of the grid, `variant` for its variants."""
+    reference: str
+    """Level of the reference row."""
+    others: tuple[str, ...]
+    """Factors that it is averaged over."""
+    of_level: Mapping[str, Difference]
+    """Level -> mean difference to the reference's."""
+
+
+def effects(by_label: Mapping[str, RowRecords], reference: str, key: str) -> list[Effects]:
+    """The effects of every factor; none where rows lack the measure, or are not all combinations of two or more."""
+    lines = [
+        row for row in by_label.values() if not row.is_baseline and row.label == row.cell.label
+    ]
+    points = {row.label: {field: str(v) for field, v in row.cell.point.items()} for row in lines}
+    if reference not in points or not all(row.values(key) for row in lines):
+        return []
+    levels = {
+        field: list(dict.fromkeys(point[field] for point in points.values()))
+        for field in points[reference]
+    }
+    factors = [field for field, several in levels.items() if len(several) > 1]
+    if len(factors) < 2 or len(points) != int(np.prod([len(levels[f]) for f in factors])):
+        return []
+    rows = {row.label: row.correctness(key) for row in lines}
+    return [_effects(field, factors, points, levels[field], rows, reference) for field in factors]
+
+
+def _effects(
+    field: str,
+    factors: Sequence[str],
+    points: Mapping[str, Mapping[str, str]],
+    levels: Sequence[str],
+    rows: difference.Rows,
+    reference: str,
+) -> Effects:
+    base = points[reference][field]
+    at = {level: [label for label in points if points[label][field] == level] for level in levels}
+    weights = {
+        level: {
+            **dict.fromkeys(at[level], 1 / len(at[level])),
+            **dict.fromkeys(at[base], -1 / len(at[base])),
+        }
+        for level in levels
+        if level != base
+    }
+    others = tuple(name for name in factors if name != field)
+    return Effects(field, base, others, difference.contrasts(rows, weights))
+
+
+def sentence(one: Effects, heading: str) -> str:
+    """`Effect of mask.ratio on linear (points, mean over target; against 0.75): 0.5 +1.2 [+0.4, +2.0]; ...`."""
+    shown = "; ".join(f"{level} {_points(found)}" for level, found in one.of_level.items())
+    setting = f"points, mean over {' and '.join(one.others)}; against {one.reference}"
+    return f"Effect of `{one.field}` on {heading} ({setting}): {shown}."
+
+
+def _points(found: Difference) -> str:
+    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    if found.num_seeds == 1:
+        return f"{100 * found.mean:+.1f} {interval}, one seed"
+    said = "" if found.is_distinguishable else ", indistinguishable"
+    return f"{100 * found.mean:+.1f} {interval}{said}"
