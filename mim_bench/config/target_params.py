@@ -239,7 +239,9 @@ class SumParams(TargetParams):
     """Parameters of the `hog_pixel` target, and of any sum."""
 
     weights: dict[str, float] = Field(default={"hog": 1.0, "pixel": 1.0}, min_length=1)
-    """Regression target, with its default parameters -> weight of its loss."""
+    """Regression target -> weight of its loss."""
+    settings: dict[str, dict[str, Any]] = {}
+    """Target -> its parameters, where they are not its defaults."""
 
     @field_validator("weights")
     @classmethod

@@ -7,11 +7,14 @@ for each.
 Legend: B batch, L patches, dim the sum of the parts' widths.
 """
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from mim_bench.config.resolve import explain
 from mim_bench.config.target_params import BUILT_IN, SumParams
 from mim_bench.errors import UserError, suggest
 from mim_bench.target import Target, TargetContext, target_class
@@ -28,7 +31,13 @@ class SumTarget(Target):
 
     def __init__(self, params: SumParams, context: TargetContext) -> None:
         super().__init__(params, context)
-        self.parts = nn.ModuleList(_part(name, context) for name in params.weights)
+        if foreign := sorted(set(params.settings) - set(params.weights)):
+            raise UserError(
+                f"settings: '{foreign[0]}' is no part; {suggest(foreign[0], params.weights)}"
+            )
+        self.parts = nn.ModuleList(
+            _part(name, params.settings.get(name, {}), context) for name in params.weights
+        )
         self.widths = [part.dim for part in self._each()]
         self.dim = sum(self.widths)
 
@@ -56,11 +65,14 @@ class SumTarget(Target):
         return self._each()[0].picture(values[..., : self.widths[0]], images)
 
 
-def _part(name: str, context: TargetContext) -> Target:
+def _part(name: str, params: Mapping[str, Any], context: TargetContext) -> Target:
     if name not in _PARTS:
         raise UserError(f"weights: unknown target '{name}'; {suggest(name, _PARTS)}")
     cls = target_class(_PARTS[name])
-    part = cls(cls.Params(), context)
+    try:
+        part = cls(cls.Params.model_validate(params), context)
+    except ValidationError as error:
+        raise UserError(f"settings.{name}.{explain(error)}") from None
     if part.needs_fit or part.follows_student or isinstance(part, SumTarget):
         raise UserError(
             f"weights: '{name}' cannot be a part: it is fitted, follows the student, or is a sum"

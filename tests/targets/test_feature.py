@@ -76,3 +76,9 @@ def test_sum__is_the_weighted_sum_of_its_parts():
         built("hog_pixel", weights={"pca": 1.0})
     with pytest.raises(UserError, match="unknown target 'hgo'; nearest: hog"):
         built("hog_pixel", weights={"hgo": 1.0})
+    own = built("hog_pixel", settings={"hog": {"cells_per_side": 1}})
+    assert own.dim < both.dim
+    with pytest.raises(UserError, match="settings: 'dvae' is no part; allowed: hog, pixel"):
+        built("hog_pixel", settings={"dvae": {}})
+    with pytest.raises(UserError, match=r"settings\.hog\.num_bins='x'"):
+        built("hog_pixel", settings={"hog": {"num_bins": "x"}})
