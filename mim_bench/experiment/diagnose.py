@@ -40,6 +40,8 @@ from mim_bench.train.gate import as_numbers, gate_losses
 
 _TRAIN_IMAGES, _TEST_IMAGES, _ROWS = 4000, 2000, 20_000
 _BATCH = 250
+_LEAST_IMAGES, _MAX_NUMBERS = 100, 100_000_000
+"""Of the statistics of values: images, and numbers in memory."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def _diagnosis(
     }
     test = images[data.evaluate.name]
     values = torch.cat([compute_values(target, part) for part in test.split(_BATCH)])
-    each = as_numbers(target, values)  # (N, L, V)
+    width = as_numbers(target, values[:1]).numel()  # thousands of classes a patch fill the memory
+    each = as_numbers(target, values[: max(_LEAST_IMAGES, _MAX_NUMBERS // width)])  # (N, L, V)
     seconds = _seconds(target, test[:_BATCH])
     near, linear = _accuracies(config, data, target, images)
 
