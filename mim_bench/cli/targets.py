@@ -91,12 +91,15 @@ def diagnose(
     """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
     from mim_bench.analysis.figures.diagnose import draw_diagnoses
     from mim_bench.config import recipe
-    from mim_bench.experiment.diagnose import diagnose, shown, write_diagnoses
+    from mim_bench.experiment.diagnose import diagnose, shown, write_diagnosis
 
     names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
     given = settings([word for word in words or [] if "=" in word], None, data)
-    found = diagnose(names, preset, given, out=out, notify=print_line)
-    path = write_diagnoses(found, preset, results)
-    paths = [path, *draw_diagnoses(path, preset, results)]
-    print_table(*shown(found))
-    print_line("wrote " + ", ".join(map(str, paths)))
+    found, paths = [], list[Path]()
+    for one in diagnose(names, preset, given, out=out, notify=print_line):
+        found.append(one)
+        paths = [write_diagnosis(one, preset, results)]
+    if paths:
+        paths += draw_diagnoses(paths[0], preset, results)
+        print_table(*shown(found))
+        print_line("wrote " + ", ".join(map(str, paths)))

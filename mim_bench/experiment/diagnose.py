@@ -14,7 +14,7 @@ Legend: N images, L patches, V width of the values.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from mim_bench.train.gate import as_numbers, gate_losses
 
 _TRAIN_IMAGES, _TEST_IMAGES, _ROWS = 4000, 2000, 20_000
 _BATCH = 250
-_LEAST_IMAGES, _MAX_NUMBERS = 100, 100_000_000
+_LEAST_IMAGES, _MAX_NUMBERS = 100, 50_000_000
 """Of the statistics of values: images, and numbers in memory."""
 
 
@@ -90,9 +90,8 @@ def diagnose(
     *,
     out: Path = Path("runs"),
     notify: Callable[[str], None] = print,
-) -> list[Diagnosis]:
+) -> Iterator[Diagnosis]:
     """One diagnosis for each target that has values before any training; `out` keeps fits as runs do."""
-    found = []
     for name in names:
         foreign = set(recipe.names("targets")) - {name}
         own = [text for text in overrides if text.partition(".")[0] not in foreign]
@@ -104,8 +103,7 @@ def diagnose(
         if target.follows_student:
             notify(f"{name}: left out, it has no values before the student does")
             continue
-        found.append(_diagnosis(name, config, data, target, device))
-    return found
+        yield _diagnosis(name, config, data, target, device)
 
 
 def _diagnosis(
@@ -255,8 +253,12 @@ def _text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def write_diagnoses(found: Sequence[Diagnosis], preset: str, results: Path) -> Path:
-    """Writes `<results>/diagnose/<preset>.csv`, a line a target."""
+def write_diagnosis(one: Diagnosis, preset: str, results: Path) -> Path:
+    """Writes `<results>/diagnose/<preset>.csv`, a line a target; those of other targets stay."""
     path = results / "diagnose" / f"{Path(preset).stem}.csv"
-    write_text(path, pd.DataFrame([asdict(one) for one in found]).to_csv(index=False))
+    table = pd.DataFrame([asdict(one)])
+    if path.is_file():
+        before = pd.read_csv(path)
+        table = pd.concat([before[before["target"] != one.target], table])
+    write_text(path, table.to_csv(index=False))
     return path

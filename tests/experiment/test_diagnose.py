@@ -1,6 +1,7 @@
 """What targets are like before training: figures whose values are known."""
 
 import csv
+import dataclasses
 import math
 
 import pytest
@@ -70,6 +71,16 @@ def test_class_share__of_noise_is_0_and_of_the_class_itself_1():
     mixed = own / own.std() + noise
     assert diagnose._class_share(mixed, labels) == pytest.approx(0.5, abs=0.02)
     assert diagnose._class_share(noise, None) is None
+
+
+def test_write__replaces_a_targets_line_and_keeps_the_others(tmp_path):
+    numbers = {field.name: 1.0 for field in dataclasses.fields(diagnose.Diagnosis)}
+    for target, knn in (("hog", 0.1), ("pixel", 0.2), ("hog", 0.3)):
+        one = diagnose.Diagnosis(**numbers | {"target": target, "knn": knn})
+        path = diagnose.write_diagnosis(one, "tiny", tmp_path)
+    assert [(row["target"], row["knn"]) for row in csv.DictReader(path.open())] == [
+        ("pixel", "0.2"), ("hog", "0.3"),
+    ]  # fmt: skip
 
 
 def test_diagnose__has_a_row_a_target_and_leaves_out_what_follows_the_student(tmp_path):
