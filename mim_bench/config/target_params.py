@@ -184,8 +184,8 @@ class WaveletParams(TargetParams):
 class EdgesParams(TargetParams):
     """Parameters of the `edges` target."""
 
-    operator: Literal["sobel", "laplacian", "lbp"] = "sobel"
-    """Magnitude of the gradient, Laplacian, or local binary pattern."""
+    operator: Literal["sobel", "laplacian", "lbp", "canny"] = "sobel"
+    """Magnitude of the gradient, Laplacian, local binary pattern, or Canny's edges."""
     loss: LossName = "mse"
     """Per value, averaged over the patch."""
 
