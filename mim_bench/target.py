@@ -133,6 +133,8 @@ class Target(nn.Module):
     """Precision of `forward`: exact float32 whatever the model runs in, or that of the model (a teacher)."""
     picture_uses_ground_truth: ClassVar[bool] = False
     """True if `picture` needs statistics of the true image to draw a prediction; the picture says so."""
+    are_probabilities: ClassVar[bool] = False
+    """True if `forward` returns soft targets, for which the head has logits."""
     dim: int
     """Width of the prediction head."""
 

@@ -208,8 +208,8 @@ class RandomProjectionParams(TargetParams):
     """Width of projection and codebook (BEST-RQ: 16)."""
 
 
-class FeatureParams(TargetParams):
-    """Parameters of the `feature` and `random_feature` targets."""
+class TeacherParams(TargetParams):
+    """Parameters of targets that are taken from a frozen teacher."""
 
     teacher: str = "random"
     """`random`: the student's shape at random weights; the folder of a finished run; or `timm:NAME`."""
@@ -217,10 +217,6 @@ class FeatureParams(TargetParams):
     """Local file of weights of a `timm:NAME`."""
     sha256: str | None = None
     """Of the teacher's weights, filled in when unset, so that a run's hash covers them."""
-    num_blocks: int = Field(default=1, ge=1)
-    """Top blocks of the teacher whose outputs are averaged."""
-    loss: Literal["cosine", "smooth_l1"] = "cosine"
-    """`cosine`: MaskFeat's for deep features; `smooth_l1`: dBOT's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -233,6 +229,25 @@ class FeatureParams(TargetParams):
         if teacher == "random" or not path.is_file():
             return values
         return {**values, "sha256": file_sha256(path)}
+
+
+class FeatureParams(TeacherParams):
+    """Parameters of the `feature` and `random_feature` targets."""
+
+    num_blocks: int = Field(default=1, ge=1)
+    """Top blocks of the teacher whose outputs are averaged."""
+    loss: Literal["cosine", "smooth_l1"] = "cosine"
+    """`cosine`: MaskFeat's for deep features; `smooth_l1`: dBOT's."""
+
+
+class RelationParams(TeacherParams):
+    """Parameters of the `relation` target."""
+
+    kinds: tuple[Literal["qq", "kk", "vv", "qk"], ...] = Field(default=("qq", "vv"), min_length=1)
+    """What is compared between patches: queries, keys, values, or queries with keys."""
+    block: int = -1
+    """Block of the teacher, from 0, or from the end where negative. TinyMIM: the last, or an earlier one where
+    the teacher is deeper than the student."""
 
 
 class SumParams(TargetParams):
@@ -265,6 +280,7 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.edges:EdgesTarget": EdgesParams,
     "mim_bench.targets.hog_multiscale:HogMultiscaleTarget": HogMultiscaleParams,
     "mim_bench.targets.feature:FeatureTarget": FeatureParams,
+    "mim_bench.targets.relation:RelationTarget": RelationParams,
     "mim_bench.targets.hog_pixel:SumTarget": SumParams,
     "mim_bench.targets.random_projection:RandomProjectionTarget": RandomProjectionParams,
 }
