@@ -129,6 +129,17 @@ class EmaFeatureParams(TargetParams):
     """Share of all updates over which the rate rises linearly."""
 
 
+class BootstrapParams(TargetParams):
+    """Parameters of the `bootstrap` target."""
+
+    num_stages: int = Field(default=2, ge=1, le=100)
+    """Stages of equally many updates (dBOT: 2, each a pre-training of its own)."""
+    num_blocks: int = Field(default=1, ge=1)
+    """Top blocks of the teacher whose outputs are averaged (dBOT: the last)."""
+    beta: float = Field(default=1.0, gt=0)
+    """Difference at which the loss turns from squared to absolute."""
+
+
 class PcaParams(TargetParams):
     """Parameters of the `pca` target."""
 
@@ -271,6 +282,7 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.hog:HogTarget": HogParams,
     "mim_bench.targets.dvae:DvaeTarget": DvaeParams,
     "mim_bench.targets.ema_feature:EmaFeatureTarget": EmaFeatureParams,
+    "mim_bench.targets.bootstrap:BootstrapTarget": BootstrapParams,
     "mim_bench.targets.pca:PcaTarget": PcaParams,
     "mim_bench.targets.mean_color:MeanColorTarget": MeanColorParams,
     "mim_bench.targets.palette:PaletteTarget": PaletteParams,
