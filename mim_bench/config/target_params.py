@@ -140,6 +140,27 @@ class BootstrapParams(TargetParams):
     """Difference at which the loss turns from squared to absolute."""
 
 
+class EmaTokenParams(TargetParams):
+    """Parameters of the `ema_token` target."""
+
+    num_prototypes: int = Field(default=256, ge=2, le=65_536)
+    """Prototypes (iBOT: 8192, for far longer training)."""
+    tau_start: float = Field(default=0.996, ge=0, le=1)
+    """Rate of the teacher's moving average at the first update (iBOT's value)."""
+    tau_end: float = Field(default=1.0, ge=0, le=1)
+    """Rate at the last update, reached by a cosine (iBOT's value)."""
+    temperature_start: float = Field(default=0.04, gt=0)
+    """Temperature of the teacher's cosines at the first update (iBOT's value)."""
+    temperature_end: float = Field(default=0.07, gt=0)
+    """Temperature after the warm-up (iBOT's value for patches)."""
+    temperature_fraction: float = Field(default=0.1, gt=0, le=1)
+    """Share of all updates over which the temperature rises linearly (iBOT: 30 epochs of 400)."""
+    center_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Rate of the centres' moving average (iBOT's value)."""
+    class_weight: float = Field(default=0.0, ge=0)
+    """Weight of the class token's loss (iBOT: 1, between two crops); 0: patches alone."""
+
+
 class PcaParams(TargetParams):
     """Parameters of the `pca` target."""
 
@@ -283,6 +304,7 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.dvae:DvaeTarget": DvaeParams,
     "mim_bench.targets.ema_feature:EmaFeatureTarget": EmaFeatureParams,
     "mim_bench.targets.bootstrap:BootstrapTarget": BootstrapParams,
+    "mim_bench.targets.ema_token:EmaTokenTarget": EmaTokenParams,
     "mim_bench.targets.pca:PcaTarget": PcaParams,
     "mim_bench.targets.mean_color:MeanColorTarget": MeanColorParams,
     "mim_bench.targets.palette:PaletteTarget": PaletteParams,

@@ -130,6 +130,8 @@ def _target(class_path: str, params: str, shape: Geometry, settings: str) -> Tar
         made.to(device)
         with counting() as counter:
             made(_image(shape, device))
+            if made.has_image_loss:
+                made.image_values(_image(shape, device))
         return TargetCount(counter.get_total_flops(), made.dim, saved, needs_fit)
 
     try:

@@ -162,14 +162,15 @@ def pretrain(
         return views(config, data, index_batches, epoch, device, data.num_workers)
 
     training = make_training(config, data.train.num_images, folder, device)
-    check_target(
-        target, next(batches([training.epoch_batches(0)[0][:_CHECKED_IMAGES]], 0))[0].float() / 255
-    )
+    first = next(batches([training.epoch_batches(0)[0][:_CHECKED_IMAGES]], 0))[0].float() / 255
+    check_target(target.eval(), first)  # in training mode it may learn from what it sees
+    target.train()
     try:
         outcome = loop.train(training, task, optimizer, batches, report)
     except LossNotFinite as error:
         _blame_target(target, batches(error.index.split(_CHECKED_IMAGES), error.epoch))
         raise
+    target.eval()
     save_weights(folder, model, target, config)
     if sharded_modules([model]):  # evaluation needs it whole
         model = build_model(config, target.dim).to(device)
