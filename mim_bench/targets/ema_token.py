@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mim_bench.config.target_params import EmaTokenParams
 from mim_bench.target import TargetContext
 from mim_bench.targets.feature_picture import feature_picture
-from mim_bench.targets.moving_average import cosine, follow, sum_over_ranks
+from mim_bench.targets.moving_average import cosine, exact, follow, sum_over_ranks
 from mim_bench.targets.soft_target import SoftTarget
 
 
@@ -124,5 +124,5 @@ class _CosineHead(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., D) -> (..., K) float32."""
-        with torch.autocast(input.device.type, enabled=False):
+        with exact(input):
             return F.linear(F.normalize(input.float(), dim=-1), F.normalize(self.weight, dim=-1))

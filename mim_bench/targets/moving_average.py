@@ -1,6 +1,8 @@
 """What teachers that follow the student share: their rate, their weights, sums over the processes of a run."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,3 +26,10 @@ def sum_over_ranks(total: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
     return total
+
+
+def exact(like: Tensor) -> AbstractContextManager[Any]:
+    """Context in which products are those of float32, whatever the model runs in."""
+    if like.is_meta:  # where FLOPs are counted, which knows no autocast
+        return nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
