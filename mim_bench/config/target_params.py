@@ -161,6 +161,23 @@ class EmaTokenParams(TargetParams):
     """Weight of the class token's loss (iBOT: 1, between two crops); 0: patches alone."""
 
 
+class LatentClusterParams(TargetParams):
+    """Parameters of the `latent_cluster` target."""
+
+    num_prototypes: int = Field(default=256, ge=2, le=65_536)
+    """Prototypes (CAPI: 16,384, for far longer training)."""
+    temperature: float = Field(default=0.06, gt=0)
+    """Temperature of the assignment (CAPI's value, whose prototypes may have any length)."""
+    tau_start: float = Field(default=0.999, ge=0, le=1)
+    """Rate of the teacher's moving average at the first update (CAPI: 0.999 after a warm-up)."""
+    tau_end: float = Field(default=1.0, ge=0, le=1)
+    """Rate at the last update, reached by a cosine (CAPI's value)."""
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Rate of the moving averages of prototypes and centre."""
+    sinkhorn_rate: float = Field(default=0.3, gt=0, le=1)
+    """Share of an iteration of Sinkhorn's that each update takes; 1: a whole one (CAPI: 3 on each batch)."""
+
+
 class PcaParams(TargetParams):
     """Parameters of the `pca` target."""
 
@@ -305,6 +322,7 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.ema_feature:EmaFeatureTarget": EmaFeatureParams,
     "mim_bench.targets.bootstrap:BootstrapTarget": BootstrapParams,
     "mim_bench.targets.ema_token:EmaTokenTarget": EmaTokenParams,
+    "mim_bench.targets.latent_cluster:LatentClusterTarget": LatentClusterParams,
     "mim_bench.targets.pca:PcaTarget": PcaParams,
     "mim_bench.targets.mean_color:MeanColorTarget": MeanColorParams,
     "mim_bench.targets.palette:PaletteTarget": PaletteParams,

@@ -115,8 +115,9 @@ class EmaTokenTarget(SoftTarget):
         return self(images).mean(1)
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
-        """(B, L, K) -> (B, 3, H, W): principal components of the true distributions as red, green and blue."""
-        return feature_picture(values, self(images), self.geometry)
+        """(B, L, K) -> (B, 3, H, W): principal components of mean prototypes as red, green and blue."""
+        prototypes = F.normalize(cast(Any, self.teacher).decoder_pred.weight, dim=-1)
+        return feature_picture(values @ prototypes, self(images) @ prototypes, self.geometry)
 
 
 class _CosineHead(nn.Linear):

@@ -53,7 +53,10 @@ def pretrained(config, folder, report=None):
     ("target", "steps"),
     [
         *(("hog", steps) for steps in ((1,), (5,), (7, 9), (11,))),
-        *((target, (5, 9)) for target in ("ema_feature", "bootstrap", "ema_token")),
+        *(
+            (target, (5, 9))
+            for target in ("ema_feature", "bootstrap", "ema_token", "latent_cluster")
+        ),
     ],
 )
 def test_pretraining__resumes_bit_equal(small, tmp_path, target, steps):
