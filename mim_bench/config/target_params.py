@@ -299,6 +299,40 @@ class RelationParams(TeacherParams):
     the teacher is deeper than the student."""
 
 
+class VqParams(TeacherParams):
+    """Parameters of a vector-quantised tokenizer; the defaults suit 10,000 images of 32x32 on two CPU cores."""
+
+    vocab_size: int = Field(default=256, ge=2, le=65_536)
+    """Number of codes (BEiT v2 and PeCo: 8192)."""
+    code_width: int = Field(default=32, ge=1, le=4096)
+    """Width of a code (BEiT v2: 32)."""
+    width: int = Field(default=24, ge=4, le=4096)
+    """Channels of the first group of blocks, as of `dvae`."""
+    blocks_per_group: int = Field(default=1, ge=1, le=100)
+    """Residual blocks between two changes of resolution."""
+    commitment: float = Field(default=1.0, ge=0)
+    """Weight of 1 - cosine between the encoder's output and its code."""
+    decay: float = Field(default=0.98, ge=0, lt=1)
+    """Rate of the codes' moving average (BEiT v2: 0.99, for far longer fits)."""
+    fit_epochs: int = Field(default=6, ge=1)
+    """Passes over the training images (BEiT v2: 100)."""
+    fit_batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    """Images an update."""
+    fit_lr: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of Adam, falling by a cosine to a hundredth of it."""
+
+
+class VqDistilledParams(VqParams):
+    """Parameters of the `vq_distilled` target."""
+
+
+class VqPerceptualParams(VqParams):
+    """Parameters of the `vq_perceptual` target."""
+
+    perceptual_weight: float = Field(default=1.0, ge=0)
+    """Weight of the difference of features over that of pixels."""
+
+
 class SumParams(TargetParams):
     """Parameters of the `hog_pixel` target, and of any sum."""
 
@@ -333,6 +367,8 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.hog_multiscale:HogMultiscaleTarget": HogMultiscaleParams,
     "mim_bench.targets.feature:FeatureTarget": FeatureParams,
     "mim_bench.targets.relation:RelationTarget": RelationParams,
+    "mim_bench.targets.vq_distilled:VqDistilledTarget": VqDistilledParams,
+    "mim_bench.targets.vq_perceptual:VqPerceptualTarget": VqPerceptualParams,
     "mim_bench.targets.hog_pixel:SumTarget": SumParams,
     "mim_bench.targets.random_projection:RandomProjectionTarget": RandomProjectionParams,
 }

@@ -17,6 +17,8 @@ from mim_bench.targets.build import build_target
 TARGETS = recipe.names("targets")
 FITS = {
     "dvae": {"fit_epochs": 1, "vocab_size": 8, "width": 4},
+    "vq_distilled": {"fit_epochs": 1, "vocab_size": 8, "width": 4},
+    "vq_perceptual": {"fit_epochs": 1, "vocab_size": 8, "width": 4},
     "palette": {"num_colors": 16},
     "patch_kmeans": {"num_clusters": 8},
 }
