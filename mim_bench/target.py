@@ -133,6 +133,9 @@ class Target(nn.Module):
     """Precision of `forward`: exact float32 whatever the model runs in, or that of the model (a teacher)."""
     picture_uses_ground_truth: ClassVar[bool] = False
     """True if `picture` needs statistics of the true image to draw a prediction; the picture says so."""
+    num_views: ClassVar[int] = 1
+    """Crops of an image in a step, each of its own random stream. With more than one nothing is hidden: every view's
+    class token is trained against the values of the others, by `image_values` and `image_loss`."""
     are_probabilities: ClassVar[bool] = False
     """True if `forward` returns soft targets, for which the head has logits."""
     dim: int

@@ -41,7 +41,7 @@ WHOLE = ("evaluate.protocols=knn,linear,finetune", *COMMON)
 SHARDED = ("evaluate.protocols=finetune", *COMMON, "runtime.shard=true")
 ONLY = ("evaluate.protocols=[]", *COMMON)
 PARTS = (*ONLY, "pretrain.accumulation_steps=2")
-FOLLOWERS = ("ema_feature", "ema_token", "latent_cluster")
+FOLLOWERS = ("ema_feature", "ema_token", "latent_cluster", "contrastive")
 """Targets that follow the student."""
 
 

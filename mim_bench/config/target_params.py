@@ -4,24 +4,24 @@ A class from outside the package carries its own `Params` and `version`.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mim_bench.config.follower_params import (
+    BootstrapParams,
+    ContrastiveParams,
+    EmaFeatureParams,
+    EmaTokenParams,
+    LatentClusterParams,
+)
+from mim_bench.config.params_base import TargetParams
 from mim_bench.files import file_sha256
-from mim_bench.schema import Frozen
 
 LossName = Literal["mse", "l1", "smooth_l1"]
 """`mse`: d^2; `l1`: |d|; `smooth_l1`: d^2 / 2 where |d| < 1, else |d| - 1/2."""
 Reconstruction = Literal["logit_laplace", "l2"]
 """Likelihood of the pixels in a tokenizer's fit."""
-
-
-class TargetParams(Frozen):
-    """Parameters of one target."""
-
-    version: ClassVar[int] = 1
-    """Version of the target's class; raised by every change that can move a score."""
 
 
 class PixelParams(TargetParams):
@@ -112,70 +112,6 @@ class DvaeParams(TargetParams):
                 f"({self.temperature_start})"
             )
         return self
-
-
-class EmaFeatureParams(TargetParams):
-    """Parameters of the `ema_feature` target."""
-
-    num_blocks: int = Field(default=6, ge=1)
-    """Top blocks of the teacher whose outputs are averaged (data2vec: 6 of 12); at most the model's depth."""
-    beta: float = Field(default=2.0, gt=0)
-    """Difference at which the loss turns from squared to absolute (data2vec's value for images)."""
-    tau_start: float = Field(default=0.999, ge=0, le=1)
-    """Rate of the moving average at the first update."""
-    tau_end: float = Field(default=0.9998, ge=0, le=1)
-    """Rate of the moving average after the warm-up (data2vec's value for images)."""
-    tau_fraction: float = Field(default=0.3, gt=0, le=1)
-    """Share of all updates over which the rate rises linearly."""
-
-
-class BootstrapParams(TargetParams):
-    """Parameters of the `bootstrap` target."""
-
-    num_stages: int = Field(default=2, ge=1, le=100)
-    """Stages of equally many updates (dBOT: 2, each a pre-training of its own)."""
-    num_blocks: int = Field(default=1, ge=1)
-    """Top blocks of the teacher whose outputs are averaged (dBOT: the last)."""
-    beta: float = Field(default=1.0, gt=0)
-    """Difference at which the loss turns from squared to absolute."""
-
-
-class EmaTokenParams(TargetParams):
-    """Parameters of the `ema_token` target."""
-
-    num_prototypes: int = Field(default=256, ge=2, le=65_536)
-    """Prototypes (iBOT: 8192, for far longer training)."""
-    tau_start: float = Field(default=0.996, ge=0, le=1)
-    """Rate of the teacher's moving average at the first update (iBOT's value)."""
-    tau_end: float = Field(default=1.0, ge=0, le=1)
-    """Rate at the last update, reached by a cosine (iBOT's value)."""
-    temperature_start: float = Field(default=0.04, gt=0)
-    """Temperature of the teacher's cosines at the first update (iBOT's value)."""
-    temperature_end: float = Field(default=0.07, gt=0)
-    """Temperature after the warm-up (iBOT's value for patches)."""
-    temperature_fraction: float = Field(default=0.1, gt=0, le=1)
-    """Share of all updates over which the temperature rises linearly (iBOT: 30 epochs of 400)."""
-    center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Rate of the centres' moving average (iBOT's value)."""
-    class_weight: float = Field(default=0.0, ge=0)
-    """Weight of the class token's loss (iBOT: 1, between two crops); 0: patches alone."""
-
-
-class LatentClusterParams(TargetParams):
-    """Parameters of the `latent_cluster` target."""
-
-    num_prototypes: int = Field(default=256, ge=2, le=65_536)
-    """Prototypes (CAPI: 16,384, for far longer training)."""
-    temperature: float = Field(default=0.06, gt=0)
-    """Temperature of the assignment (CAPI's value, whose prototypes may have any length)."""
-    tau_start: float = Field(default=0.999, ge=0, le=1)
-    """Rate of the teacher's moving average at the first update (CAPI: 0.999 after a warm-up)."""
-    tau_end: float = Field(default=1.0, ge=0, le=1)
-    """Rate at the last update, reached by a cosine (CAPI's value)."""
-    momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Rate of the moving averages of prototypes and centre."""
-    sinkhorn_rate: float = Field(default=0.3, gt=0, le=1)
-    """Share of an iteration of Sinkhorn's that each update takes; 1: a whole one (CAPI: 3 on each batch)."""
 
 
 class PcaParams(TargetParams):
@@ -357,6 +293,7 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.bootstrap:BootstrapTarget": BootstrapParams,
     "mim_bench.targets.ema_token:EmaTokenTarget": EmaTokenParams,
     "mim_bench.targets.latent_cluster:LatentClusterTarget": LatentClusterParams,
+    "mim_bench.targets.contrastive:ContrastiveTarget": ContrastiveParams,
     "mim_bench.targets.pca:PcaTarget": PcaParams,
     "mim_bench.targets.mean_color:MeanColorTarget": MeanColorParams,
     "mim_bench.targets.palette:PaletteTarget": PaletteParams,

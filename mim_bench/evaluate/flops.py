@@ -56,6 +56,8 @@ class TargetCount:
     """Its part of a checkpoint: the state of a target that learns, else nothing."""
     needs_fit: bool
     """Whether it must first be fitted to training images."""
+    num_views: int
+    """Views of an image in a step; more than one are unmasked."""
 
 
 @contextmanager
@@ -68,14 +70,17 @@ def counting() -> Iterator[FlopCounterMode]:
 
 def step(config: RunConfig) -> int:
     """FLOPs of one image in a pre-training step, the target included; the config must be sized."""
-    return masked(config).step + target(config).forward
+    own = target(config)
+    return own.num_views * (masked(config).step + own.forward)
 
 
 def masked(config: RunConfig) -> ModelCount:
     """FLOPs and bytes of the masked autoencoder; the config must be sized."""
     shape = geometry(config)
-    num_visible = masking.MaskSampler(config.mask, shape.grid).num_visible
-    return _masked(config.model.model_dump_json(), shape, num_visible, target(config).dim)
+    own, num_visible = target(config), masking.MaskSampler(config.mask, shape.grid).num_visible
+    if own.num_views > 1:
+        num_visible = shape.num_patches
+    return _masked(config.model.model_dump_json(), shape, num_visible, own.dim)
 
 
 @lru_cache(maxsize=1024)
@@ -132,7 +137,7 @@ def _target(class_path: str, params: str, shape: Geometry, settings: str) -> Tar
             made(_image(shape, device))
             if made.has_image_loss:
                 made.image_values(_image(shape, device))
-        return TargetCount(counter.get_total_flops(), made.dim, saved, needs_fit)
+        return TargetCount(counter.get_total_flops(), made.dim, saved, needs_fit, made.num_views)
 
     try:
         return on(_META)

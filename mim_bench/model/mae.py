@@ -12,8 +12,9 @@ Legend: B batch, C channels, H W image, L patches, V visible patches, D encoder 
 dim target width. Masks: True = hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import permutations
 
 import torch
 import torch.nn.functional as F
@@ -185,6 +186,20 @@ class MaskedAutoencoder(nn.Module):
             loss = loss + target.image_loss(first[:, 0], wanted).mean()
         return loss, prediction, mask
 
+    def compare(self, views: Sequence[Tensor], target: Target) -> Tensor:
+        """Views of the same images (B, C, H, W), nothing hidden -> the target's image loss (scalar).
+
+        The mean over images and over pairs of a view that is predicted from and another that has the values.
+        """
+        order = torch.arange(self.geometry.num_patches, device=views[0].device)
+        order = order.expand(len(views[0]), -1)
+        own = [
+            self.predict(view, order, hidden_only=True, class_token=True)[:, 0] for view in views
+        ]
+        values = [compute_values(target, view, target.image_values) for view in views]
+        pairs = permutations(range(len(views)), 2)
+        return torch.stack([target.image_loss(own[i], values[j]).mean() for i, j in pairs]).mean()
+
     def predict(
         self,
         images: Tensor,
@@ -213,13 +228,15 @@ class MaskedAutoencoder(nn.Module):
             for block in self.decoder_blocks:
                 tokens = block(tokens)
             tokens = self.decoder_norm(tokens)
-        patches = tokens[:, 1 + self.num_visible :] if hidden_only else tokens[:, 1:]
-        prediction = self.decoder_pred(patches)
-        if not hidden_only:
-            prediction = take(prediction, torch.argsort(shuffle, dim=1))
-        if not class_token:
+        wanted = tokens[:, 1 + self.num_visible :] if hidden_only else tokens[:, 1:]
+        if class_token:
+            wanted = torch.cat([tokens[:, :1], wanted], dim=1)
+        prediction = self.decoder_pred(wanted)
+        if hidden_only:
             return prediction
-        return torch.cat([self.decoder_pred(tokens[:, :1]), prediction], dim=1)
+        first, patches = prediction.tensor_split([int(class_token)], dim=1)
+        patches = take(patches, torch.argsort(shuffle, dim=1))
+        return torch.cat([first, patches], dim=1) if class_token else patches
 
     def encode(self, images: Tensor, visible: Tensor) -> Tensor:
         """Images (B, C, H, W) and visible patches (B, V) -> tokens (B, 1 + V, D), class token first."""
@@ -274,4 +291,4 @@ def _position(table: Tensor, index: Tensor) -> Tensor:
 def take(values: Tensor, index: Tensor) -> Tensor:
     """(B, N, D) and (B, K) -> (B, K, D); whole rows, which is 10 times as fast as `gather` on a CPU."""
     rows = torch.arange(len(index), device=index.device)[:, None] * values.shape[1] + index
-    return values.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, -1)
+    return values.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, values.shape[-1])

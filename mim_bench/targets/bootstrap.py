@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mim_bench.config.target_params import BootstrapParams
+from mim_bench.config.follower_params import BootstrapParams
 from mim_bench.targets.ema_feature import EmaFeatureTarget
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mim_bench.config.target_params import BootstrapParams, EmaFeatureParams
+from mim_bench.config.follower_params import BootstrapParams, EmaFeatureParams
 from mim_bench.errors import UserError
 from mim_bench.target import Target, TargetContext
 from mim_bench.targets.feature_picture import feature_picture

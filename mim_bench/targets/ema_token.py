@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mim_bench.config.target_params import EmaTokenParams
+from mim_bench.config.follower_params import EmaTokenParams
 from mim_bench.target import TargetContext
 from mim_bench.targets.feature_picture import feature_picture
 from mim_bench.targets.moving_average import cosine, exact, follow, sum_over_ranks

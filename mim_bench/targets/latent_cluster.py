@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.target_params import LatentClusterParams
+from mim_bench.config.follower_params import LatentClusterParams
 from mim_bench.errors import UserError
 from mim_bench.target import TargetContext
 from mim_bench.targets.feature_picture import feature_picture

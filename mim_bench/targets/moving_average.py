@@ -28,6 +28,15 @@ def sum_over_ranks(total: Tensor) -> Tensor:
     return total
 
 
+def gather_over_ranks(values: Tensor) -> tuple[Tensor, int]:
+    """(B, D) of each process of a run, without gradient -> all of them (R * B, D), and the row of the own first."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values, 0
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts), dist.get_rank() * len(values)
+
+
 def exact(like: Tensor) -> AbstractContextManager[Any]:
     """Context in which products are those of float32, whatever the model runs in."""
     if like.is_meta:  # where FLOPs are counted, which knows no autocast

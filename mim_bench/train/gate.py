@@ -64,8 +64,10 @@ def gate_losses(
 ) -> dict[str, float]:
     """Losses of the predictions above by name, `model_r2` and `flat_share`; what cannot be computed is left out.
 
-    `model`: unset for the target alone.
+    `model`: unset for the target alone. Of a target that compares views, which hides nothing, there are none.
     """
+    if target.num_views > 1:
+        return {}
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order))
     fit, choice, held = (

@@ -55,7 +55,7 @@ def pretrained(config, folder, report=None):
         *(("hog", steps) for steps in ((1,), (5,), (7, 9), (11,))),
         *(
             (target, (5, 9))
-            for target in ("ema_feature", "bootstrap", "ema_token", "latent_cluster")
+            for target in ("ema_feature", "bootstrap", "ema_token", "latent_cluster", "contrastive")
         ),
     ],
 )
