@@ -58,6 +58,8 @@ class TargetCount:
     """Whether it must first be fitted to training images."""
     num_views: int
     """Views of an image in a step; more than one are unmasked."""
+    has_class: bool
+    """Whether the class token is predicted from too."""
 
 
 @contextmanager
@@ -80,11 +82,14 @@ def masked(config: RunConfig) -> ModelCount:
     own, num_visible = target(config), masking.MaskSampler(config.mask, shape.grid).num_visible
     if own.num_views > 1:
         num_visible = shape.num_patches
-    return _masked(config.model.model_dump_json(), shape, num_visible, own.dim)
+    settings = config.model.model_dump_json()
+    return _masked(settings, shape, num_visible, own.dim, has_class=own.has_class)
 
 
 @lru_cache(maxsize=1024)
-def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> ModelCount:
+def _masked(
+    settings: str, shape: Geometry, num_visible: int, dim: int, *, has_class: bool
+) -> ModelCount:
     config = ModelConfig.model_validate_json(settings)
     small = config.model_copy(update={"depth": 1, "decoder_depth": min(config.decoder_depth, 1)})
     with _META:
@@ -93,7 +98,7 @@ def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> Model
     times = {"model.encoder.blocks.0": config.depth}
     if config.mask_tokens != "encoder_light" and config.decoder_depth:
         times["model.decoder_blocks.0"] = config.decoder_depth
-    found = _trained(_Predict(model), times, _image(shape, _META), shuffle)
+    found = _trained(_Predict(model, has_class), times, _image(shape, _META), shuffle)
     # the encoder is saved on its own too
     encoder_bytes = _size(model.encoder, {"blocks.0": config.depth})
     return replace(found, kept_bytes=found.kept_bytes + encoder_bytes)
@@ -102,12 +107,12 @@ def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> Model
 class _Predict(nn.Module):
     """What training asks of `MaskedAutoencoder` as a module's forward, so that FLOPs are counted by submodule."""
 
-    def __init__(self, model: MaskedAutoencoder) -> None:
+    def __init__(self, model: MaskedAutoencoder, has_class: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.has_class = model, has_class
 
     def forward(self, images: torch.Tensor, shuffle: torch.Tensor) -> torch.Tensor:
-        return self.model.predict(images, shuffle, hidden_only=True)
+        return self.model.predict(images, shuffle, hidden_only=True, class_token=self.has_class)
 
 
 def target(config: RunConfig) -> TargetCount:
@@ -137,7 +142,10 @@ def _target(class_path: str, params: str, shape: Geometry, settings: str) -> Tar
             made(_image(shape, device))
             if made.has_image_loss:
                 made.image_values(_image(shape, device))
-        return TargetCount(counter.get_total_flops(), made.dim, saved, needs_fit, made.num_views)
+        has_class = made.has_image_loss or made.num_views > 1
+        return TargetCount(
+            counter.get_total_flops(), made.dim, saved, needs_fit, made.num_views, has_class
+        )
 
     try:
         return on(_META)
