@@ -119,7 +119,7 @@ def test_fit__learns_codes_that_are_used_and_depend_on_the_seed(name, monkeypatc
 
 
 def test_perceptual__decodes_the_image():
-    target, images = built("vq_perceptual", fit_epochs=20), Images()
+    target, images = built("vq_perceptual", fit_epochs=40), Images()
     target.fit(images, seed=0)
     picture = target.picture(target(images.images), images.images)[:, :1]
     error = (picture - images.images).abs().mean()
