@@ -133,6 +133,11 @@ class Target(nn.Module):
     """Precision of `forward`: exact float32 whatever the model runs in, or that of the model (a teacher)."""
     picture_uses_ground_truth: ClassVar[bool] = False
     """True if `picture` needs statistics of the true image to draw a prediction; the picture says so."""
+    num_views: ClassVar[int] = 1
+    """Crops of an image in a step, each of its own random stream. With more than one nothing is hidden: every view's
+    class token is trained against the values of the others, by `image_values` and `image_loss`."""
+    are_probabilities: ClassVar[bool] = False
+    """True if `forward` returns soft targets, for which the head has logits."""
     dim: int
     """Width of the prediction head."""
 
@@ -169,11 +174,25 @@ class Target(nn.Module):
         """Batch of images, shape (B, C, H, W), float in [0, 1] -> the values to predict.
 
         (B, L, dim) regression values, (B, L) or (B, L, K) int64 class indices, or (B, L, dim) soft targets.
+        In training mode, which it is in during steps alone, a target may keep what `after_step` learns from.
         """
         raise NotImplementedError
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Head output (B, N, dim) and values at the same N hidden patches -> (B, N), one loss a patch."""
+        raise NotImplementedError
+
+    @property
+    def has_image_loss(self) -> bool:
+        """True if the class token is trained too, by `image_values` and `image_loss`."""
+        return False
+
+    def image_values(self, images: Tensor) -> Tensor:
+        """Batch of images, shape (B, C, H, W), float in [0, 1] -> what the class token is to predict, (B, ...)."""
+        raise NotImplementedError
+
+    def image_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Head output of the class token (B, dim) and its values -> (B,), added to the loss of the patches."""
         raise NotImplementedError
 
     def decode(self, prediction: Tensor) -> Tensor:

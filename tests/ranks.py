@@ -41,6 +41,8 @@ WHOLE = ("evaluate.protocols=knn,linear,finetune", *COMMON)
 SHARDED = ("evaluate.protocols=finetune", *COMMON, "runtime.shard=true")
 ONLY = ("evaluate.protocols=[]", *COMMON)
 PARTS = (*ONLY, "pretrain.accumulation_steps=2")
+FOLLOWERS = ("ema_feature", "ema_token", "latent_cluster", "contrastive")
+"""Targets that follow the student."""
 
 
 class Stop(Exception):
@@ -176,7 +178,8 @@ def main(out):
     restore()
     results["draws"] = draws
     run(out, "parts", *PARTS)
-    run(out, "ema", *ONLY, target="ema_feature")
+    for target in FOLLOWERS:
+        run(out, target, *ONLY, target=target)
     run(out, "sharded", *SHARDED)
     results["elements"] = sharded_elements(out)
     results["saved"] = interrupted(out, "again", 6, *ONLY)

@@ -4,24 +4,24 @@ A class from outside the package carries its own `Params` and `version`.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mim_bench.config.follower_params import (
+    BootstrapParams,
+    ContrastiveParams,
+    EmaFeatureParams,
+    EmaTokenParams,
+    LatentClusterParams,
+)
+from mim_bench.config.params_base import TargetParams
 from mim_bench.files import file_sha256
-from mim_bench.schema import Frozen
 
 LossName = Literal["mse", "l1", "smooth_l1"]
 """`mse`: d^2; `l1`: |d|; `smooth_l1`: d^2 / 2 where |d| < 1, else |d| - 1/2."""
 Reconstruction = Literal["logit_laplace", "l2"]
 """Likelihood of the pixels in a tokenizer's fit."""
-
-
-class TargetParams(Frozen):
-    """Parameters of one target."""
-
-    version: ClassVar[int] = 1
-    """Version of the target's class; raised by every change that can move a score."""
 
 
 class PixelParams(TargetParams):
@@ -114,21 +114,6 @@ class DvaeParams(TargetParams):
         return self
 
 
-class EmaFeatureParams(TargetParams):
-    """Parameters of the `ema_feature` target."""
-
-    num_blocks: int = Field(default=6, ge=1)
-    """Top blocks of the teacher whose outputs are averaged (data2vec: 6 of 12); at most the model's depth."""
-    beta: float = Field(default=2.0, gt=0)
-    """Difference at which the loss turns from squared to absolute (data2vec's value for images)."""
-    tau_start: float = Field(default=0.999, ge=0, le=1)
-    """Rate of the moving average at the first update."""
-    tau_end: float = Field(default=0.9998, ge=0, le=1)
-    """Rate of the moving average after the warm-up (data2vec's value for images)."""
-    tau_fraction: float = Field(default=0.3, gt=0, le=1)
-    """Share of all updates over which the rate rises linearly."""
-
-
 class PcaParams(TargetParams):
     """Parameters of the `pca` target."""
 
@@ -184,8 +169,8 @@ class WaveletParams(TargetParams):
 class EdgesParams(TargetParams):
     """Parameters of the `edges` target."""
 
-    operator: Literal["sobel", "laplacian", "lbp"] = "sobel"
-    """Magnitude of the gradient, Laplacian, or local binary pattern."""
+    operator: Literal["sobel", "laplacian", "lbp", "canny"] = "sobel"
+    """Magnitude of the gradient, Laplacian, local binary pattern, or Canny's edges."""
     loss: LossName = "mse"
     """Per value, averaged over the patch."""
 
@@ -208,8 +193,8 @@ class RandomProjectionParams(TargetParams):
     """Width of projection and codebook (BEST-RQ: 16)."""
 
 
-class FeatureParams(TargetParams):
-    """Parameters of the `feature` and `random_feature` targets."""
+class TeacherParams(TargetParams):
+    """Parameters of targets that are taken from a frozen teacher."""
 
     teacher: str = "random"
     """`random`: the student's shape at random weights; the folder of a finished run; or `timm:NAME`."""
@@ -217,10 +202,6 @@ class FeatureParams(TargetParams):
     """Local file of weights of a `timm:NAME`."""
     sha256: str | None = None
     """Of the teacher's weights, filled in when unset, so that a run's hash covers them."""
-    num_blocks: int = Field(default=1, ge=1)
-    """Top blocks of the teacher whose outputs are averaged."""
-    loss: Literal["cosine", "smooth_l1"] = "cosine"
-    """`cosine`: MaskFeat's for deep features; `smooth_l1`: dBOT's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -233,6 +214,59 @@ class FeatureParams(TargetParams):
         if teacher == "random" or not path.is_file():
             return values
         return {**values, "sha256": file_sha256(path)}
+
+
+class FeatureParams(TeacherParams):
+    """Parameters of the `feature` and `random_feature` targets."""
+
+    num_blocks: int = Field(default=1, ge=1)
+    """Top blocks of the teacher whose outputs are averaged."""
+    loss: Literal["cosine", "smooth_l1"] = "cosine"
+    """`cosine`: MaskFeat's for deep features; `smooth_l1`: dBOT's."""
+
+
+class RelationParams(TeacherParams):
+    """Parameters of the `relation` target."""
+
+    kinds: tuple[Literal["qq", "kk", "vv", "qk"], ...] = Field(default=("qq", "vv"), min_length=1)
+    """What is compared between patches: queries, keys, values, or queries with keys."""
+    block: int = -1
+    """Block of the teacher, from 0, or from the end where negative. TinyMIM: the last, or an earlier one where
+    the teacher is deeper than the student."""
+
+
+class VqParams(TeacherParams):
+    """Parameters of a vector-quantised tokenizer; the defaults suit 10,000 images of 32x32 on two CPU cores."""
+
+    vocab_size: int = Field(default=256, ge=2, le=65_536)
+    """Number of codes (BEiT v2 and PeCo: 8192)."""
+    code_width: int = Field(default=32, ge=1, le=4096)
+    """Width of a code (BEiT v2: 32)."""
+    width: int = Field(default=24, ge=4, le=4096)
+    """Channels of the first group of blocks, as of `dvae`."""
+    blocks_per_group: int = Field(default=1, ge=1, le=100)
+    """Residual blocks between two changes of resolution."""
+    commitment: float = Field(default=1.0, ge=0)
+    """Weight of 1 - cosine between the encoder's output and its code."""
+    decay: float = Field(default=0.98, ge=0, lt=1)
+    """Rate of the codes' moving average (BEiT v2: 0.99, for far longer fits)."""
+    fit_epochs: int = Field(default=6, ge=1)
+    """Passes over the training images (BEiT v2: 100)."""
+    fit_batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    """Images an update."""
+    fit_lr: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of Adam, falling by a cosine to a hundredth of it."""
+
+
+class VqDistilledParams(VqParams):
+    """Parameters of the `vq_distilled` target."""
+
+
+class VqPerceptualParams(VqParams):
+    """Parameters of the `vq_perceptual` target."""
+
+    perceptual_weight: float = Field(default=1.0, ge=0)
+    """Weight of the difference of features over that of pixels."""
 
 
 class SumParams(TargetParams):
@@ -258,6 +292,10 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.hog:HogTarget": HogParams,
     "mim_bench.targets.dvae:DvaeTarget": DvaeParams,
     "mim_bench.targets.ema_feature:EmaFeatureTarget": EmaFeatureParams,
+    "mim_bench.targets.bootstrap:BootstrapTarget": BootstrapParams,
+    "mim_bench.targets.ema_token:EmaTokenTarget": EmaTokenParams,
+    "mim_bench.targets.latent_cluster:LatentClusterTarget": LatentClusterParams,
+    "mim_bench.targets.contrastive:ContrastiveTarget": ContrastiveParams,
     "mim_bench.targets.pca:PcaTarget": PcaParams,
     "mim_bench.targets.mean_color:MeanColorTarget": MeanColorParams,
     "mim_bench.targets.palette:PaletteTarget": PaletteParams,
@@ -267,6 +305,9 @@ BUILT_IN: dict[str, type[TargetParams]] = {
     "mim_bench.targets.edges:EdgesTarget": EdgesParams,
     "mim_bench.targets.hog_multiscale:HogMultiscaleTarget": HogMultiscaleParams,
     "mim_bench.targets.feature:FeatureTarget": FeatureParams,
+    "mim_bench.targets.relation:RelationTarget": RelationParams,
+    "mim_bench.targets.vq_distilled:VqDistilledTarget": VqDistilledParams,
+    "mim_bench.targets.vq_perceptual:VqPerceptualTarget": VqPerceptualParams,
     "mim_bench.targets.hog_pixel:SumTarget": SumParams,
     "mim_bench.targets.random_projection:RandomProjectionTarget": RandomProjectionParams,
 }

@@ -56,6 +56,10 @@ class TargetCount:
     """Its part of a checkpoint: the state of a target that learns, else nothing."""
     needs_fit: bool
     """Whether it must first be fitted to training images."""
+    num_views: int
+    """Views of an image in a step; more than one are unmasked."""
+    has_class: bool
+    """Whether the class token is predicted from too."""
 
 
 @contextmanager
@@ -68,18 +72,24 @@ def counting() -> Iterator[FlopCounterMode]:
 
 def step(config: RunConfig) -> int:
     """FLOPs of one image in a pre-training step, the target included; the config must be sized."""
-    return masked(config).step + target(config).forward
+    own = target(config)
+    return own.num_views * (masked(config).step + own.forward)
 
 
 def masked(config: RunConfig) -> ModelCount:
     """FLOPs and bytes of the masked autoencoder; the config must be sized."""
     shape = geometry(config)
-    num_visible = masking.MaskSampler(config.mask, shape.grid).num_visible
-    return _masked(config.model.model_dump_json(), shape, num_visible, target(config).dim)
+    own, num_visible = target(config), masking.MaskSampler(config.mask, shape.grid).num_visible
+    if own.num_views > 1:
+        num_visible = shape.num_patches
+    settings = config.model.model_dump_json()
+    return _masked(settings, shape, num_visible, own.dim, has_class=own.has_class)
 
 
 @lru_cache(maxsize=1024)
-def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> ModelCount:
+def _masked(
+    settings: str, shape: Geometry, num_visible: int, dim: int, *, has_class: bool
+) -> ModelCount:
     config = ModelConfig.model_validate_json(settings)
     small = config.model_copy(update={"depth": 1, "decoder_depth": min(config.decoder_depth, 1)})
     with _META:
@@ -88,7 +98,7 @@ def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> Model
     times = {"model.encoder.blocks.0": config.depth}
     if config.mask_tokens != "encoder_light" and config.decoder_depth:
         times["model.decoder_blocks.0"] = config.decoder_depth
-    found = _trained(_Predict(model), times, _image(shape, _META), shuffle)
+    found = _trained(_Predict(model, has_class), times, _image(shape, _META), shuffle)
     # the encoder is saved on its own too
     encoder_bytes = _size(model.encoder, {"blocks.0": config.depth})
     return replace(found, kept_bytes=found.kept_bytes + encoder_bytes)
@@ -97,12 +107,12 @@ def _masked(settings: str, shape: Geometry, num_visible: int, dim: int) -> Model
 class _Predict(nn.Module):
     """What training asks of `MaskedAutoencoder` as a module's forward, so that FLOPs are counted by submodule."""
 
-    def __init__(self, model: MaskedAutoencoder) -> None:
+    def __init__(self, model: MaskedAutoencoder, has_class: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.has_class = model, has_class
 
     def forward(self, images: torch.Tensor, shuffle: torch.Tensor) -> torch.Tensor:
-        return self.model.predict(images, shuffle, hidden_only=True)
+        return self.model.predict(images, shuffle, hidden_only=True, class_token=self.has_class)
 
 
 def target(config: RunConfig) -> TargetCount:
@@ -130,7 +140,12 @@ def _target(class_path: str, params: str, shape: Geometry, settings: str) -> Tar
         made.to(device)
         with counting() as counter:
             made(_image(shape, device))
-        return TargetCount(counter.get_total_flops(), made.dim, saved, needs_fit)
+            if made.has_image_loss:
+                made.image_values(_image(shape, device))
+        has_class = made.has_image_loss or made.num_views > 1
+        return TargetCount(
+            counter.get_total_flops(), made.dim, saved, needs_fit, made.num_views, has_class
+        )
 
     try:
         return on(_META)

@@ -138,10 +138,11 @@ class Stepper:
         size, channels = config.data.image_size, config.data.in_chans
         assert size is not None and channels is not None
         generator = torch.Generator().manual_seed(0)
-        shape = (part_size(config), channels, *size)
+        self.target = make_target(config).to(device)
+        views = (self.target.num_views,) if self.target.num_views > 1 else ()
+        shape = (part_size(config), *views, channels, *size)
         self.images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
         self.index = torch.arange(len(self.images))
-        self.target = make_target(config).to(device)
         self.target.skip_fit()  # a fitted one costs the same
         model = build_model(config, self.target.dim).to(device)
         self.target.begin(model)
@@ -163,7 +164,7 @@ class Stepper:
 
     def target_only(self) -> None:
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
-            self.target(self.images.float() / 255)
+            self.target(self.images.flatten(0, -4).float() / 255)
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:

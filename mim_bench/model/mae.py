@@ -12,7 +12,9 @@ Legend: B batch, C channels, H W image, L patches, V visible patches, D encoder 
 dim target width. Masks: True = hidden.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import permutations
 
 import torch
 import torch.nn.functional as F
@@ -172,17 +174,45 @@ class MaskedAutoencoder(nn.Module):
             noise = torch.rand(len(images), self.geometry.num_patches, device=images.device)
         shuffle, mask = masking.split(noise, self.num_visible)
         hidden = shuffle[:, self.num_visible :]
-        prediction = self.predict(images, shuffle, hidden_only=hidden_only)
+        has_class = target.has_image_loss
+        prediction = self.predict(images, shuffle, hidden_only=hidden_only, class_token=has_class)
+        first, prediction = prediction.tensor_split([int(has_class)], dim=1)
         at_hidden = prediction if hidden_only else take(prediction, hidden)
         losses = target.loss(at_hidden, values_at(values, hidden))
         check_loss_shape(target, losses, hidden.shape)
-        return losses.mean(), prediction, mask
+        loss = losses.mean()
+        if has_class:
+            wanted = compute_values(target, images, target.image_values)
+            loss = loss + target.image_loss(first[:, 0], wanted).mean()
+        return loss, prediction, mask
 
-    def predict(self, images: Tensor, shuffle: Tensor, *, hidden_only: bool = False) -> Tensor:
+    def compare(self, views: Sequence[Tensor], target: Target) -> Tensor:
+        """Views of the same images (B, C, H, W), nothing hidden -> the target's image loss (scalar).
+
+        The mean over images and over pairs of a view that is predicted from and another that has the values.
+        """
+        order = torch.arange(self.geometry.num_patches, device=views[0].device)
+        order = order.expand(len(views[0]), -1)
+        own = [
+            self.predict(view, order, hidden_only=True, class_token=True)[:, 0] for view in views
+        ]
+        values = [compute_values(target, view, target.image_values) for view in views]
+        pairs = permutations(range(len(views)), 2)
+        return torch.stack([target.image_loss(own[i], values[j]).mean() for i, j in pairs]).mean()
+
+    def predict(
+        self,
+        images: Tensor,
+        shuffle: Tensor,
+        *,
+        hidden_only: bool = False,
+        class_token: bool = False,
+    ) -> Tensor:
         """Images (B, C, H, W), patches with the visible ones first (B, L) -> prediction (B, L, dim).
 
         Mask tokens follow the visible patches until the end, so that hidden patches are a slice: blocks
         do not mind the order of their tokens. `hidden_only`: (B, N, dim) in the order of `shuffle`.
+        `class_token`: (B, 1 + ., dim), the class token's first.
         """
         visible = shuffle[:, : self.num_visible]
         if self.config.mask_tokens == "decoder":
@@ -198,9 +228,15 @@ class MaskedAutoencoder(nn.Module):
             for block in self.decoder_blocks:
                 tokens = block(tokens)
             tokens = self.decoder_norm(tokens)
+        wanted = tokens[:, 1 + self.num_visible :] if hidden_only else tokens[:, 1:]
+        if class_token:
+            wanted = torch.cat([tokens[:, :1], wanted], dim=1)
+        prediction = self.decoder_pred(wanted)
         if hidden_only:
-            return self.decoder_pred(tokens[:, 1 + self.num_visible :])
-        return take(self.decoder_pred(tokens[:, 1:]), torch.argsort(shuffle, dim=1))
+            return prediction
+        first, patches = prediction.tensor_split([int(class_token)], dim=1)
+        patches = take(patches, torch.argsort(shuffle, dim=1))
+        return torch.cat([first, patches], dim=1) if class_token else patches
 
     def encode(self, images: Tensor, visible: Tensor) -> Tensor:
         """Images (B, C, H, W) and visible patches (B, V) -> tokens (B, 1 + V, D), class token first."""
@@ -233,11 +269,13 @@ class MaskedAutoencoder(nn.Module):
         return encoder.norm(tokens)
 
 
-def compute_values(target: Target, images: Tensor) -> Tensor:
-    """Values of a target, without gradient, in the precision that its class states."""
+def compute_values(
+    target: Target, images: Tensor, function: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Values of a target, or of one of its functions, without gradient, in the precision that its class states."""
     exact = torch.autocast(images.device.type, enabled=False)  # the same on every device
     with torch.no_grad(), exact if target.precision == "float32" else nullcontext():
-        return target(images)
+        return (function or target)(images)
 
 
 def values_at(values: Tensor, index: Tensor) -> Tensor:
@@ -253,4 +291,4 @@ def _position(table: Tensor, index: Tensor) -> Tensor:
 def take(values: Tensor, index: Tensor) -> Tensor:
     """(B, N, D) and (B, K) -> (B, K, D); whole rows, which is 10 times as fast as `gather` on a CPU."""
     rows = torch.arange(len(index), device=index.device)[:, None] * values.shape[1] + index
-    return values.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, -1)
+    return values.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, values.shape[-1])

@@ -1,12 +1,11 @@
-"""Edges and texture of each pixel: targets that openmixup lists next to HOG (Sobel, Laplacian, local binary patterns).
+"""Edges and texture of each pixel: targets that openmixup lists next to HOG (Sobel, Canny, Laplacian, LBP).
 
 All work on 8-bit grey levels, the mean over channels, whose sums and differences are exact on every device.
 
 - `sobel`: magnitude of the gradient;
 - `laplacian`: the sum of the four neighbours minus four times the pixel;
-- `lbp`: for each of the eight neighbours, whether it is at least as bright as the pixel (Ojala et al. 2002).
-
-Deliberate difference: Canny's edges are left out; their thresholds and thinning run image by image on a CPU.
+- `lbp`: for each of the eight neighbours, whether it is at least as bright as the pixel (Ojala et al. 2002);
+- `canny`: whether the pixel is on one of Canny's edges (`mim_bench.targets.canny`).
 
 Legend: B batch, L patches, p patch side, N numbers a pixel: 1, of `lbp` 8.
 """
@@ -19,12 +18,13 @@ from torch import Tensor
 from mim_bench.config.target_params import EdgesParams
 from mim_bench.errors import UserError
 from mim_bench.target import Target, TargetContext
+from mim_bench.targets.canny import canny
 from mim_bench.targets.hog import sobel
 from mim_bench.targets.regression_loss import regression_loss
 
 _AROUND = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
 """Corners of the shifted image in the padded one, clockwise from the upper left neighbour."""
-_LARGEST = {"sobel": 4 * 255 * 2**0.5, "laplacian": 4 * 255.0, "lbp": 1.0}
+_LARGEST = {"sobel": 4 * 255 * 2**0.5, "laplacian": 4 * 255.0, "lbp": 1.0, "canny": 1.0}
 
 
 class EdgesTarget(Target):
@@ -54,6 +54,8 @@ class EdgesTarget(Target):
         if self.params.operator == "sobel":
             gx, gy = sobel(grey)
             return (gx * gx + gy * gy).double().sqrt().float() / channels
+        if self.params.operator == "canny":
+            return canny(grey.double() / (255 * channels)).float()
         padded = F.pad(grey, (1, 1, 1, 1), mode="reflect")
         height, width = grey.shape[2:]
         around = [padded[..., y : y + height, x : x + width] for y, x in _AROUND]
@@ -67,7 +69,7 @@ class EdgesTarget(Target):
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L, dim) -> (B, 3, H, W) in [0, 1]: magnitudes, drawn up to half of the greatest possible; of `lbp` the
-        share of neighbours that are as bright."""
+        share of neighbours that are as bright; edges white."""
         (rows, columns), p = self.geometry.grid, self.geometry.patch_size
         found = rearrange(
             values.float(), "b (h w) (p q n) -> b n (h p) (w q)", h=rows, w=columns, p=p, q=p

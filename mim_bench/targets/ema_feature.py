@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mim_bench.config.target_params import EmaFeatureParams
+from mim_bench.config.follower_params import BootstrapParams, EmaFeatureParams
 from mim_bench.errors import UserError
 from mim_bench.target import Target, TargetContext
 from mim_bench.targets.feature_picture import feature_picture
@@ -32,10 +32,10 @@ class EmaFeatureTarget(Target):
     precision = "model"
     picture_uses_ground_truth = True
 
-    def __init__(self, params: EmaFeatureParams, context: TargetContext) -> None:
+    def __init__(self, params: EmaFeatureParams | BootstrapParams, context: TargetContext) -> None:
         super().__init__(params, context)
         if context.model is None:
-            raise UserError("ema_feature follows a student, whose model must be given")
+            raise UserError("the teacher follows a student, whose model must be given")
         self.dim = context.model.embed_dim
         self.num_blocks = min(params.num_blocks, context.model.depth)
         self.teacher: nn.Module | None = None
@@ -48,7 +48,7 @@ class EmaFeatureTarget(Target):
     def forward(self, images: Tensor) -> Tensor:
         """Batch of images, shape (B, C, H, W), float in [0, 1] -> (B, L, D) float32."""
         if self.teacher is None:
-            raise RuntimeError("ema_feature: begin comes before forward")
+            raise RuntimeError(f"{type(self).__name__}: begin comes before forward")
         teacher = cast(Any, self.teacher).eval()
         layers = teacher.forward_intermediates(
             self.geometry.normalize(images),

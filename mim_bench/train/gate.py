@@ -64,8 +64,10 @@ def gate_losses(
 ) -> dict[str, float]:
     """Losses of the predictions above by name, `model_r2` and `flat_share`; what cannot be computed is left out.
 
-    `model`: unset for the target alone.
+    `model`: unset for the target alone. Of a target that compares views, which hides nothing, there are none.
     """
+    if target.num_views > 1:
+        return {}
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order))
     fit, choice, held = (
@@ -74,10 +76,10 @@ def gate_losses(
     )
     found = {"model": _loss(target, held, held.prediction)} if model else {}
     mean = as_numbers(target, fit.values).mean(0)
-    found["mean"] = _loss(target, held, _at_hidden(_scores(held, mean[None]), held))
+    found["mean"] = _loss(target, held, _at_hidden(_scores(target, held, mean[None]), held))
     if held.values.is_floating_point():
         copied = take(held.values, _nearest_visible(held, target.geometry))
-        found["copy"] = _loss(target, held, copied)
+        found["copy"] = _loss(target, held, _scores(target, held, copied))
     if mean.numel() <= _MAX_OUTPUTS:
         found["ridge"] = _ridge(target, fit, choice, held, mean)
     flat = held.is_flat
@@ -157,10 +159,10 @@ def as_numbers(target: Target, values: Tensor) -> Tensor:
     return F.one_hot(values, target.dim // values.shape[2]).flatten(2).float()
 
 
-def _scores(views: _Views, outputs: Tensor) -> Tensor:
-    """Averages or regressed outputs (N, L, V) -> what the head would give: logits for class indices."""
-    is_class = not views.values.is_floating_point()
-    return outputs.clamp_min(_LEAST_PROBABILITY).log() if is_class else outputs
+def _scores(target: Target, views: _Views, outputs: Tensor) -> Tensor:
+    """Averages or regressed outputs (N, ., V) -> what the head would give: logits for classes."""
+    has_logits = target.are_probabilities or not views.values.is_floating_point()
+    return outputs.clamp_min(_LEAST_PROBABILITY).log() if has_logits else outputs
 
 
 def _at_hidden(outputs: Tensor, views: _Views) -> Tensor:
@@ -192,7 +194,7 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
 
     def loss(views: _Views, weight: Tensor) -> Tensor:
         outputs = ((views.inputs - center) @ x.T @ weight).unflatten(1, mean.shape) + mean
-        return _loss(target, views, _at_hidden(_scores(views, outputs), views))
+        return _loss(target, views, _at_hidden(_scores(target, views, outputs), views))
 
     def solve(penalty: float) -> Tensor:
         shifted = gram + penalty * scale * torch.eye(len(gram), device=gram.device)

@@ -56,11 +56,15 @@ class PretrainTask:
         return self.sampler.noise(index, seed=self.seed, epoch=epoch, device=device)
 
     def loss_of(self, inputs: Tensor, drawn: Tensor) -> Tensor:
-        """8-bit images (B, C, H, W) and noise (B, L) -> mean loss over hidden patches."""
-        return self.model(inputs.float() / 255, self.target, drawn, hidden_only=True)[0]
+        """8-bit images (B, C, H, W) and noise (B, L) -> mean loss over hidden patches; of V views (B, V, C, H, W)
+        the loss between them."""
+        images = inputs.float() / 255
+        if self.target.num_views > 1:
+            return self.model.compare(images.unbind(1), self.target)
+        return self.model(images, self.target, drawn, hidden_only=True)[0]
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
-        """8-bit images (B, C, H, W) -> mean loss over hidden patches."""
+        """8-bit images (B, C, H, W) or views (B, V, C, H, W) -> mean loss."""
         return self.loss_of(inputs, self.draw(index, epoch=epoch, device=inputs.device))
 
     def after_step(self, step: int, num_steps: int) -> None:
@@ -88,17 +92,22 @@ def views(
     epoch: int,
     device: torch.device,
     num_workers: int,
+    number: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What pre-training sees of the training images at each (B,) of indices, and those indices."""
+    """What pre-training sees of the training images at each (B,) of indices, and those indices.
+
+    `number`: which view, each of its own random stream; all targets share the first.
+    """
     jitter = config.augment.color_jitter
+    seed = rng.integer(seed=config.seed, stream="view", index=number) if number else config.seed
     return data.train.batches(
         index_batches,
         crop(config),
-        seed=config.seed,
+        seed=seed,
         epoch=epoch,
         device=device,
         num_workers=num_workers,
-        per_image=ColorJitter(jitter, seed=config.seed, epoch=epoch) if jitter else None,
+        per_image=ColorJitter(jitter, seed=seed, epoch=epoch) if jitter else None,
     )
 
 
@@ -159,17 +168,27 @@ def pretrain(
     )
 
     def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return views(config, data, index_batches, epoch, device, data.num_workers)
+        own = (config, data, index_batches, epoch, device, data.num_workers)
+        if target.num_views == 1:
+            return views(*own)
+        each = (views(*own, number=number) for number in range(target.num_views))
+        return (
+            (torch.stack([v for v, _ in same], dim=1), same[0][1])
+            for same in zip(*each, strict=True)
+        )
 
     training = make_training(config, data.train.num_images, folder, device)
-    check_target(
-        target, next(batches([training.epoch_batches(0)[0][:_CHECKED_IMAGES]], 0))[0].float() / 255
-    )
+    checked = [training.epoch_batches(0)[0][:_CHECKED_IMAGES]]
+    first = next(views(config, data, checked, 0, device, data.num_workers))[0].float() / 255
+    check_target(target.eval(), first)  # in training mode it may learn from what it sees
+    target.train()
     try:
         outcome = loop.train(training, task, optimizer, batches, report)
     except LossNotFinite as error:
-        _blame_target(target, batches(error.index.split(_CHECKED_IMAGES), error.epoch))
+        index = error.index.split(_CHECKED_IMAGES)
+        _blame_target(target, views(config, data, index, error.epoch, device, data.num_workers))
         raise
+    target.eval()
     save_weights(folder, model, target, config)
     if sharded_modules([model]):  # evaluation needs it whole
         model = build_model(config, target.dim).to(device)

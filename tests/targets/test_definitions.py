@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.cluster.vq import vq
-from skimage import filters
+from skimage import data, feature, filters
 
 from mim_bench.errors import UserError
 from mim_bench.targets.build import build_target
@@ -189,6 +189,20 @@ def test_sobel__is_scikit_images_magnitude():
     wanted = np.hypot(horizontal, vertical) * 4 / (4 * math.sqrt(2))  # theirs has weights of sum 1
     values = got(levels / 255)[0].view(2, 3, 8, 8).permute(0, 2, 1, 3).reshape(SIZE)
     np.testing.assert_allclose(values[1:-1, 1:-1], wanted[1:-1, 1:-1], atol=1e-5)
+
+
+def test_canny__is_scikit_images():
+    target = build_target(
+        "canny", image_size=(128, 96), patch_size=8, in_chans=1, mean=(0.4,), std=(0.2,)
+    )
+    photo = data.camera()
+    crops = [photo[y : y + 128, x : x + 96] for y, x in ((60, 180), (100, 200), (300, 150))]
+    values = target(torch.from_numpy(np.stack(crops))[:, None] / 255)
+    edges = values.unflatten(1, (16, 12)).unflatten(3, (8, 8)).transpose(2, 3).reshape(3, 128, 96)
+    for got, crop in zip(edges.numpy(), crops, strict=True):
+        wanted = feature.canny(crop / 255)
+        assert 0.01 < wanted.mean() < 0.3
+        assert (got != wanted).mean() < 1e-3  # ties between neighbours are rounded otherwise
 
 
 @pytest.mark.parametrize("operator", ["laplacian", "lbp"])

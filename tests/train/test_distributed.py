@@ -98,15 +98,17 @@ def test_two_ranks__have_the_losses_of_one(one, two, name, training):
     assert together == pytest.approx(alone, rel=2e-4)
 
 
-def test_two_ranks__have_the_teacher_of_one(two, tmp_path):
-    ranks.run(tmp_path, "ema", *ranks.ONLY, target="ema_feature")
-    assert losses(two, "ema") == pytest.approx(losses(tmp_path, "ema"), rel=2e-4)
+@pytest.mark.parametrize("target", ranks.FOLLOWERS)
+def test_two_ranks__have_the_teacher_of_one(two, tmp_path, target):
+    ranks.run(tmp_path, target, *ranks.ONLY, target=target)
+    assert losses(two, target) == pytest.approx(losses(tmp_path, target), rel=2e-4)
     alone, together = (
-        load_file(folder(out, "ema") / "target.safetensors") for out in (tmp_path, two)
+        load_file(folder(out, target) / "target.safetensors") for out in (tmp_path, two)
     )
     assert alone.keys() == together.keys() and len(alone) > 20
     for name, value in alone.items():
-        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
+        # where a gradient is all but 0, AdamW makes steps of its rounding
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=3e-4)
 
 
 def test_two_ranks__evaluate_every_image_once(one, two):

@@ -51,7 +51,13 @@ def pretrained(config, folder, report=None):
 
 @pytest.mark.parametrize(
     ("target", "steps"),
-    [*(("hog", steps) for steps in ((1,), (5,), (7, 9), (11,))), ("ema_feature", (5, 9))],
+    [
+        *(("hog", steps) for steps in ((1,), (5,), (7, 9), (11,))),
+        *(
+            (target, (5, 9))
+            for target in ("ema_feature", "bootstrap", "ema_token", "latent_cluster", "contrastive")
+        ),
+    ],
 )
 def test_pretraining__resumes_bit_equal(small, tmp_path, target, steps):
     config = small(

@@ -1,0 +1,12 @@
+"""What the parameters of every target have."""
+
+from typing import ClassVar
+
+from mim_bench.schema import Frozen
+
+
+class TargetParams(Frozen):
+    """Parameters of one target."""
+
+    version: ClassVar[int] = 1
+    """Version of the target's class; raised by every change that can move a score."""
