@@ -39,8 +39,7 @@ _INSTEAD = {
 }
 """Spelling of what is no field -> what to use."""
 COMMANDS = {
-    "evaluate": "`run` evaluates; --protocols chooses how",
-    "eval": "`run` evaluates; --protocols chooses how",
+    "evaluate": "`run` evaluates what it pre-trains, `eval --encoder FILE` anybody's encoder",
     "export": "`encoder.safetensors` of a run has timm's names; mim_bench.load_encoder reads it",
     "train": "`run` pre-trains and evaluates",
     "pretrain": "`run` pre-trains; --protocols none leaves the evaluation out",

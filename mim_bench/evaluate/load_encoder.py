@@ -1,8 +1,8 @@
 """Loading a pre-trained encoder into a plain model of timm's, never silently.
 
-Accepts a run folder, a folder of a library's, a safetensors file, a checkpoint of MAE's, timm's or a toolbox's, and
-`timm:NAME` or `timm:NAME@FILE`. Whose file it is, is looked up (`encoders.families`); what the encoder is made of is
-read from its tensors (`encoders.skeleton`).
+Accepts a run folder, a folder of a library's, a safetensors file, a checkpoint of MAE's, timm's or a toolbox's.
+Whose file it is, is looked up (`encoders.families`); what the encoder is made of is read from its tensors
+(`encoders.skeleton`). Names of timm's are another door (`encoders.named`).
 """
 
 import logging
@@ -36,10 +36,10 @@ class LoadedEncoder:
 
     encoder: Encoder | Beit
     """No head, tokens out."""
-    path: Path
-    """The file."""
+    source: str
+    """The file, or the name of timm's."""
     sha256: str
-    """Of the file."""
+    """Of the file, or of all tensors of timm's."""
     family: str
     paper: str
     mean: tuple[float, ...]
@@ -131,7 +131,7 @@ def open_encoder(
         _logger.warning("%s: %s", path, note)
     loaded = LoadedEncoder(
         encoder=encoder,
-        path=path,
+        source=str(path),
         sha256=file_sha256(path),
         family=weights.family.name,
         paper=weights.family.paper,

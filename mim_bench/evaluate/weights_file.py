@@ -36,6 +36,15 @@ _PLAIN = [
 """What training scripts write next to weights: command lines, paths, a best accuracy."""
 
 
+_NO_WEIGHTS = {
+    b"version https://git-lfs": "it is a pointer of Git LFS; `git lfs pull` fetches the file",
+    b"<!doctype": "it is a web page; the download was of a page about the file",
+    b"<html": "it is a web page; the download was of a page about the file",
+    b"\x89hdf": "it is a file of Keras or HDF5; needed are weights of PyTorch",
+}
+"""Beginnings of files that downloads leave behind, and what they are."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """The state dict of a file."""
@@ -63,6 +72,11 @@ def read_weights(path: Path, model_type: str | None = None) -> Weights:
         raise UserError(f"'{path}' does not exist{hint}")
     if not path.is_file() or path.stat().st_size == 0:
         raise UserError(f"{path} cannot be read as weights: no file, or an empty one")
+    with path.open("rb") as file:
+        beginning = file.read(64).lstrip().lower()
+    for sign, kind in _NO_WEIGHTS.items():
+        if beginning.startswith(sign):
+            raise UserError(f"{path} cannot be read as weights: {kind}")
     content: Any = (
         checkpoint.load_tensors(path)[0] if path.suffix == ".safetensors" else _unpickle(path)
     )

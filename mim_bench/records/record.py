@@ -112,6 +112,32 @@ class PretrainFacts(Frozen):
     """The source that pre-trained, where it is not known to be the record's own."""
 
 
+class ExternalFacts(Frozen):
+    """An encoder that is evaluated as it is found, outside of every closed comparison."""
+
+    division: Literal["external"] = "external"
+    source: str
+    """Path of the file, or `timm:NAME`."""
+    sha256: str
+    """Of the file, or of all tensors of timm's."""
+    family: str
+    """Whose weights they are, as `inspect` prints it."""
+    paper: str
+    architecture: str
+    """What was built for them, in words."""
+    conversion: str
+    """Tensors matched, missing, unexpected, left out."""
+    notes: tuple[str, ...]
+    """What was done to them, such as an interpolated position table."""
+    mean: tuple[float, ...]
+    """Per channel, of images in [0, 1]: how its input was normalised."""
+    std: tuple[float, ...]
+    statistics_from: str
+    """What says so."""
+    readouts: tuple[str, ...]
+    """Evaluated ones."""
+
+
 class Record(Frozen):
     """The numbers of one protocol on one run, with their proof."""
 
@@ -142,7 +168,9 @@ class Record(Frozen):
     """The resolved config, all of it."""
     data: DataFacts
     pretrain: PretrainFacts | None
-    """Unset where no pre-trained weight entered."""
+    """Unset where no pre-trained weight entered, or nothing is known of how it came to be."""
+    external: ExternalFacts | None = None
+    """Set for an encoder from outside (`eval`), whose record stands in no closed table."""
     code: Code
     versions: dict[str, str]
     device: Device
@@ -179,7 +207,8 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
         _write_correct(arrays, correct)
         content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
-    whole = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"})
+    unset = {"external"} if record.external is None else set()
+    whole = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"} | unset)
     body = whole.removesuffix("\n}")
     write_text(path, f'{body}{_SHA256}{_sha256(body.encode())}"\n}}\n')
 

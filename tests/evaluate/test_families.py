@@ -8,6 +8,7 @@ import torch
 from timm.models.beit import Beit
 
 from mim_bench.errors import UserError
+from mim_bench.evaluate.encoders.describe import report
 from mim_bench.evaluate.encoders.families import FAMILIES
 from mim_bench.evaluate.load_encoder import load_encoder, open_encoder
 
@@ -89,6 +90,11 @@ def test_hugging_face__gives_its_own_features(tmp_path, name, with_config):
         got, want = loaded.encoder.eval().forward_features(X), features_of(model)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     assert not loaded.missing and not loaded.unexpected and loaded.num_matched
+    shown = dict(report(loaded))
+    assert (
+        "0 missing, 0 unexpected" in shown["tensors"]
+        and " 2 x 48, 3 heads, patch 8" in shown["encoder"]
+    )
     *_, family, mean = HUGGING_FACE[name]
     if with_config:
         assert loaded.family == family and loaded.mean[0] == mean
@@ -132,9 +138,11 @@ TIMM = {
 def test_file_saved_by_timm__gives_its_own_features(tmp_path, name):
     model = TIMM[name]()
     torch.save({"model": model.state_dict(), "epoch": 1}, tmp_path / "w.pth")
-    encoder = load_encoder(tmp_path / "w.pth", num_heads=3).eval()
+    loaded = open_encoder(tmp_path / "w.pth", num_heads=3)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.forward_features(X), model.forward_features(X))
+        got = loaded.encoder.eval().forward_features(X)
+        torch.testing.assert_close(got, model.forward_features(X))
+    assert "0 missing, 0 unexpected" in dict(report(loaded))["tensors"]
 
 
 def test_key_bias_beside_relative_positions__has_no_effect(tmp_path):

@@ -1,0 +1,99 @@
+"""The verbs on encoders: inspect, eval."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mim_bench.cli.options import (
+    WORDS,
+    Data,
+    Device,
+    Limit,
+    Overrides,
+    Preset,
+    Seed,
+    err_console,
+    print_line,
+    print_table,
+    settings,
+    settings_alone,
+)
+from mim_bench.cli.records import print_records
+
+app = typer.Typer()
+
+NumHeads = Annotated[
+    int | None, typer.Option(min=1, help="Attention heads, where file and family state none.")
+]
+Partial = Annotated[
+    bool, typer.Option("--allow-partial", help="Load what matches; the rest stays untrained.")
+]
+
+
+@app.command(epilog="Example: python -m mim_bench inspect mae_pretrain_vit_base.pth")
+def inspect(
+    file: Annotated[
+        str, typer.Argument(help="File of weights, folder of a run or library, or timm:NAME.")
+    ],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; positions are interpolated to it.")
+    ] = None,
+    num_heads: NumHeads = None,
+    allow_partial: Partial = False,
+) -> None:
+    """What is in a file of weights, whose it is, and what of it would load. Nothing of it is run."""
+    from mim_bench.evaluate.encoders.describe import report
+    from mim_bench.experiment.external import open_any
+
+    loaded = open_any(
+        file, image_size=(image_size, image_size) if image_size else None, num_heads=num_heads,
+        allow_partial=allow_partial, notify=_say,
+    )  # fmt: skip
+    print_table(["field", "value"], [list(row) for row in report(loaded)])
+
+
+@app.command(
+    "eval",
+    context_settings=WORDS,
+    epilog="Example: python -m mim_bench eval --encoder mae_pretrain_vit_base.pth --protocol linear,knn --preset small",
+)
+def evaluate(
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="File of weights, folder of a run or library, timm:NAME, timm:NAME@FILE."
+        ),
+    ],
+    overrides: Overrides = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Comma-separated; by default the preset's.")
+    ] = None,
+    preset: Preset = "tiny",
+    seed: Seed = None,
+    data: Data = None,
+    device: Device = None,
+    limit_images: Limit = None,
+    readout: Annotated[
+        str, typer.Option(help="More readouts, such as block6/cls,last/cls+patch_mean, or all.")
+    ] = "",
+    num_heads: NumHeads = None,
+    allow_partial: Partial = False,
+    out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("evaluations"),
+) -> None:
+    """Evaluate anybody's encoder under the same protocols; its records stand in no closed table."""
+    from mim_bench.experiment.external import evaluate_encoder
+    from mim_bench.train import progress
+
+    given = settings(settings_alone(overrides), seed, data, device, limit_images, protocol)
+    done = evaluate_encoder(
+        encoder, preset, given, readout=readout, out=out, num_heads=num_heads,
+        allow_partial=allow_partial, stages=progress.Terminal(err_console), notify=_say,
+    )  # fmt: skip
+    print_records(done.records, readouts=bool(readout))
+    print_line(f"division external: {done.loaded.family}, sha256 {done.loaded.sha256[:12]}")
+    print_line(f"records  {done.folder / 'records'}")
+
+
+def _say(line: str) -> None:
+    print_line(line, console=err_console, style="dim")
