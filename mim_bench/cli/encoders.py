@@ -1,4 +1,4 @@
-"""The verbs on encoders: inspect, eval."""
+"""The verbs on encoders: inspect, eval, export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,11 @@ from mim_bench.cli.options import (
     err_console,
     print_line,
     print_table,
+    run_folder,
     settings,
-    settings_alone,
 )
 from mim_bench.cli.records import print_records
+from mim_bench.errors import UserError
 
 app = typer.Typer()
 
@@ -82,10 +83,14 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("evaluations"),
 ) -> None:
     """Evaluate anybody's encoder under the same protocols; its records stand in no closed table."""
+    from mim_bench.cli.words import read_words
     from mim_bench.experiment.external import evaluate_encoder
     from mim_bench.train import progress
 
-    given = settings(settings_alone(overrides), seed, data, device, limit_images, protocol)
+    named, words = read_words(overrides)
+    if named:
+        raise UserError(f"'{named}': an encoder was trained already; no target can be chosen")
+    given = settings(words, seed, data, device, limit_images, protocol)
     done = evaluate_encoder(
         encoder, preset, given, readout=readout, out=out, num_heads=num_heads,
         allow_partial=allow_partial, stages=progress.Terminal(err_console), notify=_say,
@@ -93,6 +98,21 @@ def evaluate(
     print_records(done.records, readouts=bool(readout))
     print_line(f"division external: {done.loaded.family}, sha256 {done.loaded.sha256[:12]}")
     print_line(f"records  {done.folder / 'records'}")
+
+
+@app.command(
+    epilog="Example: python -m mim_bench export runs/hog-tiny-s0-51bd2f37 --format timm --out hog-timm"
+)
+def export(
+    run: Annotated[str, typer.Argument(help="Run folder, or a run's name below runs.")],
+    format: Annotated[str, typer.Option(help="timm, hf or safetensors.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+) -> None:
+    """Write a run's encoder for timm, transformers, or as plain safetensors, with a model card."""
+    from mim_bench.experiment.export import export_run
+
+    written = export_run(run_folder(run, Path("runs")), format, out)
+    print_line("wrote " + ", ".join(map(str, written)))
 
 
 def _say(line: str) -> None:

@@ -20,11 +20,11 @@ from mim_bench.cli.options import (
     print_fields,
     print_line,
     print_table,
+    run_folder,
     settings,
     target_and_settings,
 )
 from mim_bench.cli.records import print_records
-from mim_bench.errors import UserError, suggest
 
 app = typer.Typer()
 config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
@@ -156,22 +156,14 @@ def diff(
     out: Out = Path("runs"),
 ) -> None:
     """Config difference of two runs: what could have moved a weight."""
-    from mim_bench.records import run_folder
+    from mim_bench.records.run_folder import difference, read_config
 
-    a, b = (_run_folder(name, out) for name in (run_a, run_b))
-    differences = run_folder.difference(run_folder.read_config(a), run_folder.read_config(b))
+    a, b = (run_folder(name, out) for name in (run_a, run_b))
+    differences = difference(read_config(a), read_config(b))
     if not differences:
         print_line("no difference")
         return
     print_fields(differences, a.name, b.name)
-
-
-def _run_folder(name: str, out: Path) -> Path:
-    for folder in (Path(name), out / name):
-        if (folder / "config.json").is_file():
-            return folder
-    there = [path.parent.name for path in out.glob("*/config.json")]
-    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
 
 
 @app.command()

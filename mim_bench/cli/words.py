@@ -40,7 +40,6 @@ _INSTEAD = {
 """Spelling of what is no field -> what to use."""
 COMMANDS = {
     "evaluate": "`run` evaluates what it pre-trains, `eval --encoder FILE` anybody's encoder",
-    "export": "`encoder.safetensors` of a run has timm's names; mim_bench.load_encoder reads it",
     "train": "`run` pre-trains and evaluates",
     "pretrain": "`run` pre-trains; --protocols none leaves the evaluation out",
     "submit": "`sweep BENCHMARK --cluster slurm`",

@@ -96,7 +96,12 @@ def test_config_show__tells_values_and_origins(cli):
     [
         (["run"], "--target is missing; allowed: downsized, dvae"),
         (["evaluate", "runs/x"], "`run` evaluates"),
-        (["export"], "load_encoder"),
+        (["export", "a", "--format", "timm", "--out", "b"], "no run 'a'"),
+        (["inspect", "nowhere.pth"], "'nowhere.pth' does not exist"),
+        (["inspect", "https://host/w.pth"], "download it first"),
+        (["eval", "--encoder", "nowhere.pth"], "'nowhere.pth' does not exist"),
+        (["eval", "--encoder", "timm:vit_tinyy_patch16_224"], "nearest: vit_tiny_patch16_224"),
+        (["eval", "--encoder", "x.pth", "hog"], "no target can be chosen"),
         (["tabel"], "nearest: table"),
         (["sweep", "targets", "seed=0"], "use --seeds 0"),
         (["sweep", "targets", "--seeds", "0,0"], "different whole numbers"),

@@ -37,8 +37,9 @@ def read_beside(path: Path) -> Beside:
             "num_heads": config.get("num_attention_heads"),
             "epsilon": config.get("layer_norm_eps"),
         }
-    elif isinstance(model := config.get("model"), dict):  # a run of ours
-        found = {"num_heads": model.get("num_heads")}
+    for section in ("model", "model_args"):  # of a run of ours, of timm's
+        if isinstance(content := config.get(section), dict):
+            found |= {"num_heads": content.get("num_heads")}
     statistics = {
         "config.json": _pair(config.get("pretrained_cfg"), "mean", "std")
         or _pair(config.get("data"), "mean", "std"),

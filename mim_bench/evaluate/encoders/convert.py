@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from mim_bench.errors import UserError
-from mim_bench.evaluate.encoders.families import NOT_ENCODER, TO_BEIT, TO_VIT, Renames, rename
+from mim_bench.evaluate.encoders.families import (
+    NOT_ENCODER,
+    TO_BEIT,
+    TO_HUGGING_FACE,
+    TO_VIT,
+    Renames,
+    rename,
+)
 from mim_bench.evaluate.weights_file import Weights
 
 _TABLE = "relative_position_bias_table"
@@ -32,6 +39,16 @@ def to_timm(weights: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     if is_beit(own):
         return _split_bias(_renamed(own, TO_BEIT)), others
     return _whole_bias(_renamed(own, TO_VIT)), others
+
+
+def to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A plain ViT's tensors by timm's names -> by those of transformers' `ViTModel`."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, is_joined, kind = name.partition(".attn.qkv.")
+        parts = zip("qkv", tensor.chunk(3), strict=True) if is_joined else ()
+        split |= {f"{stem}.attn.{part}.{kind}": own for part, own in parts} or {name: tensor}
+    return _renamed(split, TO_HUGGING_FACE)
 
 
 def _renamed(tensors: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:

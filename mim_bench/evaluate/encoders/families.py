@@ -62,6 +62,22 @@ TO_VIT: Renames = ((r"\.gamma_([12])$", r".ls\1.gamma"),)
 """From timm's BEiT names to its ViT's."""
 TO_BEIT: Renames = ((r"\.ls([12])\.gamma$", r".gamma_\1"),)
 """From timm's ViT names to its BEiT's."""
+TO_HUGGING_FACE: Renames = (
+    (r"^(cls_token)$", r"embeddings.\1"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"\.attn\.q\.", ".attention.attention.query."),
+    (r"\.attn\.k\.", ".attention.attention.key."),
+    (r"\.attn\.v\.", ".attention.attention.value."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+)
+"""From timm's ViT names, `attn.qkv` split into `q`, `k` and `v`, to those of transformers' `ViTModel`."""
 NOT_ENCODER = re.compile(
     r"^(decoder[._]|mask_token$|masked_embed$|head\.|head_dist\.|fc_norm\.|lm_head\.|pooler\.|classifier\.)"
     r"|relative_position_index$|\.k_bias$"
