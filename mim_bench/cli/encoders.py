@@ -1,4 +1,4 @@
-"""The verbs on encoders: inspect, eval, export."""
+"""The verbs on encoders: inspect, eval, export, embed, reconstruct."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +48,7 @@ def inspect(
     from mim_bench.experiment.external import open_any
 
     loaded = open_any(
-        file, image_size=(image_size, image_size) if image_size else None, num_heads=num_heads,
+        _encoder(file), image_size=(image_size, image_size) if image_size else None, num_heads=num_heads,
         allow_partial=allow_partial, notify=_say,
     )  # fmt: skip
     print_table(["field", "value"], [list(row) for row in report(loaded)])
@@ -92,7 +92,7 @@ def evaluate(
         raise UserError(f"'{named}': an encoder was trained already; no target can be chosen")
     given = settings(words, seed, data, device, limit_images, protocol)
     done = evaluate_encoder(
-        encoder, preset, given, readout=readout, out=out, num_heads=num_heads,
+        _encoder(encoder), preset, given, readout=readout, out=out, num_heads=num_heads,
         allow_partial=allow_partial, stages=progress.Terminal(err_console), notify=_say,
     )  # fmt: skip
     print_records(done.records, readouts=bool(readout))
@@ -113,6 +113,67 @@ def export(
 
     written = export_run(run_folder(run, Path("runs")), format, out)
     print_line("wrote " + ", ".join(map(str, written)))
+
+
+@app.command(
+    epilog="Example: python -m mim_bench embed runs/hog-tiny-s0-51bd2f37 --data embedded --out features.parquet",
+)
+def embed(
+    encoder: Annotated[
+        str, typer.Argument(help="Run or its name below runs, file of weights, timm:NAME.")
+    ],
+    data: Annotated[str, typer.Option(help="Data source; see `list data`.")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="A .parquet file.")] = Path("features.parquet"),
+    preset: Preset = "tiny",
+    device: Device = None,
+    limit_images: Limit = None,
+    readout: Annotated[
+        str, typer.Option(help="Comma-separated, such as last/cls,block6/patch_mean.")
+    ] = "",
+    num_heads: NumHeads = None,
+) -> None:
+    """Write an encoder's features of every image of a data set as Parquet, with labels and file names."""
+    from mim_bench.experiment import embed as embedding
+
+    given = settings(overrides, None, data, device, limit_images)
+    names = [name.strip() for name in readout.split(",") if name.strip()]
+    rows = embedding.embed(
+        _encoder(encoder), preset, given, out, readouts=names, num_heads=num_heads, notify=_say
+    )
+    print_line(f"wrote {out}, {rows:,} images")
+
+
+@app.command(
+    epilog="Example: python -m mim_bench reconstruct runs/hog-tiny-s0-51bd2f37 --images my.jpg --mask-ratio 0.75"
+)
+def reconstruct(
+    run: Annotated[str, typer.Argument(help="Run folder, or a run's name below runs.")],
+    images: Annotated[list[Path], typer.Option(help="Image file, repeatable, at most 8.")],
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Hidden patches over all; by default the run's.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A .png file.")] = Path("picture.png"),
+    device: Device = None,
+) -> None:
+    """Draw what a run's model makes of your own images: input, target, prediction."""
+    from mim_bench.evaluate.own_images import reconstruct as predict
+    from mim_bench.evaluate.reconstruction import draw_picture
+    from mim_bench.train.environment import choose_device
+
+    if out.suffix != ".png":
+        raise UserError(f"out={out}: the name of a .png file is needed")
+    folder = run_folder(run, Path("runs"))
+    config, sample = predict(folder, images, mask_ratio, choose_device(device or "auto"))
+    share = sample.mask.float().mean()
+    draw_picture(out, config, sample, f"{config.run_id}, {share:.0%} hidden")
+    print_line(f"wrote {out}")
+
+
+def _encoder(spec: str) -> str:
+    """A run's name below runs, or what was typed."""
+    below = Path("runs") / spec
+    return str(below) if (below / "config.json").is_file() and not Path(spec).exists() else spec
 
 
 def _say(line: str) -> None:

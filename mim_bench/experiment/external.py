@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,30 +80,29 @@ def open_any(
     )
 
 
-def evaluate_encoder(
+@dataclass(frozen=True)
+class Prepared:
+    """An encoder ready for images."""
+
+    config: RunConfig
+    """Complete: data and protocols of a preset, model of the encoder."""
+    data: Data
+    loaded: LoadedEncoder
+    facts: ExternalFacts
+    features: ExternalFeatures
+
+
+def prepare(
     spec: str,
     preset: str,
     overrides: Sequence[str] = (),
     *,
     readout: str = "",
-    out: Path = Path("evaluations"),
     num_heads: int | None = None,
     allow_partial: bool = False,
-    stages: Stages | None = None,
     notify: Callable[[str], None] = lambda line: None,
-) -> Evaluated:
-    """Runs `evaluate.protocols` on an encoder; what is recorded already is read back.
-
-    Args:
-        spec: see `open_any`.
-        overrides: `section.field=value` over the preset; `data.image_size`, `data.mean` and `data.std` over
-            what the encoder was made for.
-        readout: readouts beside the default ones, or `all`; see `mim_bench.evaluate.features`.
-        out: folder that holds a folder an encoder.
-
-    Raises:
-        UserError: anything that the user can put right.
-    """
+) -> Prepared:
+    """Opens an encoder and the images; arguments as for `evaluate_encoder`."""
     given = resolve(_ANY_TARGET, preset, overrides)
     _check(given.config, overrides)
     wanted = {key for key, origin in given.origin.items() if origin == "command line"}
@@ -113,31 +113,63 @@ def evaluate_encoder(
     loaded = _with_statistics(loaded, given.config, wanted)
     names = chosen_readouts(readout, loaded.encoder)
     facts = facts_of(loaded, names)
-    for line in (f"{facts.family}: {facts.architecture}", facts.conversion):
+    for line in (
+        f"{facts.family}: {facts.architecture}",
+        facts.conversion,
+        f"input normalised by mean {facts.mean} and std {facts.std}: {facts.statistics_from}",
+    ):
         notify(line)
-    notify(f"input normalised by mean {facts.mean} and std {facts.std}: {facts.statistics_from}")
-
     device = environment.choose_device(given.config.runtime.device)
     config = _config(given.config, facts, loaded)
     data = open_data(config, device)
     config = complete(_normalised(config, data, loaded), data)
+    notify(data.summary)
+    encoder = loaded.encoder.to(device)
+    features = ExternalFeatures(config, data, loaded, encoder, device, names)
+    return Prepared(config, data, loaded, facts, features)
+
+
+def evaluate_encoder(
+    spec: str,
+    preset: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path = Path("evaluations"),
+    stages: Stages | None = None,
+    **options: Any,
+) -> Evaluated:
+    """Runs `evaluate.protocols` on an encoder; what is recorded already is read back.
+
+    Args:
+        spec: see `open_any`.
+        overrides: `section.field=value` over the preset; `data.image_size`, `data.mean` and `data.std` over
+            what the encoder was made for.
+        out: folder that holds a folder an encoder.
+        options: `readout`, readouts beside the default ones, or `all` (see `mim_bench.evaluate.features`);
+            `num_heads` and `allow_partial` (see `open_encoder`); `notify`, called with lines for people.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    ready = prepare(spec, preset, overrides, **options)
+    config, names = ready.config, ready.features.names
     if config.evaluate.readout not in names:
         raise UserError(
             f"declared readout '{config.evaluate.readout}'; allowed: {', '.join(names)}"
         )
-    notify(data.summary)
-    folder = out / config.run_id
-    trained = ExternalFeatures(config, data, loaded, loaded.encoder.to(device), device, names)
-    untrained = _untrained(loaded, config.seed).to(device)
-    random = ExternalFeatures(config, data, loaded, untrained, device, names)
+    folder, device = out / config.run_id, ready.features.device
+    untrained = _untrained(ready.loaded, config.seed).to(device)
+    random = ExternalFeatures(config, ready.data, ready.loaded, untrained, device, names)
     command = " ".join(["python -m mim_bench", *sys.argv[1:]])
     records = []
     for name in config.evaluate.protocols:
         path = record_path(folder, name)
         if not (path.is_file() and read(path).record_hash == record_hash(config, name)):
-            evaluate(name, trained, random, folder, stages or Quiet(), None, command, facts)
+            evaluate(
+                name, ready.features, random, folder, stages or Quiet(), None, command, ready.facts
+            )
         records.append(read(path))
-    return Evaluated(folder, records, loaded)
+    return Evaluated(folder, records, ready.loaded)
 
 
 def _check(config: RunConfig, overrides: Sequence[str]) -> None:
