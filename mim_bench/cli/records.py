@@ -21,9 +21,12 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
         fit_seconds = facts.fit.get("fit_seconds", 0.0) if facts else 0.0
         seconds = (facts.seconds if facts else 0) + fit_seconds + record.seconds
         for place, (name, measure) in enumerate(measures(record).items()):
-            if "@" in name and not readouts:
+            is_segment = measure.metrics[0].name == "miou"  # its baseline stands beside it
+            if "@" in name and not (readouts or is_segment):
                 continue
             value, control = f"{measure.value:.4g}", ""
+            if is_segment:
+                value = f"{100 * measure.value:.1f} ± {100 * measure.metrics[0].stderr:.1f} % mIoU"
             if measure.is_accuracy:
                 stderr = max(metric.stderr for metric in measure.metrics)
                 value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %"

@@ -20,6 +20,7 @@ from mim_bench.config.evaluation import (
     LinearConfig,
     LowShotConfig,
     PartialConfig,
+    SegmentConfig,
     SpeedConfig,
 )
 from mim_bench.config.protocol import PROTOCOLS
@@ -227,6 +228,7 @@ class RunConfig(Frozen):
     finetune: FinetuneConfig = FinetuneConfig()
     partial: PartialConfig = PartialConfig()
     low_shot: LowShotConfig = LowShotConfig()
+    segment: SegmentConfig = SegmentConfig()
     speed: SpeedConfig = SpeedConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -16,6 +16,7 @@ from mim_bench.data.split import Split
 from mim_bench.errors import UserError
 from mim_bench.evaluate import features
 from mim_bench.model.vit import Encoder
+from mim_bench.records.record import Metric
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
 
@@ -32,6 +33,8 @@ class ProtocolResult:
     """Readout -> accuracy after each epoch on labelled training images that were not trained on."""
     figures: dict[str, float] = field(default_factory=dict)
     """Name -> value of what is no accuracy, as `record.Metric` names it."""
+    metrics: tuple[Metric, ...] = ()
+    """Numbers with an error of their own kind, whole."""
 
 
 def clean_crop(config: RunConfig) -> EvalCrop:

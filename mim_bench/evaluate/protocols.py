@@ -114,4 +114,4 @@ def _control_path(name: str, context: EvalContext, external: ExternalFacts | Non
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:
     accuracies = [top1(readout, correct) for readout, correct in result.correct.items()]
     figures = [figure(name, value, config.speed.steps) for name, value in result.figures.items()]
-    return (*accuracies, *figures)
+    return (*accuracies, *figures, *result.metrics)

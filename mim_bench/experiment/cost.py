@@ -202,6 +202,8 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
                 seen = _images_seen(config.attentive, num_train)
                 block = 4 * (geometry(config).num_patches + 1) * config.model.embed_dim**2
                 return frozen("train", "test") + block * (3 * seen + num_test)
+            case "segment":  # at most
+                return encoder * (config.segment.max_train_images + config.segment.max_test_images)
             case "low_shot":
                 return frozen("train", "test")
             case "finetune" | "scratch" | "partial":
