@@ -101,10 +101,11 @@ def open_encoder(
     Args:
         allow_partial: load what matches, leave the rest at initial weights, and say so.
     """
-    if path.is_dir() and (path / "manifest.json").is_file() and (path / _FILES[0]).is_file():
+    if (path / "manifest.json").is_file():  # a run of ours
         check(path, _FILES[0])
         image_size = image_size or read_config(path).data.image_size
-    if path.is_dir():
+        path = path / _FILES[0]
+    elif path.is_dir():
         path = _file_in(path)
     beside = read_beside(path)
     weights = read_weights(path, beside.model_type)

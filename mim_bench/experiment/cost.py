@@ -93,7 +93,7 @@ def estimate(config: RunConfig, data: Data | None = None) -> Cost:
         num_files=2
         + 5 * pretrains
         + len(names)
-        + len(names - {"speed"})
+        + len(names - {"speed", "segment"})
         + len(names & {"linear", "attentive", "finetune", "scratch"}),
     )
 
