@@ -196,6 +196,9 @@ class RuntimeConfig(Frozen):
     such as a fit, may take longer."""
     tensorboard: bool = False
     """Write the learning curve for TensorBoard too (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Write the learning curve for Weights & Biases too (needs the extra `wandb`): offline, for `wandb sync`, unless
+    WANDB_MODE=online."""
 
     @field_validator("device", mode="before")
     @classmethod
