@@ -1,4 +1,4 @@
-"""The verbs on encoders: inspect, eval, export, embed, reconstruct."""
+"""The verbs on encoders: inspect, eval, export, embed, reconstruct, look."""
 
 from pathlib import Path
 from typing import Annotated
@@ -167,6 +167,38 @@ def reconstruct(
     config, sample = predict(folder, images, mask_ratio, choose_device(device or "auto"))
     share = sample.mask.float().mean()
     draw_picture(out, config, sample, f"{config.run_id}, {share:.0%} hidden")
+    print_line(f"wrote {out}")
+
+
+@app.command(
+    epilog="Example: python -m mim_bench look runs/hog-tiny-s0-51bd2f37 --images my.jpg --patch 2,1 --data embedded"
+)
+def look(
+    encoder: Annotated[
+        str, typer.Argument(help="Run or its name below runs, file of weights, timm:NAME.")
+    ],
+    images: Annotated[list[Path], typer.Option(help="Image file, repeatable, at most 8.")],
+    patch: Annotated[
+        str | None, typer.Option(metavar="ROW,COLUMN", help="Patch whose attention is drawn too.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data source to seek nearest neighbours in.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A .png file.")] = Path("look.png"),
+    num_heads: NumHeads = None,
+) -> None:
+    """Draw attention, features as false colour and nearest neighbours of your own images."""
+    from mim_bench.experiment import look as looking
+
+    place = None
+    if patch is not None:
+        row, comma, column = patch.partition(",")
+        if not (comma and row.strip().isdigit() and column.strip().isdigit()):
+            raise UserError(f"patch={patch}: two whole numbers are needed, such as 2,1")
+        place = (int(row), int(column))
+    looking.look(
+        _encoder(encoder), images, out, patch=place, data=data, num_heads=num_heads, notify=_say
+    )
     print_line(f"wrote {out}")
 
 

@@ -6,11 +6,12 @@ The images are cropped as at evaluation; grey and colour become what the run was
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import RunConfig
+from mim_bench.data.crop import EvalCrop
 from mim_bench.data.folder import FolderSet
 from mim_bench.data.run_data import open_data
 from mim_bench.data.split import load_split
@@ -39,8 +40,6 @@ def reconstruct(
     Raises:
         UserError: no finished run, too many or unreadable images, a ratio that leaves nothing to see or to predict.
     """
-    if not 1 <= len(files) <= _MOST:
-        raise UserError(f"images: {len(files)} files; allowed: 1 to {_MOST}")
     config = own = read_config(folder)
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} has no model.safetensors: its pre-training is not finished")
@@ -55,9 +54,17 @@ def reconstruct(
     model = pretrain.build_model(config, target.dim).to(device)
     pretrain.load_weights(folder, model, target.to(device))
 
+    images = read_images(files, clean_crop(config), config.data.in_chans, device).float() / 255
+    return own, sample_of(images, torch.arange(len(files)), config, target, model, device)
+
+
+def read_images(
+    files: Sequence[Path], crop: EvalCrop, num_channels: int | None, device: torch.device
+) -> Tensor:
+    """Image files as (N, C, H, W) uint8; UserError for none, too many, or one that cannot be read."""
+    if not 1 <= len(files) <= _MOST:
+        raise UserError(f"images: {len(files)} files; allowed: 1 to {_MOST}")
     images = FolderSet(Path(), [str(path) for path in files], None)
-    images.num_channels = config.data.in_chans
+    images.num_channels = num_channels
     split = load_split(images, device=device, name="images")
-    index = torch.from_numpy(np.arange(len(files)))
-    pixels, _ = next(iter(split.batches([index], clean_crop(config), device=device)))
-    return own, sample_of(pixels.float() / 255, index, config, target, model, device)
+    return next(iter(split.batches([torch.arange(len(files))], crop, device=device)))[0]

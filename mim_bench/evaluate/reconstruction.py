@@ -172,7 +172,7 @@ def draw_grid(
         ("target", textwrap.fill(target_name, 24), target),
         ("prediction", "of hidden patches;\ntarget elsewhere", torch.where(covered, prediction, target)),
     )  # fmt: skip
-    figure = _compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
+    figure = compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
     write(figure, Path(path))
 
 
@@ -200,8 +200,8 @@ def enlarge(images: Tensor, width: int) -> Tensor:
     return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
-def _compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: str) -> Figure:
-    """Rows of (name, remark, (N, 3, h, w) tiles) -> a figure, one figure pixel a tile pixel."""
+def compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: str) -> Figure:
+    """Rows of (name, remark, tiles (N, 3, h, w)) -> a figure, one figure pixel a tile pixel."""
     num, _, tile_height, tile_width = rows[0][2].shape
     width = max(_LEFT + num * (tile_width + GAP) + 2 * GAP, _MIN_WIDTH)
     bottom = _BOTTOM if footnote else 2 * GAP

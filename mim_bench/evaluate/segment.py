@@ -53,8 +53,9 @@ def run(context: EvalContext) -> ProtocolResult:
             Metric(name="miou", readout=name, value=value, stderr=error, n=len(confusion))
         )
         states.append(f"{name} {'converged' if solution.is_converged else 'NOT converged'}")
-    note = f"segment: {settings.source}, {len(known[0])} training and {len(query[0])} test images, {num_classes} classes; "
-    return ProtocolResult({}, (note + ", ".join(states),), metrics=tuple(metrics))
+    sizes = f"{len(known[0])} training and {len(query[0])} test images, {num_classes} classes"
+    note = f"segment: {settings.source}, {sizes}; {', '.join(states)}"
+    return ProtocolResult({}, (note,), metrics=tuple(metrics))
 
 
 def _load(context: EvalContext, images: MaskedSet, most: int) -> tuple[Tensor, Tensor]:

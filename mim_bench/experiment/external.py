@@ -212,7 +212,7 @@ def _config(config: RunConfig, facts: ExternalFacts, loaded: LoadedEncoder) -> R
     content["mask"] |= {"sampling": "random", "ratio": 0.5}  # two patches are left of any four
     content["data"] |= {"image_size": size, "in_chans": None, "mean": None, "std": None}
     content["target"] = TargetConfig(
-        name=f"external-{_label(loaded.source)}",
+        name=f"external-{label(loaded.source)}",
         class_path="external",
         version=1,
         params=facts.model_dump(mode="json", exclude={"source", "paper"}),
@@ -241,7 +241,7 @@ def _untrained(loaded: LoadedEncoder, seed: int) -> torch.nn.Module:
         return loaded.build()
 
 
-def _label(source: str) -> str:
+def label(source: str) -> str:
     """A short name for folders and tables: the file's, or its folder's where all files are called the same."""
     name = source.removeprefix(PREFIX)
     path = Path(name)

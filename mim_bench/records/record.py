@@ -42,8 +42,8 @@ class Metric(Frozen):
     `step_flops`."""
     readout: str
     """Layer and pooling of the features (`last/patch_mean`), with share and draw of the labels for few
-    labels (`... 1% draw 0`); `last/patches` for a class a pixel; `model` for a trained classifier, `blocks=k` for one trained in part;
-    `step` for a pre-training step."""
+    labels (`... 1% draw 0`); `last/patches` for a class a pixel; `model` for a trained classifier, `blocks=k`
+    for one trained in part; `step` for a pre-training step."""
     value: float = Field(ge=0)
     stderr: float = Field(ge=0)
     """Standard error of an accuracy over test images: sqrt(p (1 - p) / n); of `miou` by bootstrap; else 0."""

@@ -119,9 +119,12 @@ def test_features_that_know_the_class__segment_perfectly(monkeypatch, small, tmp
             return self.image(i)[:, :, 0] // 120
 
     monkeypatch.setattr(segment, "open_masked", lambda source: (Halves(), Halves()))
-    monkeypatch.setattr(
-        Features, "tokens", lambda self, images: torch.cat([images[:, :, ::8, ::8].flatten(2).mT.float() == k for k in (0, 120, 240)], 2).float(),
-    )  # fmt: skip
+
+    def tokens(self, images):
+        corners = images[:, :, ::8, ::8].flatten(2).mT
+        return torch.cat([corners == level for level in (0, 120, 240)], dim=2).float()
+
+    monkeypatch.setattr(Features, "tokens", tokens)
     record = execute(
         small("pixel", "evaluate.protocols=segment", "segment.c=10"), out=tmp_path
     ).records[0]
