@@ -15,8 +15,8 @@ from mim_bench.evaluate.cache import computed_once
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
+from mim_bench.records.external import ExternalFacts
 from mim_bench.records.record import (
-    ExternalFacts,
     Metric,
     PretrainFacts,
     Record,

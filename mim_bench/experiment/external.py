@@ -26,7 +26,8 @@ from mim_bench.evaluate.encoders.named import PREFIX, open_named
 from mim_bench.evaluate.features import chosen_readouts
 from mim_bench.evaluate.load_encoder import LoadedEncoder, open_encoder
 from mim_bench.evaluate.protocols import evaluate
-from mim_bench.records.record import ExternalFacts, Record, read
+from mim_bench.records.external import ExternalFacts
+from mim_bench.records.record import Record, read
 from mim_bench.records.run_folder import record_hash, record_path
 from mim_bench.target import Geometry
 from mim_bench.train import distributed, environment

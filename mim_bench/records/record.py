@@ -21,6 +21,7 @@ from mim_bench.files import (
     replacing,
     write_text,
 )
+from mim_bench.records.external import ExternalFacts
 from mim_bench.records.provenance import Code, Device
 from mim_bench.schema import Frozen
 
@@ -111,32 +112,6 @@ class PretrainFacts(Frozen):
     patches without contrast, and the losses without them. See `mim_bench.train.gate`."""
     code: Code | None = None
     """The source that pre-trained, where it is not known to be the record's own."""
-
-
-class ExternalFacts(Frozen):
-    """An encoder that is evaluated as it is found, outside of every closed comparison."""
-
-    division: Literal["external"] = "external"
-    source: str
-    """Path of the file, or `timm:NAME`."""
-    sha256: str
-    """Of the file, or of all tensors of timm's."""
-    family: str
-    """Whose weights they are, as `inspect` prints it."""
-    paper: str
-    architecture: str
-    """What was built for them, in words."""
-    conversion: str
-    """Tensors matched, missing, unexpected, left out."""
-    notes: tuple[str, ...]
-    """What was done to them, such as an interpolated position table."""
-    mean: tuple[float, ...]
-    """Per channel, of images in [0, 1]: how its input was normalised."""
-    std: tuple[float, ...]
-    statistics_from: str
-    """What says so."""
-    readouts: tuple[str, ...]
-    """Evaluated ones."""
 
 
 class Record(Frozen):

@@ -10,7 +10,7 @@ from torch import nn
 
 from mim_bench.evaluate.features import has_class_token
 from mim_bench.evaluate.load_encoder import LoadedEncoder
-from mim_bench.records.record import ExternalFacts
+from mim_bench.records.external import ExternalFacts
 
 
 def shape_of(encoder: nn.Module) -> dict[str, Any]:

@@ -79,7 +79,7 @@ TO_HUGGING_FACE: Renames = (
 )
 """From timm's ViT names, `attn.qkv` split into `q`, `k` and `v`, to those of transformers' `ViTModel`."""
 NOT_ENCODER = re.compile(
-    r"^(decoder[._]|mask_token$|masked_embed$|head\.|head_dist\.|fc_norm\.|lm_head\.|pooler\.|classifier\.)"
+    r"^(decoder[._]|mask_token$|masked_embed$|cls_pt_layers\.|head\.|head_dist\.|fc_norm\.|lm_head\.|pooler\.|classifier\.)"
     r"|relative_position_index$|\.k_bias$"
 )
 """Names, once renamed, of what is of the same model but no part of its encoder, or follows from its shape."""
