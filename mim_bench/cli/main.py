@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mim_bench.cli import cluster, results, runs, targets
+from mim_bench.cli import cluster, encoders, results, runs, targets
 from mim_bench.cli.options import err_console, print_line
 from mim_bench.errors import UserError, suggest, user_code_line
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(runs.app)
 app.add_typer(runs.config_app, name="config")
 app.add_typer(targets.app)
+app.add_typer(encoders.app)
 app.add_typer(results.app)
 app.add_typer(cluster.app)
 

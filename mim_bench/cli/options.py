@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mim_bench.errors import UserError
+from mim_bench.errors import UserError, suggest
 
 # no markup: paths and class names hold brackets; a pipe or log file has room for every column
 _LOOK: dict[str, Any] = {"markup": False, "highlight": False}
@@ -135,3 +135,12 @@ def print_fields(fields: dict[str, tuple[object, object]], a: str, b: str) -> No
     print_table(["field", a, b], [[field, str(x), str(y)] for field, (x, y) in fields.items()])
     only_target = all(field.startswith("target.") for field in fields)
     out_console.print("only the target differs" if only_target else "more than the target differs")
+
+
+def run_folder(name: str, out: Path) -> Path:
+    """A run's folder by its path, or by its name below `out`."""
+    for folder in (Path(name), out / name):
+        if (folder / "config.json").is_file():
+            return folder
+    there = [path.parent.name for path in out.glob("*/config.json")]
+    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")

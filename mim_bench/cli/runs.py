@@ -1,7 +1,7 @@
 """The verbs on runs: run, list, config show, diff, speed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,13 +20,11 @@ from mim_bench.cli.options import (
     print_fields,
     print_line,
     print_table,
+    run_folder,
     settings,
     target_and_settings,
 )
-from mim_bench.errors import UserError, suggest
-
-if TYPE_CHECKING:
-    from mim_bench.records.record import Record
+from mim_bench.cli.records import print_records
 
 app = typer.Typer()
 config_app = typer.Typer(help="Look at resolved configs.", no_args_is_help=True)
@@ -78,50 +76,10 @@ def run(
     if result.was_finished:
         again = f"{result.folder} is already finished; --force starts again"
         print_line(again, console=err_console)
-    _print_records(result.records, readouts=readouts)
+    print_records(result.records, readouts=readouts)
     for what, name in (("records", ""), ("picture", ".png"), ("encoder", ".safetensors")):
         if (path := result.folder / f"{what}{name}").exists():  # `scratch` alone has no encoder
             print_line(f"{what}  {path}")
-
-
-_BASELINES = {"pixels": "raw pixels", "pca": "PCA"}
-
-
-def _print_records(records: "list[Record]", *, readouts: bool) -> None:
-    from mim_bench.analysis import gates
-    from mim_bench.records.measure import measures
-
-    rows = []
-    for record in records:
-        facts = record.pretrain
-        fit_seconds = facts.fit.get("fit_seconds", 0.0) if facts else 0.0
-        seconds = (facts.seconds if facts else 0) + fit_seconds + record.seconds
-        for place, (name, measure) in enumerate(measures(record).items()):
-            if "@" in name and not readouts:
-                continue
-            value, control = f"{measure.value:.4g}", ""
-            if measure.is_accuracy:
-                stderr = max(metric.stderr for metric in measure.metrics)
-                value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %"
-                control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
-            speed = f"{facts.images_per_s:,.0f}" if facts and not place else ""
-            time = "" if place else f"{seconds:.0f}"
-            if record.protocol == "baselines":
-                kind, _, probe = name.removeprefix("baselines ").partition(":")
-                name = f"{probe}, {_BASELINES.get(kind, f'{record.target} as a feature')}"
-            rows.append([record.target, name, value, control, speed, time])
-    if not records:
-        return
-    print_table(["target", "measure", "value", "random weights", "images/s", "wall time s"], rows)
-    evaluate = records[0].config["evaluate"]
-    print_line(
-        f"accuracies: top-1 on the {records[0].data.split} split, read at "
-        f"{evaluate['layer']}/{evaluate['pooling']}{' unless @ names another readout' * readouts}; ± standard "
-        "error over its images; images/s of pre-training; wall time of fit, pre-training and the protocol",
-        style="dim",
-    )
-    if said := gates.verdict(records):
-        print_line(said)
 
 
 @app.command("list")
@@ -198,22 +156,14 @@ def diff(
     out: Out = Path("runs"),
 ) -> None:
     """Config difference of two runs: what could have moved a weight."""
-    from mim_bench.records import run_folder
+    from mim_bench.records.run_folder import difference, read_config
 
-    a, b = (_run_folder(name, out) for name in (run_a, run_b))
-    differences = run_folder.difference(run_folder.read_config(a), run_folder.read_config(b))
+    a, b = (run_folder(name, out) for name in (run_a, run_b))
+    differences = difference(read_config(a), read_config(b))
     if not differences:
         print_line("no difference")
         return
     print_fields(differences, a.name, b.name)
-
-
-def _run_folder(name: str, out: Path) -> Path:
-    for folder in (Path(name), out / name):
-        if (folder / "config.json").is_file():
-            return folder
-    there = [path.parent.name for path in out.glob("*/config.json")]
-    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
 
 
 @app.command()

@@ -39,9 +39,7 @@ _INSTEAD = {
 }
 """Spelling of what is no field -> what to use."""
 COMMANDS = {
-    "evaluate": "`run` evaluates; --protocols chooses how",
-    "eval": "`run` evaluates; --protocols chooses how",
-    "export": "`encoder.safetensors` of a run has timm's names; mim_bench.load_encoder reads it",
+    "evaluate": "`run` evaluates what it pre-trains, `eval --encoder FILE` anybody's encoder",
     "train": "`run` pre-trains and evaluates",
     "pretrain": "`run` pre-trains; --protocols none leaves the evaluation out",
     "submit": "`sweep BENCHMARK --cluster slurm`",

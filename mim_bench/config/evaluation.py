@@ -166,6 +166,20 @@ class LowShotConfig(Frozen):
     half the squared weights."""
 
 
+class SegmentConfig(Frozen):
+    """Linear segmentation on frozen patches (DINOv2, arXiv 2304.07193, section 7.4)."""
+
+    source: str = "scenes"
+    """Images with masks: `folder:PATH` (train/images, train/masks, and of test or val), `parquet:PATH` (columns image
+    and mask), or `scenes`, made of the embedded sample; see `mim_bench.data.masks`."""
+    c: float = Field(default=0.01, gt=0)
+    """Inverse of the L2 penalty (loss: c * sum of cross-entropies over patches + half the squared weights)."""
+    max_train_images: int = Field(default=1000, ge=1, le=1_000_000)
+    """At most so many training images: the features of all their patches are in memory, in double precision."""
+    max_test_images: int = Field(default=5000, ge=1, le=1_000_000)
+    """At most so many test images."""
+
+
 class SpeedConfig(Frozen):
     """Timing of the pre-training step, without any training."""
 

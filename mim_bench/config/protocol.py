@@ -80,6 +80,11 @@ _BUILT_IN = (
         has_control=True, has_readouts=True, heading="low-shot",
     ),
     ProtocolSpec(
+        name="segment",
+        description="linear classifier on frozen patches, mean IoU, on images with masks",
+        function="mim_bench.evaluate.segment:run", sections=("segment",), is_compared=False,
+    ),
+    ProtocolSpec(
         name="partial",
         description="the last blocks trained with labels, the rest frozen (MAE Fig. 9)",
         function="mim_bench.evaluate.partial:run", sections=("finetune", "partial"), is_compared=False,

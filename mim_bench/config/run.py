@@ -21,6 +21,7 @@ from mim_bench.config.evaluation import (
     LowShotConfig,
     PartialConfig,
     ScratchConfig,
+    SegmentConfig,
     SpeedConfig,
 )
 from mim_bench.config.protocol import PROTOCOLS
@@ -196,6 +197,9 @@ class RuntimeConfig(Frozen):
     such as a fit, may take longer."""
     tensorboard: bool = False
     """Write the learning curve for TensorBoard too (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Write the learning curve for Weights & Biases too (needs the extra `wandb`): offline, for `wandb sync`, unless
+    WANDB_MODE=online."""
 
     @field_validator("device", mode="before")
     @classmethod
@@ -229,6 +233,7 @@ class RunConfig(Frozen):
     scratch: ScratchConfig = ScratchConfig()
     partial: PartialConfig = PartialConfig()
     low_shot: LowShotConfig = LowShotConfig()
+    segment: SegmentConfig = SegmentConfig()
     speed: SpeedConfig = SpeedConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

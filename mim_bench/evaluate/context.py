@@ -16,6 +16,7 @@ from mim_bench.data.split import Split
 from mim_bench.errors import UserError
 from mim_bench.evaluate import features
 from mim_bench.model.vit import Encoder
+from mim_bench.records.record import Metric
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
 
@@ -32,6 +33,8 @@ class ProtocolResult:
     """Readout -> accuracy after each epoch on labelled training images that were not trained on."""
     figures: dict[str, float] = field(default_factory=dict)
     """Name -> value of what is no accuracy, as `record.Metric` names it."""
+    metrics: tuple[Metric, ...] = ()
+    """Numbers with an error of their own kind, whole."""
 
 
 def clean_crop(config: RunConfig) -> EvalCrop:
@@ -62,10 +65,17 @@ class Features:
     """The frozen readouts of one encoder, taken once for all protocols that ask for them."""
 
     def __init__(
-        self, config: RunConfig, data: Data, encoder: Encoder, device: torch.device
+        self,
+        config: RunConfig,
+        data: Data,
+        encoder: Encoder,
+        device: torch.device,
+        names: tuple[str, ...] = features.READOUTS,
     ) -> None:
         self.config, self.data, self.encoder, self.device = config, data, encoder, device
+        self.names = names
         self.geometry = geometry(config)
+        self._stored = _parts(names)
         self._kept: dict[str, Tensor] = {}
 
     @property
@@ -75,17 +85,21 @@ class Features:
 
     def encode(self, images: Tensor) -> Tensor:
         """8-bit images (B, C, H, W) -> (B, R, D) float32, without gradient."""
-        return self._encoded(features.readouts, images)
+        return self._encoded(lambda encoder, x: features.readouts(encoder, x, self._stored), images)
 
     def tokens(self, images: Tensor) -> Tensor:
         """8-bit images (B, C, H, W) -> tokens of the last layer (B, 1 + L, D), class token first, without gradient."""
-        return self._encoded(lambda encoder, inputs: features.layers(encoder, inputs)[0], images)
+        return self._encoded(lambda encoder, x: features.layers(encoder, x, ("last",))[0], images)
 
     def _encoded(self, function: Callable[[Encoder, Tensor], Tensor], images: Tensor) -> Tensor:
         self.encoder.eval()
-        normalized = self.geometry.normalize(images.float() / 255)
+        normalized = self.normalize(images.float() / 255)
         with torch.no_grad(), loop.autocast(self.device, self.config.runtime):
             return function(self.encoder, normalized)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> what the encoder takes."""
+        return self.geometry.normalize(images)
 
     def over(self, function: Callable[[Tensor], Tensor], split: Split, index: Tensor) -> Tensor:
         """Result of a function of 8-bit images (B, C, H, W) on the clean images at `index`, (N, ...).
@@ -99,8 +113,17 @@ class Features:
         )
         return features.extract(function, batches, split.num_images, num_counted)
 
+    def of(self, split: Split, name: str) -> Tensor:
+        """A readout of every image of a split, (N, D) float32, or (N, 2 D) where two are joined."""
+        kept = self.clean(split)
+        parts = [kept[:, self._stored.index(part)] for part in _parts((name,))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
     def clean(self, split: Split) -> Tensor:
-        """Readouts of every image of a split, (N, R, D) float32; UserError where they are not finite."""
+        """Readouts of every image of a split, (N, R, D) float32; UserError where they are not finite.
+
+        With the default names they are in the order of `features.READOUTS`.
+        """
         if split.name not in self._kept:
             every = torch.arange(split.num_images)
             found = self._kept[split.name] = self.over(self.encode, split, every)
@@ -110,6 +133,15 @@ class Features:
                     "overflows on them; nothing is recorded"
                 )
         return self._kept[split.name]
+
+
+def _parts(names: Sequence[str]) -> tuple[str, ...]:
+    """Readouts without those that join two: their parts instead."""
+    apart = []
+    for name in names:
+        layer, _, poolings = name.partition("/")
+        apart += [f"{layer}/{pooling}" for pooling in poolings.split("+")]
+    return tuple(dict.fromkeys(apart))
 
 
 @dataclass(frozen=True)

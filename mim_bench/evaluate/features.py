@@ -1,42 +1,100 @@
 """Frozen features: the readouts of an encoder on clean, unmasked images.
 
-Four readouts are taken at once, {last, middle} x {cls, patch_mean}, by the same function for training
-and test images. `last` is after the final norm, `middle` is the output of block depth // 2, not
-normalised. One choice alone can reorder targets (microsoft/SimMIM#14), so all four are reported.
+A readout is LAYER/POOLING. Four are taken by default, {last, middle} x {cls, patch_mean}, by the same function for
+training and test images: one choice alone can reorder targets (microsoft/SimMIM#14).
+
+- `last` is after the final norm; `middle` is the output of block depth // 2 and `block7` that of the 7th of them, not
+  normalised; `block7+norm` is what the final norm makes of it (SimMIM probes a middle layer, BEiT the best one).
+- `cls` is the class token, `patch_mean` the mean over patches, `cls+patch_mean` one beside the other (DINOv2).
+
+Registers are left out. An encoder without class token has the readouts of its patches only.
 
 Legend: N images, R readouts, L patches, D encoder width.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mim_bench.model.vit import Encoder
+from mim_bench.errors import UserError
 from mim_bench.train import distributed
 
 READOUTS = ("last/cls", "last/patch_mean", "middle/cls", "middle/patch_mean")
+POOLINGS = ("cls", "patch_mean", "cls+patch_mean")
+_BLOCK = re.compile(r"block([1-9]\d*)(\+norm)?")
 
 
-def readouts(encoder: Encoder, images: Tensor) -> Tensor:
-    """Normalised images (B, C, H, W) -> (B, R, D) float32, in the order of `READOUTS`."""
+def readouts(encoder: nn.Module, images: Tensor, names: Sequence[str] = READOUTS) -> Tensor:
+    """Normalised images (B, C, H, W) -> (B, R, D) float32, in the order of `names`, none of them joined."""
+    places = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    tokens = dict(zip(places, layers(encoder, images, places), strict=True))
     pooled = []
-    for layer in layers(encoder, images):
-        pooled += [layer[:, 0], layer[:, 1:].mean(1)]
+    for name in names:
+        layer, _, pooling = name.partition("/")
+        first = int(has_class_token(encoder))
+        pooled.append(tokens[layer][:, 0] if pooling == "cls" else tokens[layer][:, first:].mean(1))
     return torch.stack(pooled, dim=1).float()
 
 
-def layers(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised images (B, C, H, W) -> tokens of `last` and `middle`, (B, 1 + L, D) each, class token first."""
-    tokens = encoder.patch_embed(images)
-    first = encoder.cls_token.expand(len(tokens), -1, -1)
-    tokens = torch.cat([first, tokens], dim=1) + encoder.pos_embed
-    middle = tokens
-    for place, block in enumerate(encoder.blocks, start=1):
-        tokens = block(tokens)
-        if place == max(1, len(encoder.blocks) // 2):
-            middle = tokens
-    return encoder.norm(tokens), middle
+def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """Normalised images (B, C, H, W) -> tokens of each layer, (B, 1 + L, D), class token first if there is one."""
+    model: Any = encoder
+    depth = len(model.blocks)
+    wanted = [place(name, depth) for name in names]
+    blocks = sorted({block for block, _ in wanted})
+    found = model.forward_intermediates(
+        images, indices=[block - 1 for block in blocks], return_prefix_tokens=True,
+        output_fmt="NLC", intermediates_only=True,
+    )  # fmt: skip
+    if has_class_token(encoder):
+        found = [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found]
+    elif model.num_prefix_tokens:
+        found = [patches for patches, _ in found]
+    of_block = dict(zip(blocks, found, strict=True))
+    return [model.norm(of_block[b]) if is_normed else of_block[b] for b, is_normed in wanted]
+
+
+def has_class_token(encoder: nn.Module) -> bool:
+    """Whether there is one."""
+    return getattr(encoder, "cls_token", None) is not None
+
+
+def place(layer: str, depth: int) -> tuple[int, bool]:
+    """Block of a layer, from 1, and whether the final norm follows; UserError for what is no layer."""
+    if layer in ("last", "middle"):
+        return (depth, True) if layer == "last" else (max(1, depth // 2), False)
+    found = _BLOCK.fullmatch(layer)
+    if not found or int(found[1]) > depth:
+        raise UserError(
+            f"readout layer '{layer}'; allowed: last, middle, block1 to block{depth}, each block with +norm too"
+        )
+    return int(found[1]), found[2] is not None
+
+
+def default_readouts(encoder: nn.Module) -> tuple[str, ...]:
+    """Those of `READOUTS` that an encoder has."""
+    return tuple(n for n in READOUTS if has_class_token(encoder) or not n.endswith("/cls"))
+
+
+def chosen_readouts(text: str, encoder: nn.Module) -> tuple[str, ...]:
+    """The default readouts and those that `text` adds: comma-separated names, `all`, or nothing."""
+    depth = len(encoder.blocks)  # pyright: ignore[reportArgumentType]
+    has_class = has_class_token(encoder)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if text == "all":
+        every = [f"block{b}{norm}" for b in range(1, depth + 1) for norm in ("", "+norm")]
+        names = [f"{layer}/{pooling}" for layer in ("last", *every[:-1]) for pooling in POOLINGS]
+        names = [name for name in names if has_class or name.endswith("/patch_mean")]
+    for name in names:
+        layer, _, pooling = name.partition("/")
+        allowed = POOLINGS if has_class else ("patch_mean",)
+        if pooling not in allowed:
+            raise UserError(f"readout '{name}': pooling '{pooling}'; allowed: {', '.join(allowed)}")
+        place(layer, depth)
+    return tuple(dict.fromkeys((*default_readouts(encoder), *names)))
 
 
 def extract(

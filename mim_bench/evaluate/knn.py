@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mim_bench.evaluate import features
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 
 _CHUNK = 1000  # test images at once, so that the similarities fit in memory
@@ -21,12 +20,11 @@ _CHUNK = 1000  # test images at once, so that the similarities fit in memory
 def run(context: EvalContext) -> ProtocolResult:
     """Accuracy of every readout."""
     config, data = context.config.knn, context.data
-    train, test = context.features.clean(data.train), context.features.clean(context.test)
     labels = context.labels(data.train)
     truth = context.labels(context.test)
     correct = {}
-    for place, readout in enumerate(features.READOUTS):
-        known, query = train[:, place], test[:, place]
+    for readout in context.features.names:
+        known, query = (context.features.of(split, readout) for split in (data.train, context.test))
         mean = known.mean(0)
         votes = classify(
             known - mean, labels, query - mean, data.num_classes, config.k, config.temperature

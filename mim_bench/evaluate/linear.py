@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mim_bench import rng
 from mim_bench.data.crop import Crop
-from mim_bench.evaluate import features
+from mim_bench.errors import UserError
 from mim_bench.evaluate.context import EvalContext, ProtocolResult, from_memory
 from mim_bench.evaluate.logistic import standardised, tuned_logistic_regression
 from mim_bench.targets.build import geometry
@@ -30,11 +30,11 @@ from mim_bench.train.optimizer import LARS
 class Probes(nn.Module):
     """One MAE probe for each readout."""
 
-    def __init__(self, dim: int, num_classes: int, *, seed: int) -> None:
+    def __init__(self, dim: int, num_classes: int, num_readouts: int, *, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.integer(seed=seed, stream="init probe"))
-            self.heads = nn.ModuleList(probe(dim, num_classes) for _ in features.READOUTS)
+            self.heads = nn.ModuleList(probe(dim, num_classes) for _ in range(num_readouts))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, R, D) -> logits (R, B, K)."""
@@ -105,11 +105,11 @@ def run(context: EvalContext) -> ProtocolResult:
 
 def _solve(context: EvalContext) -> ProtocolResult:
     settings, data = context.config.linear, context.data
-    train, test = context.features.clean(data.train), context.features.clean(context.test)
     labels, truth = context.labels(data.train), context.labels(context.test)
     correct, chosen = {}, []
-    for place, readout in enumerate(features.READOUTS):
-        known, query = standardised(train[:, place], test[:, place])
+    for readout in context.features.names:
+        taken = (context.features.of(split, readout) for split in (data.train, context.test))
+        known, query = standardised(*taken)
         solution = tuned_logistic_regression(
             known, labels, data.num_classes, settings.penalties, settings.tune_fraction
         )
@@ -121,8 +121,11 @@ def _solve(context: EvalContext) -> ProtocolResult:
 
 def _train(context: EvalContext) -> ProtocolResult:
     config, data, device = context.config, context.data, context.device
-    schedule = config.linear
-    probes = Probes(config.model.embed_dim, data.num_classes, seed=config.seed).to(device)
+    schedule, names = config.linear, context.features.names
+    if joined := [name for name in names if name.endswith("/cls+patch_mean")]:
+        raise UserError(f"readout '{joined[0]}' is of another width: linear.solver=lbfgs takes it")
+    probes = Probes(config.model.embed_dim, data.num_classes, len(names), seed=config.seed)
+    probes.to(device)
     task = ProbeTask(probes, context.labels(data.train), context if schedule.augment else None)
     optimizer = LARS(probes.parameters(), schedule.lr, schedule.weight_decay, schedule.momentum)
     training = context.training("linear", schedule, data.train.num_images)
@@ -133,8 +136,7 @@ def _train(context: EvalContext) -> ProtocolResult:
         predictions = probes(context.features.clean(context.test)).argmax(dim=2)
     truth = context.labels(context.test)
     correct = {
-        readout: (predictions[place] == truth).cpu().numpy()
-        for place, readout in enumerate(features.READOUTS)
+        readout: (predictions[place] == truth).cpu().numpy() for place, readout in enumerate(names)
     }
     notes = () if schedule.augment else ("linear: features of the clean images, cached",)
     return ProtocolResult(correct, (*notes, *convergence(training.log, "linear")))

@@ -1,29 +1,69 @@
-"""Loading a pre-trained encoder into a plain timm `VisionTransformer`, never silently.
+"""Loading a pre-trained encoder into a plain model of timm's, never silently.
 
-Accepts a run folder, a safetensors file, or a checkpoint of MAE's, timm's or a toolbox's (see `weights_file`).
-What the encoder is made of is read from its tensors: class token or none, registers, DeiT's distillation
-token (the same function as a register), positions with or without prefix tokens, layer scale, norms.
-
-Legend: D width, P positions of the table, R registers.
+Accepts a run folder, a folder of a library's, a safetensors file, a checkpoint of MAE's, timm's or a toolbox's.
+Whose file it is, is looked up (`encoders.families`); what the encoder is made of is read from its tensors
+(`encoders.skeleton`). Names of timm's are another door (`encoders.named`).
 """
 
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from timm.models.beit import Beit
+from torch import Tensor, nn
 
 from mim_bench.errors import UserError
+from mim_bench.evaluate.encoders.beside import read_beside
+from mim_bench.evaluate.encoders.convert import to_timm
+from mim_bench.evaluate.encoders.families import Family
+from mim_bench.evaluate.encoders.skeleton import build_skeleton
 from mim_bench.evaluate.weights_file import read_weights
-from mim_bench.model.vit import Encoder, LayerNorm
+from mim_bench.files import file_sha256
+from mim_bench.model.vit import Encoder
 from mim_bench.records.run_folder import check, read_config
 from mim_bench.train import checkpoint
 
 _logger = logging.getLogger(__name__)
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # ViT-T, S, B, L, H
-_NOT_ENCODER = ("decoder_", "mask_token", "head.", "head_dist.", "fc_norm.")
-_PREFIX_TOKENS = ("cls_token", "reg_token")
+_FILES = ("encoder.safetensors", "model.safetensors", "pytorch_model.bin")
+"""What weights are called in a folder: ours, Hugging Face's and timm's, and their older ones."""
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder and how it came to be."""
+
+    encoder: Encoder | Beit
+    """No head, tokens out."""
+    source: str
+    """The file, or the name of timm's."""
+    sha256: str
+    """Of the file, or of all tensors of timm's."""
+    family: str
+    paper: str
+    mean: tuple[float, ...]
+    """Per channel, of images in [0, 1]: how its input is normalised."""
+    std: tuple[float, ...]
+    statistics_from: str
+    """What says so."""
+    num_matched: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Tensors of head, decoder and wrappers."""
+    notes: tuple[str, ...]
+    """What was done to the tensors."""
+    build: Callable[[], Encoder | Beit]
+    """Makes the same encoder at timm's initial weights."""
+
+    @property
+    def counts(self) -> str:
+        """The counts in words."""
+        return (
+            f"{self.num_matched} tensors matched, {len(self.missing)} missing, {len(self.unexpected)} unexpected; "
+            f"{len(self.left_out)} of decoder and head left out"
+        )
 
 
 def load_encoder(
@@ -34,126 +74,117 @@ def load_encoder(
 ) -> Encoder:
     """A timm ViT (no head, tokens out) with pre-trained weights; every encoder tensor must match.
 
+    With a relative position bias (BEiT, data2vec) it is timm's `Beit`, which is called the same way.
+
     Args:
         path_or_run: run folder, or a file of weights.
         image_size: pixels, side or (height, width); where a file is of another size its position table is
             interpolated, and a warning says so. Needed for a file whose grid is not square.
-        num_heads: only needed for a file of a width other than ViT-T, S, B, L, H.
+        num_heads: only needed for a file of a width other than ViT-T, S, B, L, H, that states it nowhere.
 
     Raises:
         UserError: unreadable, or not all of the encoder's tensors match; counts are given.
     """
-    path = Path(path_or_run)
-    if path.is_dir():
-        config = read_config(path)
-        if (path / "manifest.json").is_file():
-            check(path, "encoder.safetensors")
-        path = path / "encoder.safetensors"
-        image_size = config.data.image_size
-        num_heads = config.model.num_heads
-    every = read_weights(path)
-    tensors = {name: t for name, t in every.items() if not name.startswith(_NOT_ENCODER)}
-    if "dist_token" in tensors:
-        tensors["reg_token"] = tensors.pop("dist_token")
+    loaded = open_encoder(Path(path_or_run), image_size=image_size, num_heads=num_heads)
+    return loaded.encoder  # pyright: ignore[reportReturnType]
+
+
+def open_encoder(
+    path: Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    num_heads: int | None = None,
+    allow_partial: bool = False,
+) -> LoadedEncoder:
+    """An encoder with what is known of it; see `load_encoder`.
+
+    Args:
+        allow_partial: load what matches, leave the rest at initial weights, and say so.
+    """
+    if (path / "manifest.json").is_file():  # a run of ours
+        check(path, _FILES[0])
+        image_size = image_size or read_config(path).data.image_size
+        path = path / _FILES[0]
+    elif path.is_dir():
+        path = _file_in(path)
+    beside = read_beside(path)
+    weights = read_weights(path, beside.model_type)
+    notes = list(weights.notes)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
-        encoder = _skeleton(tensors, size, num_heads, has_fc_norm="fc_norm.weight" in every)
-        checkpoint.load_exactly(encoder, tensors, "encoder")
+        tensors, others = to_timm(weights)
+        build = partial(
+            build_skeleton,
+            tensors,
+            image_size=size,
+            num_heads=num_heads or beside.num_heads,
+            epsilon=beside.epsilon or weights.family.epsilon,
+            has_fc_norm="fc_norm.weight" in others,
+        )
+        encoder = build(notes)
+        matched, missing, unexpected = match(encoder, tensors, allow_partial=allow_partial)
     except UserError as error:
-        shown = ", ".join(list(every)[:5])
+        shown = ", ".join(list(weights.tensors)[:5])
         raise UserError(f"{path}: {error}; its first names: {shown}") from None
-    _logger.info(
-        "%s: %d tensors matched, 0 missing, 0 unexpected; %d of decoder and head left out",
-        path, len(tensors), len(every) - len(tensors),
-    )  # fmt: skip
-    return encoder
-
-
-def _skeleton(
-    tensors: dict[str, Tensor],
-    image_size: tuple[int, int] | None,
-    num_heads: int | None,
-    *,
-    has_fc_norm: bool,
-) -> Encoder:
-    """An encoder of the shapes that the tensors have; the position table is fitted to `image_size`."""
-    projection, hidden = tensors["patch_embed.proj.weight"], tensors.get("blocks.0.mlp.fc1.weight")
-    if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
-        raise UserError(
-            f"patch_embed.proj.weight has shape {tuple(projection.shape)}; needed is (D, channels, p, p), as of "
-            "still images and square patches"
-        )
-    if hidden is None:
-        raise UserError("no blocks.0.mlp.fc1.weight: not a ViT of timm's")
-    embed_dim, in_chans, patch_size, _ = projection.shape
-    heads = num_heads or _HEADS.get(embed_dim)
-    if heads is None or embed_dim % heads:
-        raise UserError(f"num_heads={heads}: give one that divides the width {embed_dim}")
-    block = {name.removeprefix("blocks.0.") for name in tensors if name.startswith("blocks.0.")}
-    has_norm = "norm.weight" in tensors
-    if not has_norm and has_fc_norm:
-        _logger.warning(
-            "the file is a fine-tuned classifier whose norm comes after pooling (fc_norm): tokens are not normalised"
-        )
-    prefix = sum(tensors[name].shape[1] for name in _PREFIX_TOKENS if name in tensors)
-    size, has_all_positions = _fit_positions(tensors, prefix, patch_size, image_size)
-    options: dict[str, Any] = {
-        "class_token": "cls_token" in tensors,
-        "reg_tokens": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
-        "no_embed_class": not has_all_positions,
-        "init_values": 1e-5 if "ls1.gamma" in block else None,
-        "qk_norm": "attn.q_norm.weight" in block,
-        "qkv_bias": "attn.qkv.bias" in block,
-        "pre_norm": "norm_pre.weight" in tensors,
-        "final_norm": has_norm or not has_fc_norm,
-    }
-    return Encoder(
-        img_size=size,
-        patch_size=patch_size,
-        in_chans=in_chans,
-        num_classes=0,
-        global_pool="",
-        embed_dim=embed_dim,
-        depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
-        num_heads=heads,
-        mlp_ratio=hidden.shape[0] / embed_dim,
-        norm_layer=LayerNorm,
-        **options,
+    if missing or unexpected:
+        notes.append(f"partial: {', '.join(missing[:3])} at initial weights; not comparable")
+    for note in notes:
+        _logger.warning("%s: %s", path, note)
+    loaded = LoadedEncoder(
+        encoder=encoder,
+        source=str(path),
+        sha256=file_sha256(path),
+        family=weights.family.name,
+        paper=weights.family.paper,
+        mean=_per_channel(beside.mean or weights.family.mean, encoder),
+        std=_per_channel(beside.std or weights.family.std, encoder),
+        statistics_from=beside.statistics_from or _habit(weights.family),
+        num_matched=len(matched),
+        missing=missing,
+        unexpected=unexpected,
+        left_out=(*others, *weights.others),
+        notes=tuple(notes),
+        build=lambda: build([]),
     )
+    _logger.info("%s: %s", path, loaded.counts)
+    return loaded
 
 
-def _fit_positions(
-    tensors: dict[str, Tensor], prefix: int, patch_size: int, image_size: tuple[int, int] | None
-) -> tuple[tuple[int, int], bool]:
-    """Image size of the encoder, and whether its table has positions of the prefix tokens too.
+def match(
+    encoder: nn.Module, tensors: Mapping[str, Tensor], *, allow_partial: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Loads tensors by name and shape; names that matched, are missing, and are unexpected.
 
-    Replaces the table where it is of another grid than `image_size` has.
+    Raises UserError where not all match, unless `allow_partial`.
     """
-    table = tensors.get("pos_embed")
-    if table is None or table.ndim != 3:
-        found = "absent" if table is None else f"of shape {tuple(table.shape)}"
-        raise UserError(f"pos_embed is {found}; needed is a table (1, P, D) of absolute positions")
-    if image_size and (image_size[0] % patch_size or image_size[1] % patch_size):
-        raise UserError(f"image_size={image_size} is no multiple of the patch size {patch_size}")
-    grid = image_size and (image_size[0] // patch_size, image_size[1] // patch_size)
-    length = table.shape[1]
-    for inside in dict.fromkeys((prefix, 0)):
-        if grid and length - inside == grid[0] * grid[1]:
-            assert image_size is not None
-            return image_size, inside == prefix
-    for inside in dict.fromkeys((prefix, 0)):
-        side = round((length - inside) ** 0.5)
-        if side * side == length - inside:
-            break
-    else:
-        raise UserError(f"{length} positions are no square grid; give image_size")
-    if grid is None or image_size is None:
-        return (side * patch_size, side * patch_size), inside == prefix
-    _logger.warning(
-        "position table interpolated from %d x %d to %d x %d patches", side, side, *grid
+    if not allow_partial:
+        checkpoint.load_exactly(encoder, tensors, "encoder")
+        return tuple(tensors), (), ()
+    own = encoder.state_dict()
+    fitting = {k: t for k, t in tensors.items() if k in own and own[k].shape == t.shape}
+    if not fitting:
+        raise UserError("no tensor matches")
+    encoder.load_state_dict(fitting, strict=False)
+    return (
+        tuple(fitting),
+        tuple(name for name in own if name not in fitting),
+        tuple(name for name in tensors if name not in fitting),
     )
-    resample: Any = resample_abs_pos_embed  # scripted by torch, which hides its signature
-    tensors["pos_embed"] = resample(
-        table, new_size=list(grid), old_size=[side, side], num_prefix_tokens=inside
-    )
-    return image_size, inside == prefix
+
+
+def _file_in(folder: Path) -> Path:
+    """The file of weights in a folder of a run or a library."""
+    there = [folder / name for name in _FILES if (folder / name).is_file()]
+    if not there:
+        raise UserError(f"{folder} holds no weights; looked for {', '.join(_FILES)}")
+    return there[0]
+
+
+def _habit(family: Family) -> str:
+    return f"what {family.name} is evaluated with" + f" ({family.remark})" * bool(family.remark)
+
+
+def _per_channel(values: tuple[float, ...], encoder: nn.Module) -> tuple[float, ...]:
+    """Statistics for the encoder's channels; those of another number of channels are averaged."""
+    num = encoder.patch_embed.proj.weight.shape[1]  # pyright: ignore
+    return values if len(values) == num else (sum(values) / len(values),) * num

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mim_bench import rng
-from mim_bench.evaluate import features
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.evaluate.logistic import logistic_regression, standardised
 
@@ -22,11 +21,11 @@ def run(context: EvalContext) -> ProtocolResult:
     On the CPU: a few hundred images are too few for a GPU, which the solver would ask thousands of times.
     """
     settings, data = context.config.low_shot, context.data
-    train, test = (context.features.clean(split).cpu() for split in (data.train, context.test))
     labels, truth = (context.labels(split).cpu() for split in (data.train, context.test))
     correct = {}
-    for place, name in enumerate(features.READOUTS):
-        known, query = standardised(train[:, place], test[:, place])
+    for name in context.features.names:
+        taken = (context.features.of(split, name).cpu() for split in (data.train, context.test))
+        known, query = standardised(*taken)
         for fraction in settings.fractions:
             for number in range(settings.num_draws):
                 chosen = balanced(labels, fraction, number)

@@ -15,7 +15,15 @@ from mim_bench.evaluate.cache import computed_once
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
-from mim_bench.records.record import Metric, PretrainFacts, Record, figure, top1, write
+from mim_bench.records.external import ExternalFacts
+from mim_bench.records.record import (
+    Metric,
+    PretrainFacts,
+    Record,
+    figure,
+    top1,
+    write,
+)
 from mim_bench.records.run_folder import record_hash, record_path
 from mim_bench.train import backend, distributed, environment
 from mim_bench.train.backend import is_compiled
@@ -36,6 +44,7 @@ def evaluate(
     stages: Stages,
     facts: PretrainFacts | None,
     command: str,
+    external: ExternalFacts | None = None,
 ) -> None:
     """One protocol, on the encoder and, where that is one, on its random-weights control."""
     config, device = trained.config, trained.device
@@ -48,7 +57,8 @@ def evaluate(
     if spec.has_control:
         with stages.stage(f"{name}, random weights") as report:
             untrained = EvalContext(random, folder / "control", f"{key} control", report)
-            answers = computed_once(_control_path(name, untrained), lambda: run(untrained).correct)
+            path = _control_path(name, untrained, external)
+            answers = computed_once(path, lambda: run(untrained).correct)
             control = _metrics(ProtocolResult(answers), config)
     metrics = _metrics(result, config)
     declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
@@ -69,6 +79,7 @@ def evaluate(
         config=config.model_dump(mode="json"),
         data=trained.data.facts,
         pretrain=facts if spec.needs_encoder else None,
+        external=external,
         code=provenance.code(),
         versions=provenance.versions(),
         device=environment.device_facts(device),
@@ -87,17 +98,20 @@ def evaluate(
     distributed.on_main(keep)
 
 
-def _control_path(name: str, context: EvalContext) -> Path:
+def _control_path(name: str, context: EvalContext, external: ExternalFacts | None) -> Path:
     """Where the answers of an untrained encoder are kept: it is the same for every target of a seed."""
     config, spec = context.config, PROTOCOLS[name]
     sections = config.model_dump(mode="json", include={"data", "model", "seed", *spec.sections})
     sections["data"].pop("source")
     precision = backend.precision(context.device, config.runtime)
-    key = digest([name, spec.version, sections, precision, context.data.facts.fingerprint])
+    parts = [name, spec.version, sections, precision, context.data.facts.fingerprint]
+    if external is not None:  # what it is built of and fed with, the model's section does not say
+        parts.append([external.architecture, external.mean, external.std, external.readouts])
+    key = digest(parts)
     return context.folder.parent.parent / "controls" / f"{name}-{key[:16]}.npz"
 
 
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:
     accuracies = [top1(readout, correct) for readout, correct in result.correct.items()]
     figures = [figure(name, value, config.speed.steps) for name, value in result.figures.items()]
-    return (*accuracies, *figures)
+    return (*accuracies, *figures, *result.metrics)

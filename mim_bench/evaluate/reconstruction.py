@@ -73,6 +73,18 @@ def sample(
     split = data.evaluate
     index = rng.permutation(split.num_images, seed=0, epoch=0, stream="picture")[:_NUM_PICTURES]
     images = next(iter(split.batches([index], clean_crop(config), device=device)))[0].float() / 255
+    return sample_of(images, index, config, target, model, device)
+
+
+def sample_of(
+    images: Tensor,
+    index: Tensor,
+    config: RunConfig,
+    target: Target,
+    model: MaskedAutoencoder,
+    device: torch.device,
+) -> Sample:
+    """The sample of given images (N, C, H, W) in [0, 1]; their indices (N,) choose their masks."""
     noise = masking.MaskSampler(config.mask, model.geometry.grid).noise(
         index.to(device), seed=config.seed, epoch=0
     )
@@ -90,8 +102,8 @@ def sample(
     )
 
 
-def draw_picture(path: Path, config: RunConfig, taken: Sample) -> None:
-    """`picture.png`: image, masked image, target, prediction."""
+def draw_picture(path: Path, config: RunConfig, taken: Sample, title: str = "") -> None:
+    """`picture.png`: image, masked image, target, prediction; by default its title is the run's name."""
     draw_grid(
         path,
         target_name=config.target.name,
@@ -101,7 +113,7 @@ def draw_picture(path: Path, config: RunConfig, taken: Sample) -> None:
         prediction=taken.prediction,
         geometry=geometry_of(config),
         ground_truth=taken.ground_truth,
-        title=config.run_id,
+        title=title or config.run_id,
     )
 
 
@@ -160,7 +172,7 @@ def draw_grid(
         ("target", textwrap.fill(target_name, 24), target),
         ("prediction", "of hidden patches;\ntarget elsewhere", torch.where(covered, prediction, target)),
     )  # fmt: skip
-    figure = _compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
+    figure = compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
     write(figure, Path(path))
 
 
@@ -188,8 +200,8 @@ def enlarge(images: Tensor, width: int) -> Tensor:
     return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
-def _compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: str) -> Figure:
-    """Rows of (name, remark, (N, 3, h, w) tiles) -> a figure, one figure pixel a tile pixel."""
+def compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: str) -> Figure:
+    """Rows of (name, remark, tiles (N, 3, h, w)) -> a figure, one figure pixel a tile pixel."""
     num, _, tile_height, tile_width = rows[0][2].shape
     width = max(_LEFT + num * (tile_width + GAP) + 2 * GAP, _MIN_WIDTH)
     bottom = _BOTTOM if footnote else 2 * GAP

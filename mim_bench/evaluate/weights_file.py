@@ -4,12 +4,12 @@ Legend: D width, p patch side.
 """
 
 import argparse
-import logging
 import pathlib
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,14 @@ import torch
 from torch import Tensor
 
 from mim_bench.errors import UserError
+from mim_bench.evaluate.encoders.families import FAMILIES, Family, marks, recognise
 from mim_bench.train import checkpoint
 
-_logger = logging.getLogger(__name__)
 _OUTER = (
     "model", "state_dict", "teacher", "module", "model_ema", "state_dict_ema", "ema", "student",
 )  # fmt: skip
 """Keys that weights lie under; of several in a file the first of these is taken. Of a teacher and a student
 DINO evaluates the teacher; of weights and their moving average the weights are what was trained."""
-_MARK = "patch_embed.proj.weight"
-"""The tensor by which an encoder is recognised; what stands before its name is a wrapper's prefix."""
 _scalar: Any = np.float64(0).__reduce__()[0]
 _array: Any = np.zeros(1).__reduce__()[0]
 _PLAIN = [
@@ -38,59 +36,87 @@ _PLAIN = [
 """What training scripts write next to weights: command lines, paths, a best accuracy."""
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The encoder's tensors by timm's names, and others of the same model (head, decoder).
+_NO_WEIGHTS = {
+    b"version https://git-lfs": "it is a pointer of Git LFS; `git lfs pull` fetches the file",
+    b"<!doctype": "it is a web page; the download was of a page about the file",
+    b"<html": "it is a web page; the download was of a page about the file",
+    b"\x89hdf": "it is a file of Keras or HDF5; needed are weights of PyTorch",
+}
+"""Beginnings of files that downloads leave behind, and what they are."""
 
-    Wrappers' prefixes (`module.`, `_orig_mod.`, `backbone.`, `encoder.`, ...) are taken off. Raises UserError in
-    one line for what cannot be read, or holds no ViT encoder; then with the first names that there are.
+
+@dataclass(frozen=True)
+class Weights:
+    """The state dict of a file."""
+
+    tensors: dict[str, Tensor]
+    """By the file's own names, wrappers' prefixes (`module.`, `_orig_mod.`, `backbone.`, `vit.`, ...) taken off."""
+    family: Family
+    others: tuple[str, ...]
+    """Names of what lies outside the prefix: heads, decoders, an epoch."""
+    notes: tuple[str, ...]
+    """Choices that reading it took."""
+
+
+def read_weights(path: Path, model_type: str | None = None) -> Weights:
+    """The tensors of the model in a file, and whose they are.
+
+    Args:
+        model_type: Hugging Face's word for the architecture, where a `config.json` states it.
+
+    Raises UserError in one line for what cannot be read, or holds no ViT encoder; then with the first names
+    that there are.
     """
     if not path.exists() and not path.is_symlink():
         hint = "; download it first" if re.match(r"https?:", str(path)) else ""
         raise UserError(f"'{path}' does not exist{hint}")
     if not path.is_file() or path.stat().st_size == 0:
         raise UserError(f"{path} cannot be read as weights: no file, or an empty one")
+    with path.open("rb") as file:
+        beginning = file.read(64).lstrip().lower()
+    for sign, kind in _NO_WEIGHTS.items():
+        if beginning.startswith(sign):
+            raise UserError(f"{path} cannot be read as weights: {kind}")
     content: Any = (
         checkpoint.load_tensors(path)[0] if path.suffix == ".safetensors" else _unpickle(path)
     )
-    content = _inside(content, path)
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    marks = sorted((name for name in tensors if str(name).endswith(_MARK)), key=len)
-    if not marks:
+    content, notes = _inside(content, path)
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    family = recognise(tensors, model_type)
+    if family is None:
         shown = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise UserError(
-            f"{path}: no ViT encoder by timm's names ({_MARK} is not there); it holds {shown}"
+            f"{path}: no ViT encoder of a known family (none of {', '.join(_MARKS)} is there); it holds {shown}"
             + ", ..." * (len(content) > 5)
         )
-    prefix = marks[0].removesuffix(_MARK)
-    own = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-    if others := [name for name in content if name not in tensors or not name.startswith(prefix)]:
-        _logger.info("%s: %d entries outside %r left out", path, len(others), prefix)
-    return own
+    prefix = marks(tensors, family.naming)[0].removesuffix(family.naming.mark)
+    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    others = [str(name) for name in content if not str(name).startswith(prefix)]
+    others += [
+        str(name) for name in content if str(name).startswith(prefix) and name not in tensors
+    ]
+    return Weights(own, family, tuple(others), notes)
 
 
-def _inside(content: Any, path: Path) -> Mapping[str, Any]:
-    """The innermost state dict."""
+_MARKS = tuple(dict.fromkeys(family.naming.mark for family in FAMILIES))
+
+
+def _inside(content: Any, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
+    """The innermost state dict, and what was passed by on the way to it."""
+    notes = []
     while isinstance(content, Mapping):
-        if any(isinstance(name, str) and name.endswith(_MARK) for name in content):
+        if any(isinstance(name, str) and name.endswith(_MARKS) for name in content):
             break
         there = [key for key in _OUTER if isinstance(content.get(key), Mapping)]
         if not there:
             break
         if len(there) > 1:
-            _logger.warning(
-                "%s: weights under %r are taken; there are also %s",
-                path,
-                there[0],
-                ", ".join(there[1:]),
-            )
+            also = ", ".join(there[1:])
+            notes.append(f"weights under '{there[0]}' are taken; there are also {also}")
         content = content[there[0]]
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, no state dict")
-    return content
+    return content, tuple(notes)
 
 
 def _unpickle(path: Path) -> Any:

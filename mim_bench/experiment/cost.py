@@ -95,7 +95,7 @@ def estimate(config: RunConfig, data: Data | None = None) -> Cost:
         num_files=2
         + 5 * pretrains
         + len(names)
-        + len(names - {"speed"})
+        + len(names - {"speed", "segment"})
         + len(names & {"linear", "attentive", "finetune", "scratch", "scratch_flops"}),
     )
 
@@ -204,6 +204,8 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
                 seen = _images_seen(config.attentive, num_train)
                 block = 4 * (geometry(config).num_patches + 1) * config.model.embed_dim**2
                 return frozen("train", "test") + block * (3 * seen + num_test)
+            case "segment":  # at most
+                return encoder * (config.segment.max_train_images + config.segment.max_test_images)
             case "low_shot":
                 return frozen("train", "test")
             case "finetune" | "scratch" | "scratch_flops" | "partial":

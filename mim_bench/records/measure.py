@@ -64,7 +64,7 @@ def measures(record: Record) -> dict[str, Measure]:
 
 def _name(record: Record, metric: Metric) -> str:
     """The measure that a metric belongs to."""
-    if metric.name != "top1":
+    if metric.name not in ("top1", "miou"):
         return metric.name
     readout, _, rest = metric.readout.partition(" ")  # `last/patch_mean 1% draw 0`
     if "/" in readout:

@@ -21,6 +21,7 @@ from mim_bench.files import (
     replacing,
     write_text,
 )
+from mim_bench.records.external import ExternalFacts
 from mim_bench.records.provenance import Code, Device
 from mim_bench.schema import Frozen
 
@@ -28,7 +29,7 @@ _MAX_ARRAY_BYTES = 1 << 28
 SCHEMA = "mim_bench.record.1"
 
 
-MetricName = Literal["top1", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops"]
+MetricName = Literal["top1", "miou", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops"]
 LOWER_IS_BETTER = ("step_s", "target_s", "peak_gb", "step_flops")
 
 
@@ -36,24 +37,25 @@ class Metric(Frozen):
     """One number."""
 
     name: MetricName
-    """`top1`: share of test images whose most likely class is right, a fraction. Of a pre-training step:
+    """`top1`: share of test images whose most likely class is right, a fraction. `miou`: mean over classes of the
+    intersection of predicted and true pixels over their union, a fraction. Of a pre-training step:
     `images_per_s`; `step_s` and `target_s` in s, the whole and the target alone; `peak_gb` of memory;
     `step_flops`."""
     readout: str
     """Layer and pooling of the features (`last/patch_mean`), with share and draw of the labels for few
-    labels (`... 1% draw 0`); `model` for a trained classifier, `blocks=k` for one trained in part;
-    `step` for a pre-training step."""
+    labels (`... 1% draw 0`); `last/patches` for a class a pixel; `model` for a trained classifier, `blocks=k`
+    for one trained in part; `step` for a pre-training step."""
     value: float = Field(ge=0)
     stderr: float = Field(ge=0)
-    """Standard error of an accuracy over test images: sqrt(p (1 - p) / n); else 0."""
+    """Standard error of an accuracy over test images: sqrt(p (1 - p) / n); of `miou` by bootstrap; else 0."""
     n: int = Field(ge=1)
     """Test images, or steps."""
     higher_is_better: bool = True
 
     @model_validator(mode="after")
     def _fraction(self) -> Self:
-        if self.name == "top1" and self.value > 1:
-            raise ValueError(f"top1={self.value}: an accuracy is a fraction")
+        if self.name in ("top1", "miou") and self.value > 1:
+            raise ValueError(f"{self.name}={self.value}: a fraction")
         return self
 
 
@@ -142,7 +144,9 @@ class Record(Frozen):
     """The resolved config, all of it."""
     data: DataFacts
     pretrain: PretrainFacts | None
-    """Unset where no pre-trained weight entered."""
+    """Unset where no pre-trained weight entered, or nothing is known of how it came to be."""
+    external: ExternalFacts | None = None
+    """Set for an encoder from outside (`eval`), whose record stands in no closed table."""
     code: Code
     versions: dict[str, str]
     device: Device
@@ -179,7 +183,8 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
         _write_correct(arrays, correct)
         content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
-    whole = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"})
+    unset = {"external"} if record.external is None else set()
+    whole = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"} | unset)
     body = whole.removesuffix("\n}")
     write_text(path, f'{body}{_SHA256}{_sha256(body.encode())}"\n}}\n')
 

@@ -122,6 +122,9 @@ def find(
     keys: dict[int, _Keys] = {}  # by number of training images, which bounds the batches
     found, foreign = [], []
     for path, record in records:
+        if record.external is not None:  # divisions never share a table
+            foreign.append(path)
+            continue
         config, num_images = config_of(record), record.data.num_train_images
         if num_images not in keys:
             keys[num_images] = _Keys.of(todo, num_images)

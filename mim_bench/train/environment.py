@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available[name]:
+    if not available.get(name):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
     if name == "cuda" and distributed.size() > 1:

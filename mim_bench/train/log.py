@@ -2,12 +2,14 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mim_bench.errors import UserError
 from mim_bench.files import check_regular, write_text
 from mim_bench.train import distributed
+from mim_bench.train.boards import Board
 
 _logger = logging.getLogger(__name__)
 
@@ -15,15 +17,17 @@ _logger = logging.getLogger(__name__)
 class TrainingLog:
     """The learning curve: JSON lines, cut back to the step that training resumes from."""
 
-    def __init__(self, path: Path, step: int, steps_per_epoch: int, *, board: bool) -> None:
-        """`step`: lines after it are dropped; `board`: write for TensorBoard too."""
+    def __init__(
+        self, path: Path, step: int, steps_per_epoch: int, boards: Sequence[Board] = ()
+    ) -> None:
+        """`step`: lines after it are dropped; `boards`: shown what is written, too."""
         self.path = path
         self.steps_per_epoch = max(1, steps_per_epoch)
         kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() else []
         losses = [line["loss"] for line in kept if "loss" in line]
         self.last_loss = losses[-1] if losses else None
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.board = _tensorboard(path.parent) if board else None
+        self.boards = boards
 
     def write(self, *, step: int, **values: float) -> None:
         """Adds a line."""
@@ -34,10 +38,8 @@ class TrainingLog:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error}") from None
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
-            self.board.flush()
+        for board in self.boards:
+            board.add(self.path.stem, step, values)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -67,13 +69,3 @@ def convergence(path: Path, name: str) -> tuple[str, ...]:
     return (
         f"{name}: over its last tenth the training loss fell by {100 * (old - new) / old:.1f} %",
     )
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "runtime.tensorboard needs TensorBoard: pip install 'mim_bench[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(folder / "tensorboard"))

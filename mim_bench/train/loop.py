@@ -26,6 +26,7 @@ from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.backend import precision
+from mim_bench.train.boards import open_boards
 from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.graph import Recordable, StepGraph, prepare, recordable
 from mim_bench.train.log import TrainingLog
@@ -99,8 +100,8 @@ class Training:
 
     def open_log(self, step: int) -> TrainingLog:
         """The learning curve up to a step, to write on."""
-        board = self.runtime.tensorboard
-        return TrainingLog(self.log, step, self.steps_per_epoch, board=board)
+        boards = open_boards(self.runtime, self.log.parent)
+        return TrainingLog(self.log, step, self.steps_per_epoch, boards)
 
     @property
     def steps_per_epoch(self) -> int:

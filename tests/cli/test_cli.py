@@ -96,7 +96,15 @@ def test_config_show__tells_values_and_origins(cli):
     [
         (["run"], "--target is missing; allowed: downsized, dvae"),
         (["evaluate", "runs/x"], "`run` evaluates"),
-        (["export"], "load_encoder"),
+        (["export", "a", "--format", "timm", "--out", "b"], "no run 'a'"),
+        (["inspect", "nowhere.pth"], "'nowhere.pth' does not exist"),
+        (["inspect", "https://host/w.pth"], "download it first"),
+        (["embed", "nowhere.pth", "--data", "embedded"], "'nowhere.pth' does not exist"),
+        (["reconstruct", "a", "--images", "x.jpg"], "no run 'a'"),
+        (["reconstruct", "a", "--images", "x.jpg", "--out", "x"], "the name of a .png file"),
+        (["eval", "--encoder", "nowhere.pth"], "'nowhere.pth' does not exist"),
+        (["eval", "--encoder", "timm:vit_tinyy_patch16_224"], "nearest: vit_tiny_patch16_224"),
+        (["eval", "--encoder", "x.pth", "hog"], "no target can be chosen"),
         (["tabel"], "nearest: table"),
         (["sweep", "targets", "seed=0"], "use --seeds 0"),
         (["sweep", "targets", "--seeds", "0,0"], "different whole numbers"),
@@ -259,6 +267,36 @@ def test_internal_error__is_exit_code_1_without_traceback(cli, monkeypatch):
     monkeypatch.setattr("sys.argv", ["mim_bench"])
     with pytest.raises(json.JSONDecodeError):
         main(["list", "targets", "--debug"])
+
+
+def test_encoder__goes_through_its_verbs(cli, tmp_path):
+    """inspect, eval, export, embed and reconstruct of one run, as typed."""
+    assert cli("run", "hog", *SMALL, "evaluate.protocols=[]")[0] == 0
+    name = next(path.parent.name for path in (tmp_path / "runs").glob("*/config.json"))
+    code, out, _ = cli("inspect", name)
+    assert code == 0 and "ViT of timm's names" in out and "0 missing, 0 unexpected" in out
+    code, out, err = cli(
+        "eval",
+        "--encoder",
+        name,
+        "--protocol",
+        "knn",
+        "--limit-images",
+        "120",
+        "--readout",
+        "block1/cls",
+    )
+    assert code == 0 and "knn @ block1/cls" in out and "division external" in out
+    assert "tensors matched" in err and "input normalised" in err
+    assert list((tmp_path / "evaluations").glob("external-*/records/knn.json"))
+    code, out, _ = cli("export", name, "--format", "timm", "--out", "there")
+    assert code == 0 and (tmp_path / "there" / "model.safetensors").is_file()
+    assert cli("eval", "--encoder", "there", "--protocol", "knn", "--limit-images", "120")[0] == 0
+    code, out, _ = cli("embed", name, "--data", "embedded", "--limit-images", "50")
+    assert code == 0 and "wrote features.parquet, 100 images" in out
+    picture = str(tmp_path / "runs" / name / "picture.png")
+    code, out, _ = cli("reconstruct", name, "--images", picture, "--mask-ratio", "0.75")
+    assert code == 0 and (tmp_path / "picture.png").is_file()
 
 
 def test_version_and_help__have_their_usual_spelling(cli):

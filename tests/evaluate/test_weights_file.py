@@ -145,6 +145,21 @@ def test_unusable_weights__are_refused_with_what_there_is(tmp_path, name):
     assert "\n" not in str(error.value) and "w.pth" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html></html>", "it is a web page"),
+        (b"\x89HDF\r\n", "Keras or HDF5"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_downloads_leave_behind__is_named(tmp_path, content, message, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_encoder(tmp_path / name)
+
+
 def test_empty_file_wrong_heads_and_address__are_one_line_each(tmp_path):
     (tmp_path / "e.pth").touch()
     torch.save(STATE, tmp_path / "w.pth")

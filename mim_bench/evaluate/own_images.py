@@ -1,0 +1,70 @@
+"""What a run's model makes of one's own images, at any mask ratio: the run's picture, with other images.
+
+The images are cropped as at evaluation; grey and colour become what the run was trained on.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mim_bench.config.resolve import validated
+from mim_bench.config.run import RunConfig
+from mim_bench.data.crop import EvalCrop
+from mim_bench.data.folder import FolderSet
+from mim_bench.data.run_data import open_data
+from mim_bench.data.split import load_split
+from mim_bench.errors import UserError
+from mim_bench.evaluate.context import clean_crop
+from mim_bench.evaluate.reconstruction import Sample, sample_of
+from mim_bench.records.run_folder import check, read_config
+from mim_bench.targets.build import make_target
+from mim_bench.train import pretrain
+from mim_bench.train.fit import fitted_target
+
+_MOST = 8
+"""Columns of a picture."""
+
+
+def reconstruct(
+    folder: Path, files: Sequence[Path], ratio: float | None, device: torch.device
+) -> tuple[RunConfig, Sample]:
+    """The run's config, and its target and prediction on image files.
+
+    Args:
+        folder: of the run.
+        files: images that Pillow reads.
+        ratio: hidden patches over all; by default the run's own.
+
+    Raises:
+        UserError: no finished run, too many or unreadable images, a ratio that leaves nothing to see or to predict.
+    """
+    config = own = read_config(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder} has no model.safetensors: its pre-training is not finished")
+    check(folder, "model.safetensors", "target.safetensors")
+    if ratio is not None:
+        content = config.model_dump()
+        content["mask"] |= {"ratio": ratio}
+        config = validated(content)
+    target = make_target(config)
+    if target.needs_fit:  # what it was fitted to is looked up by the data
+        target = fitted_target(own, open_data(own, device), folder.parent, device).target
+    model = pretrain.build_model(config, target.dim).to(device)
+    pretrain.load_weights(folder, model, target.to(device))
+
+    images = read_images(files, clean_crop(config), config.data.in_chans, device).float() / 255
+    return own, sample_of(images, torch.arange(len(files)), config, target, model, device)
+
+
+def read_images(
+    files: Sequence[Path], crop: EvalCrop, num_channels: int | None, device: torch.device
+) -> Tensor:
+    """Image files as (N, C, H, W) uint8; UserError for none, too many, or one that cannot be read."""
+    if not 1 <= len(files) <= _MOST:
+        raise UserError(f"images: {len(files)} files; allowed: 1 to {_MOST}")
+    images = FolderSet(Path(), [str(path) for path in files], None)
+    images.num_channels = num_channels
+    split = load_split(images, device=device, name="images")
+    return next(iter(split.batches([torch.arange(len(files))], crop, device=device)))[0]

@@ -1,0 +1,210 @@
+"""Encoders from outside under the protocols: their own features, records of their own division."""
+
+import json
+
+import pytest
+import timm
+import torch
+from timm.models.beit import Beit
+
+from mim_bench.config.benchmark import cells
+from mim_bench.data.run_data import complete, open_data
+from mim_bench.errors import UserError
+from mim_bench.evaluate.encoders.named import open_named
+from mim_bench.experiment.external import ExternalFeatures, evaluate_encoder, open_any
+from mim_bench.experiment.run import execute
+from mim_bench.records import record, store
+from mim_bench.records.run_folder import record_path
+
+SHAPE = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+    "num_classes": 0,
+}
+FEW = ["data.limit_images=120", "evaluate.protocols=knn", "runtime.device=cpu"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A file of weights saved by timm, and timm's model."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SHAPE).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "vit.pth")
+    return tmp_path / "vit.pth", model
+
+
+def test_timm_file__reaches_the_features_of_timm_itself(saved, small):
+    path, model = saved
+    config = small("pixel")
+    data = open_data(config, torch.device("cpu"))
+    loaded = open_any(str(path), num_heads=3)
+    features = ExternalFeatures(
+        complete(config, data), data, loaded, loaded.encoder, torch.device("cpu"), ("last/cls", "last/patch_mean"),
+    )  # fmt: skip
+    grey = torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (loaded.mean, loaded.std))
+    with torch.no_grad():
+        tokens = model.forward_features((grey.expand(-1, 3, -1, -1) / 255 - mean) / std)
+    got = features.encode(grey)
+    torch.testing.assert_close(got[:, 0], tokens[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got[:, 1], tokens[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
+
+
+def test_record__says_what_was_evaluated_and_joins_no_closed_table(saved, tmp_path):
+    path, _ = saved
+    done = evaluate_encoder(str(path), "tiny", FEW, num_heads=3, out=tmp_path / "out")
+    (found,) = done.records
+    assert found.external is not None and found.external.division == "external"
+    assert (
+        found.external.family == "ViT of timm's names"
+        and "0 missing, 0 unexpected" in found.external.conversion
+    )
+    assert found.external.mean[0] == 0.485 and found.control and found.pretrain is None
+    written = record_path(done.folder, "knn")
+    assert record.read(written) == found
+    record.check_correct(written, found)
+
+    cell = cells("targets", "tiny")[0]
+    forged = found.model_copy(
+        update={"config": cell.config.model_dump(mode="json"), "target": cell.config.target.name}
+    )
+    for one in (found, forged):
+        assert store.find([cell], [(written, one)]) == ([], [written])
+    plain = forged.model_copy(update={"external": None})
+    assert store.find([cell], [(written, plain)])[0]  # only its division kept it out
+
+
+def test_second_call__reads_back_and_another_file_is_another_record(saved, tmp_path):
+    path, model = saved
+    first = evaluate_encoder(str(path), "tiny", FEW, num_heads=3, out=tmp_path / "out")
+    again = evaluate_encoder(str(path), "tiny", FEW, num_heads=3, out=tmp_path / "out")
+    assert again.records == first.records and again.folder == first.folder
+    torch.save({k: 2 * v for k, v in model.state_dict().items()}, path)
+    other = evaluate_encoder(str(path), "tiny", FEW, num_heads=3, out=tmp_path / "out")
+    assert other.folder != first.folder
+
+
+def test_own_run__has_the_numbers_of_its_own_record(small, tmp_path):
+    tuned = ["finetune.epochs=1", "finetune.batch_size=40", "evaluate.protocols=knn,finetune"]
+    run = execute(small("hog", *tuned), out=tmp_path / "runs")
+    done = evaluate_encoder(str(run.folder), "tiny", [*FEW, *tuned], out=tmp_path / "out")
+    assert [record.metrics for record in done.records] == [record.metrics for record in run.records]
+    assert done.records[0].external and done.records[0].external.statistics_from == "config.json"
+    assert "external" not in json.loads(record_path(run.folder, "knn").read_text())
+
+
+def test_readouts__can_be_every_layer_and_pooling(saved, tmp_path):
+    given = [
+        *FEW,
+        "evaluate.protocols=knn,linear,low_shot",
+        "low_shot.num_draws=1",
+        "evaluate.pooling=cls",
+    ]
+    done = evaluate_encoder(str(saved[0]), "tiny", given, num_heads=3, readout="all", out=tmp_path)
+    names = {metric.readout for metric in done.records[0].metrics}
+    blocks = ("last", "middle", "block1", "block1+norm", "block2")
+    assert {f"{layer}/{pooling}" for layer in blocks for pooling in ("cls", "patch_mean")} <= names
+    assert "last/cls+patch_mean" in names and "block1+norm/cls+patch_mean" in names
+    by_name = {metric.readout: metric.value for metric in done.records[0].metrics}
+    assert by_name["middle/cls"] == by_name["block1/cls"]
+    assert done.records[0].declared_readout == "last/cls"
+
+
+def test_encoder_without_class_token__is_read_at_its_patches(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", class_token=False, global_pool="avg", fc_norm=False, **SHAPE
+    )
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    given = [*FEW, "evaluate.protocols=knn,attentive", "attentive.epochs=1"]
+    done = evaluate_encoder(str(tmp_path / "w.pth"), "tiny", given, num_heads=3, out=tmp_path)
+    assert [m.readout for m in done.records[0].metrics] == ["last/patch_mean", "middle/patch_mean"]
+    with pytest.raises(UserError, match="declared readout 'last/cls'; allowed: last/patch_mean"):
+        evaluate_encoder(
+            str(tmp_path / "w.pth"),
+            "tiny",
+            [*FEW, "evaluate.pooling=cls"],
+            num_heads=3,
+            out=tmp_path,
+        )
+
+
+def test_control__is_of_the_same_architecture(tmp_path):
+    torch.manual_seed(0)
+    shape = SHAPE | {"global_pool": "", "init_values": 0.1, "use_rel_pos_bias": True}
+    torch.save(Beit(**shape).state_dict(), tmp_path / "beit.pth")
+    torch.save(
+        timm.create_model("vit_tiny_patch16_224", **SHAPE).state_dict(), tmp_path / "vit.pth"
+    )
+    for name in ("beit", "vit"):
+        evaluate_encoder(
+            str(tmp_path / f"{name}.pth"), "tiny", FEW, num_heads=3, out=tmp_path / "out"
+        )
+    assert len(list((tmp_path / "out" / "controls").glob("knn-*.npz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": ["model.depth=3"]}, "that is the encoder's own"),
+        (
+            {"overrides": ["evaluate.protocols=speed"]},
+            "protocol 'speed' evaluates no encoder; allowed: finetune",
+        ),
+        ({"readout": "block9/cls"}, "block1 to block2"),
+        ({"readout": "last/max"}, "pooling 'max'; allowed: cls, patch_mean"),
+        ({"overrides": ["data.mean=0.1,0.2"]}, "2 values, the encoder takes 3 channels"),
+        ({"overrides": ["data.image_size=30"], "num_heads": 3}, "30"),
+        ({"num_heads": 5}, "num_heads=5: give one that divides the width 48"),
+    ],
+)
+def test_wrong_settings__are_one_line(saved, tmp_path, options, message):
+    options = {"num_heads": 3, "overrides": []} | options
+    given = [*FEW, *options.pop("overrides")]
+    with pytest.raises(UserError, match=message) as error:
+        evaluate_encoder(str(saved[0]), "tiny", given, out=tmp_path, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_other_size_and_statistics__are_taken_and_said(saved, tmp_path, caplog):
+    given = [*FEW, "data.image_size=48", "data.mean=0.4", "data.std=0.3"]
+    done = evaluate_encoder(str(saved[0]), "tiny", given, num_heads=3, out=tmp_path)
+    facts = done.records[0].external
+    assert facts and facts.mean == (0.4, 0.4, 0.4) and facts.statistics_from == "given"
+    assert "position table interpolated from 4 x 4 to 6 x 6 patches" in facts.notes
+
+
+def test_timm_name__with_a_file_needs_no_network_and_without_says_so(saved, monkeypatch):
+    name = "vit_tiny_patch16_224"
+    model = timm.create_model(name, num_classes=0)
+    torch.save(model.state_dict(), saved[0])
+    asked = []
+    loaded = open_named(f"timm:{name}@{saved[0]}", notify=asked.append)
+    x = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        got = loaded.encoder.eval().forward_features(x)
+        torch.testing.assert_close(got, model.eval().forward_features(x))
+    assert not asked and loaded.mean == (0.5, 0.5, 0.5)  # augreg's, which no name in the file tells
+
+    def offline(*arguments, pretrained=False, **options):
+        if pretrained:
+            assert asked, "said before"
+            raise ConnectionError("no network\nat all")
+        return model
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        UserError,
+        match=r"no weights \(no network\); with a local file: timm:vit_tiny_patch16_224@F",
+    ):
+        open_named(f"timm:{name}", notify=asked.append)
+    with pytest.raises(UserError, match="no such model; nearest: vit_tiny_patch16_224"):
+        open_named("timm:vit_tinyy_patch16_224")
+
+
+def test_timm_name__that_is_no_vit_is_refused():
+    with pytest.raises(UserError, match="is a ResNet; needed is a ViT"):
+        open_named("timm:resnet18@nowhere.pth")
