@@ -1,7 +1,7 @@
 """A table as text: Markdown for people, CSV for programs, TeX for papers.
 
-Accuracies are per cent here and fractions in the CSV. `indistinguishable` is printed where the interval of a
-difference contains 0; such rows are not ranked.
+Accuracies are per cent here and fractions in the CSV. `indistinguishable` is printed where a difference is not
+significant among all of its column (Holm), which an interval of its own may still exclude; such rows are not ranked.
 """
 
 import re

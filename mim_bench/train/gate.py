@@ -34,6 +34,8 @@ _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Over the mean eigenvalue of the inputs' Gram matrix."""
 _MAX_OUTPUTS = 160_000
 """L * V that ridge is solved for: above, the values of the views do not fit in memory."""
+_MAX_NUMBERS, _LEAST_VIEWS = 250_000_000, 64
+"""Predictions in memory, and views that are measured all the same."""
 _LEAST_PROBABILITY = 1e-3
 _BATCH_SIZE = 256
 
@@ -69,13 +71,14 @@ def gate_losses(
     if target.num_views > 1:
         return {}
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
-    sizes = _sizes(len(order))
+    sizes = _sizes(len(order), target.dim * target.geometry.num_patches)
     fit, choice, held = (
         _views(config, data, target, model, device, index, predicts=place == 2)
         for place, index in enumerate(order[: sum(sizes)].split(sizes))
     )
     found = {"model": _loss(target, held, held.prediction)} if model else {}
-    mean = as_numbers(target, fit.values).mean(0)
+    parts = fit.values.split(32)
+    mean = torch.stack([as_numbers(target, part).sum(0) for part in parts]).sum(0) / sizes[0]
     found["mean"] = _loss(target, held, _at_hidden(_scores(target, held, mean[None]), held))
     if held.values.is_floating_point():
         copied = take(held.values, _nearest_visible(held, target.geometry))
@@ -94,9 +97,10 @@ def gate_losses(
     return figures | {"model_r2": 1 - figures["model_loss"] / max(figures["mean_loss"], 1e-12)}
 
 
-def _sizes(num_images: int) -> list[int]:
-    """Views to fit, to choose and to measure on; of few images an eighth, and a quarter."""
+def _sizes(num_images: int, width: int) -> list[int]:
+    """Views to fit, to choose and to measure on; of few images an eighth, and a quarter; of a wide target few."""
     choice, held = min(_CHOICE_VIEWS, num_images // 8), min(_HELD_VIEWS, num_images // 4)
+    held = min(held, max(_LEAST_VIEWS, _MAX_NUMBERS // width))
     return [min(_FIT_VIEWS, num_images - choice - held), choice, held]
 
 

@@ -94,7 +94,7 @@ def test_config_show__tells_values_and_origins(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "--target is missing; allowed: downsized, dvae"),
+        (["run"], "--target is missing; allowed: bootstrap, canny"),
         (["evaluate", "runs/x"], "`run` evaluates"),
         (["export", "a", "--format", "timm", "--out", "b"], "no run 'a'"),
         (["inspect", "nowhere.pth"], "'nowhere.pth' does not exist"),

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.models.beit import Beit
 
-from mim_bench.config.benchmark import cells
+from mim_bench.config.cells import cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate.encoders.named import open_named

@@ -119,10 +119,10 @@ def test_current_record__takes_the_place_of_a_stale_one(results):
 def test_other_place_of_the_same_images__is_the_same_run(tmp_path):
     """`--data parquet:HERE` and `parquet:THERE` name the same images, as the fingerprint says."""
     fake_results("targets", "cifar10", tmp_path)
-    assert len(store.benchmark_records("targets", "cifar10", tmp_path)) == 72
+    assert len(store.benchmark_records("targets", "cifar10", tmp_path)) == 78
     overrides = ["data.source=parquet:elsewhere"]
     found = store.benchmark_records("targets", "cifar10", tmp_path, overrides)
-    assert len(found) == 72
+    assert len(found) == 78
     assert not any(store.of_same_data(one.record, one.cell.config) for one in found)
 
 

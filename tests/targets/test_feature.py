@@ -38,7 +38,7 @@ def test_teacher_of_a_finished_run__has_its_features(small, tmp_path):
     blocks = []
     encoder.blocks[-1].register_forward_hook(lambda _, __, output: blocks.append(output))
     with torch.no_grad():
-        layers(encoder, target.geometry.normalize(IMAGES))
+        layers(encoder, target.geometry.normalize(IMAGES), ("last",))
     wanted = F.layer_norm(blocks[0][:, 1:], (target.dim,))
     torch.testing.assert_close(target(IMAGES), wanted, atol=1e-5, rtol=1e-5)
     assert target.params.sha256 and target.params.sha256 != built("feature").params.sha256
