@@ -114,7 +114,7 @@ def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> 
     told: list[str] = []
     text = write_report(tmp_path, told.append).read_text(encoding="utf-8")
     assert (
-        "At preset tiny, 2 seeds, against pixel." in text
+        "At preset tiny, 2 seeds, against pixel:" in text
         and "cannot be separated at this budget" in text
     )
     assert [line.partition(":")[0] for line in told] == [
@@ -319,6 +319,22 @@ def test_headline__of_a_single_seed_separates_nothing(tmp_path: Path) -> None:
     said = headline.sentence(table.build("targets", "tiny", tmp_path))
     assert "1 seed: fine-tune (" in said and "A single seed separates nothing" in said
     assert "cannot be separated" not in said
+
+
+def test_headline__says_of_each_row_where_it_is_better_worse_or_alike() -> None:
+    def one(mean: float, p: float) -> difference.Difference:
+        return difference.Difference(mean, mean - 0.01, mean + 0.01, 0.005, 3, p, 0.014)
+
+    deltas = {
+        "linear": {"hog": one(0.024, 0.001), "dvae": one(-0.01, 0.01), "pca": one(0.001, 0.9)},
+        "kNN": {"hog": one(0.051, 0.001), "dvae": one(0.002, 0.8), "pca": one(0.002, 0.9)},
+    }
+    said = [headline._over_measures(label, deltas) for label in ("hog", "dvae", "pca")]
+    assert said == [
+        "hog is better on each (+2.4 to +5.1 points)",
+        "dvae is worse on linear (-1.0 points), not separated on kNN",
+        "pca is not separated on any",
+    ]
 
 
 def test_comparison__brackets_what_cannot_be_separated(tmp_path: Path) -> None:
