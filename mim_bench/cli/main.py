@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's stop is as good as Ctrl-C
     for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for network in ("huggingface_hub", "httpx", "timm"):  # each try of a download that fails
+        logging.getLogger(network).setLevel(logging.ERROR)
     try:
         code = app(
             [a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="mim_bench"

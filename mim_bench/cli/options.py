@@ -142,5 +142,5 @@ def run_folder(name: str, out: Path) -> Path:
     for folder in (Path(name), out / name):
         if (folder / "config.json").is_file():
             return folder
-    there = [path.parent.name for path in out.glob("*/config.json")]
+    there = [path.parent.name for path in out.glob("*/encoder.safetensors")]
     raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")

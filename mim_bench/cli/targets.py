@@ -25,20 +25,21 @@ Named = Annotated[str, typer.Argument(help="Recipe name, or path of one ending i
 def show(target: Named, preset: Preset = "tiny") -> None:
     """A target: its definition, paper, values, parameters, its paper's own recipe, published numbers."""
     from mim_bench.analysis.published.about import numbers
+    from mim_bench.config.cells import as_published
     from mim_bench.config.recipe import load_recipe
-    from mim_bench.config.resolve import flatten, load_config, target_schema
+    from mim_bench.config.resolve import load_config, target_schema
     from mim_bench.experiment.about import definition, shape
 
-    found = load_recipe(target)
+    found, config = load_recipe(target), load_config(target, preset)
+    published = as_published(target, preset)
     print_line(f"{Path(target).stem}: {found.description}", style="bold")
     print_line(definition(found.class_path))
     print_line("")
-    config = load_config(target, preset)
-    methods = ", ".join(found.methods) or "no method of that name"
+    methods = [["methods", ", ".join(found.methods)]] if found.methods else []
     print_table(
         ["", "value"],
-        [["paper", found.paper], ["methods", methods], ["class", f"{found.class_path}, version "
-         f"{config.target.version}"], [f"at {preset}", shape(config)]],
+        [["paper", found.paper], *methods, ["class", f"{found.class_path}, version {config.target.version}"],
+         [f"at {preset}", shape(config)]],
     )  # fmt: skip
     schema, _ = target_schema(found.class_path)
     params = [
@@ -47,7 +48,6 @@ def show(target: Named, preset: Preset = "tiny") -> None:
     ]
     if params:
         print_table(["parameter", f"at {preset}", "meaning"], params)
-    published = flatten(found.as_published)
     if published:
         print_table(
             ["as published", "value"], [[key, str(value)] for key, value in published.items()]
@@ -91,7 +91,7 @@ def diagnose(
     """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
     from mim_bench.analysis.figures.diagnose import draw_diagnoses
     from mim_bench.config import recipe
-    from mim_bench.experiment.diagnose import diagnose, shown, write_diagnosis
+    from mim_bench.experiment.diagnose import LEGEND, diagnose, shown, write_diagnosis
 
     names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
     given = settings([word for word in words or [] if "=" in word], None, data)
@@ -102,4 +102,5 @@ def diagnose(
     if paths:
         paths += draw_diagnoses(paths[0], preset, results)
         print_table(*shown(found))
+        print_line(LEGEND, style="dim")
         print_line("wrote " + ", ".join(map(str, paths)))

@@ -116,6 +116,12 @@ class Benchmark(Frozen):
             raise ValueError("seeds, protocols and a grid or variants are needed")
         if (self.division == "tuned") != (self.tuning is not None):
             raise ValueError("division='tuned' and tuning='BENCHMARK' need each other")
+        targets = [str(target) for target in self.grid.get("target", ())]
+        for preset, of_target in self.tuned.items():
+            if unknown := sorted(set(of_target) - set(targets)):
+                raise ValueError(
+                    f"tuned.{preset}: no row has target '{unknown[0]}'; {suggest(unknown[0], targets)}"
+                )
         return self
 
     def has_runs_at(self, preset: str) -> bool:

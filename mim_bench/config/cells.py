@@ -117,10 +117,28 @@ def _seeds(benchmark: Benchmark, overrides: Sequence[str]) -> Sequence[int]:
     return benchmark.seeds
 
 
+def as_published(target: str, preset: str) -> dict[str, Any]:
+    """Field -> value of a recipe's `[as_published]`, relative ones as they stand there.
+
+    Raises UserError naming recipe and block where a field is unknown or a value not allowed.
+    """
+    found = flatten(recipe.load_recipe(target).as_published)
+    plain = {
+        field: 1 if isinstance(value, str) and _RELATIVE.fullmatch(value) else value
+        for field, value in found.items()
+    }
+    try:
+        resolve(target, preset, (), plain)
+    except UserError as error:
+        said = str(error).removeprefix("benchmark: ")
+        raise UserError(f"target recipe '{target}', [as_published]: {said}") from None
+    return found
+
+
 def _brought(benchmark: Benchmark, target: str, preset: str) -> dict[str, Any]:
     """Field -> value of what a target brings along in the benchmark's division."""
     if benchmark.division == "as_published":
-        return flatten(recipe.load_recipe(target).as_published)
+        return as_published(target, preset)
     if benchmark.division != "tuned":
         return {}
     chosen = benchmark.tuned.get(Path(preset).stem, {})

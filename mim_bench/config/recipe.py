@@ -137,6 +137,8 @@ def load_recipe(name: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])).replace("class_path", "class")
+        if first["type"] == "missing":
+            raise UserError(f"target recipe '{name}': field '{field}' is missing") from None
         allowed = suggest(
             field, ["as_published", "class", "description", "methods", "paper", "params"]
         )

@@ -101,7 +101,8 @@ def open_encoder(
     Args:
         allow_partial: load what matches, leave the rest at initial weights, and say so.
     """
-    if (path / "manifest.json").is_file():  # a run of ours
+    is_run = (path / "manifest.json").is_file()
+    if is_run:
         check(path, _FILES[0])
         image_size = image_size or read_config(path).data.image_size
         path = path / _FILES[0]
@@ -123,6 +124,8 @@ def open_encoder(
         )
         encoder = build(notes)
         matched, missing, unexpected = match(encoder, tensors, allow_partial=allow_partial)
+        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise UserError(f"{len(bad)} tensors are not finite, such as {bad[0]}")
     except UserError as error:
         shown = ", ".join(list(weights.tensors)[:5])
         raise UserError(f"{path}: {error}; its first names: {shown}") from None
@@ -134,7 +137,7 @@ def open_encoder(
         encoder=encoder,
         source=str(path),
         sha256=file_sha256(path),
-        family=weights.family.name,
+        family="run of mim_bench" if is_run else weights.family.name,
         paper=weights.family.paper,
         mean=_per_channel(beside.mean or weights.family.mean, encoder),
         std=_per_channel(beside.std or weights.family.std, encoder),

@@ -49,6 +49,8 @@ def reconstruct(
         content["mask"] |= {"ratio": ratio}
         config = validated(content)
     target = make_target(config)
+    if target.num_views > 1:
+        raise UserError(f"{folder}: {config.target.name} hides nothing and predicts no patch")
     if target.needs_fit:  # what it was fitted to is looked up by the data
         target = fitted_target(own, open_data(own, device), folder.parent, device).target
     model = pretrain.build_model(config, target.dim).to(device)

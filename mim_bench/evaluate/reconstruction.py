@@ -172,6 +172,8 @@ def draw_grid(
         ("target", textwrap.fill(target_name, 24), target),
         ("prediction", "of hidden patches;\ntarget elsewhere", torch.where(covered, prediction, target)),
     )  # fmt: skip
+    if not hidden.any():  # views are compared, nothing is predicted
+        rows = (rows[0], rows[2])
     figure = compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
     write(figure, Path(path))
 

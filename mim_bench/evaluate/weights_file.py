@@ -40,9 +40,13 @@ _NO_WEIGHTS = {
     b"version https://git-lfs": "it is a pointer of Git LFS; `git lfs pull` fetches the file",
     b"<!doctype": "it is a web page; the download was of a page about the file",
     b"<html": "it is a web page; the download was of a page about the file",
+    b"\xff\xd8\xff": "it is a JPEG image",
+    b"\x89png": "it is a PNG image",
     b"\x89hdf": "it is a file of Keras or HDF5; needed are weights of PyTorch",
 }
 """Beginnings of files that downloads leave behind, and what they are."""
+_TORCH = (b"PK", b"\x80")
+"""Beginnings of what `torch.save` writes: a zip file, or a pickle of older versions."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,10 @@ def _inside(content: Any, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...
 
 def _unpickle(path: Path) -> Any:
     """The content of a `.pth` or `.bin`; torch's weights-only reader runs no code from the file."""
+    with path.open("rb") as file:
+        is_torch = file.read(4).startswith(_TORCH)
+    if not is_torch:
+        raise UserError(f"{path} is no file of weights that torch wrote")
     try:
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -138,4 +146,5 @@ def _unpickle(path: Path) -> Any:
                 f"{path} cannot be read as weights: it holds {held}, and reading that would run code; where you "
                 "trust the file, save its state dict alone"
             ) from None
-        raise UserError(f"{path} cannot be read as weights: {text.splitlines()[0]}") from None
+        reason = "it is cut short or damaged; copy it again" if is_torch else text.splitlines()[0]
+        raise UserError(f"{path} cannot be read as weights: {reason}") from None

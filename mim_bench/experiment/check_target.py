@@ -138,11 +138,18 @@ def _state(case: _Case) -> str | None:
     return None if same else "a new one with its state_dict gives other values: state is missing"
 
 
+def _loss(case: _Case) -> Tensor:
+    """Of a step, as pre-training takes it; mirrored images are the second view of a target that compares views."""
+    if case.target.num_views == 1:
+        return case.student(case.images, case.target)[0]
+    return case.student.compare((case.images, case.images.flip(-1)), case.target)
+
+
 def _steps(case: _Case) -> str | None:
     before = {name: value.clone() for name, value in case.target.state_dict().items()}
     optimizer = torch.optim.AdamW(case.student.parameters(), lr=1e-3)
     for step in range(1, 4):
-        loss = case.student(case.images, case.target)[0]
+        loss = _loss(case)
         if not torch.isfinite(loss):
             return f"the loss is {loss.item()} at step {step}"
         optimizer.zero_grad()

@@ -71,6 +71,8 @@ class Diagnosis:
     """Share of the mean's loss that copying the nearest visible patch removes; negative where it adds."""
     ridge_r2: float | None
     """The same of ridge regression from visible pixels and mask: what needs no network."""
+    num_images: int
+    """Images that it was measured on; a trial has fewer."""
     knn: float
     """Accuracy as a fixed feature under kNN, on 4,000 and 2,000 images at most."""
     linear: float
@@ -128,7 +130,7 @@ def _diagnosis(
     is_class = not values.is_floating_point()
     num_classes = target.dim // (values.shape[2] if values.ndim == 3 else 1)
     return Diagnosis(
-        target=name,
+        target=Path(name).stem,
         dim=target.dim,
         mean=float(each.mean()),
         variance=float(each.flatten(0, 1).var(0).mean()),
@@ -140,6 +142,7 @@ def _diagnosis(
         class_share=_class_share(each, data.evaluate.labels),
         copy_r2=r2("copy"),
         ridge_r2=r2("ridge"),
+        num_images=len(test),
         knn=near,
         linear=linear,
         microseconds=1e6 * seconds / min(_BATCH, len(test)),
@@ -243,8 +246,21 @@ _PENALTY = 1e-3
 def shown(found: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a table for people."""
     names = [field.name for field in fields(Diagnosis)]
-    rows = [[_text(getattr(one, name)) for name in names] for one in found]
-    return [name.replace("_", " ") for name in names], rows
+    rows = [
+        [_text(100 * v if n in ("knn", "linear") else v) for n in names for v in [getattr(one, n)]]
+        for one in found
+    ]
+    headings = [name.replace("_", " ") + " %" * (name in ("knn", "linear")) for name in names]
+    return headings, rows
+
+
+LEGEND = (
+    "mean, variance: of the values; effective dim: dimensions that carry the variance; neighbour correlation, "
+    "correlation length in patches, high frequency: how values vary over the grid; class share: of a patch's variance, between "
+    "image classes; copy r2, ridge r2: share of the mean's loss that copying the nearest visible patch and ridge "
+    "regression from visible pixels remove; knn, linear: the target itself as a feature; microseconds, mflops: an image"
+)
+"""What the columns mean, for people."""
 
 
 def _text(value: object) -> str:

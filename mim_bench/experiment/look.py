@@ -121,6 +121,7 @@ def _neighbours(ready: Prepared, levels: Tensor, num: int) -> Rows:
     for place in range(index.shape[1]):
         chosen = index[:, place].cpu()
         pixels = next(iter(train.batches([chosen], features.crop, device=features.device)))[0]
-        remark = f"cosine {best[:, place].min():.2f} to {best[:, place].max():.2f}"
+        least, most = f"{best[:, place].min():.2f}", f"{best[:, place].max():.2f}"
+        remark = f"cosine {least}" if least == most else f"cosine {least} to {most}"
         rows.append((f"neighbour {place + 1}", remark, to_rgb(pixels.float().cpu() / 255)))
     return rows

@@ -6,7 +6,7 @@ from fake import fake_results
 from mim_bench.analysis import render, table, tuning
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import load_benchmark
-from mim_bench.config.cells import cells
+from mim_bench.config.cells import as_published, cells
 from mim_bench.config.resolve import resolve
 from mim_bench.errors import UserError
 
@@ -118,3 +118,24 @@ def test_tuned__without_a_choice_says_what_to_do(tuned):
     bad.write_text("division = 'tuned'\n" + BASE)
     with pytest.raises(UserError, match="division='tuned' and tuning='BENCHMARK' need each other"):
         load_benchmark(str(bad))
+
+
+def test_as_published__names_recipe_and_block_where_it_is_wrong(tmp_path):
+    path = tmp_path / "mine.toml"
+    for setting, said in (
+        ('"mask.ratioo" = 0.4', "unknown field 'mask.ratioo'"),
+        ('"mask.ratio" = 4', "mask.ratio=4"),
+    ):
+        path.write_text(
+            'class = "mim_bench.targets.pixel:PixelTarget"\ndescription = "d"\npaper = "p"\n'
+            f"[as_published]\n{setting}\n"
+        )
+        with pytest.raises(UserError, match=rf"mine.toml', \[as_published\]: {said}"):
+            as_published(str(path), "tiny")
+
+
+def test_tuned__refuses_a_target_that_no_row_has(tuned):
+    _, path, _ = tuned
+    path.write_text(path.read_text() + "[tuned.tiny]\nhgo = {}\n")
+    with pytest.raises(UserError, match="tuned.tiny: no row has target 'hgo'; nearest: hog"):
+        load_benchmark(str(path))

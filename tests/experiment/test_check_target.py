@@ -110,6 +110,11 @@ def test_check_target__finds_nothing_wrong_with_a_sound_one(tmp_path, capsys):
     assert lines[-1] == "holds to its contract" and all(line[:2] == "ok" for line in lines[:-1])
 
 
+@pytest.mark.parametrize("name", ["contrastive", "ema_token"])
+def test_check_target__passes_targets_that_follow_the_student_or_compare_views(name):
+    assert [point for point in check(load_config(name, "tiny", SMALL)) if point.fault] == []
+
+
 @pytest.mark.parametrize("cls", FAULTS, ids=lambda cls: cls.__name__)
 def test_check_target__says_in_which_point_a_target_fails(cls, tmp_path):
     import re

@@ -66,6 +66,6 @@ def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
             every.append(points[-1])
         for panel, values in zip(panels, points, strict=False):
             panel.add(Curve(name, (x,), (values,), numbers[name]))
-    note = "Logistic regression on either. " + (seeds_behind(every) if every else "")
+    note = "Logistic regression. " + (seeds_behind(every) if every else "")
     note += " R² over the loss of the mean of each position, on views that training does not see."
     return close(figure, panels, note, [])

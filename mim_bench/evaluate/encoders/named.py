@@ -50,7 +50,7 @@ def open_named(
         except Exception as error:  # timm, the hub's client and the network raise almost anything
             raise UserError(f"{spec}: {_reason(name, error)}") from None
 
-    if not file:
+    if not file and timm.is_model(name):
         notify(f"timm takes the weights of {name} from its cache, or downloads them now")
     encoder: Any = create(pretrained=not file)
     if not all(hasattr(encoder, needed) for needed in _NEEDED):
