@@ -256,9 +256,10 @@ def shown(found: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
 
 LEGEND = (
     "mean, variance: of the values; effective dim: dimensions that carry the variance; neighbour correlation, "
-    "correlation length in patches, high frequency: how values vary over the grid; class share: of a patch's variance, between "
-    "image classes; copy r2, ridge r2: share of the mean's loss that copying the nearest visible patch and ridge "
-    "regression from visible pixels remove; knn, linear: the target itself as a feature; microseconds, mflops: an image"
+    "correlation length in patches, high frequency: how values vary over the grid; class share: of a patch's variance, "
+    "between image classes; copy r2, ridge r2: share of the mean's loss that copying the nearest visible patch and "
+    "ridge regression from visible pixels remove; knn, linear: the target itself as a feature; microseconds, mflops: "
+    "an image"
 )
 """What the columns mean, for people."""
 
