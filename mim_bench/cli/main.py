@@ -84,10 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         force=True,
     )
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's stop is as good as Ctrl-C
-    for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    for network in ("huggingface_hub", "httpx", "timm"):  # each try of a download that fails
-        logging.getLogger(network).setLevel(logging.ERROR)
+    _quieten()
     try:
         code = app(
             [a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="mim_bench"
@@ -124,6 +121,14 @@ def main(arguments: list[str] | None = None) -> None:
         if line := user_code_line(error):
             _stop(f"error: {line}: {type(error).__name__}: {error}; --debug shows more", 2, error)
         _stop(f"internal error: {type(error).__name__}: {error}; --debug shows where", 1, error)
+
+
+def _quieten() -> None:
+    """Keeps other libraries' chatter out; of a download each try that fails would be a line."""
+    for noisy in ("matplotlib", "PIL", "asyncio", "filelock", "torch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for network in ("huggingface_hub", "httpx", "timm"):
+        logging.getLogger(network).setLevel(logging.ERROR)
 
 
 def _is_utf8(text: str) -> bool:

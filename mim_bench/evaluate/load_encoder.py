@@ -101,8 +101,7 @@ def open_encoder(
     Args:
         allow_partial: load what matches, leave the rest at initial weights, and say so.
     """
-    is_run = (path / "manifest.json").is_file()
-    if is_run:
+    if is_run := (path / "manifest.json").is_file():
         check(path, _FILES[0])
         image_size = image_size or read_config(path).data.image_size
         path = path / _FILES[0]
@@ -124,8 +123,7 @@ def open_encoder(
         )
         encoder = build(notes)
         matched, missing, unexpected = match(encoder, tensors, allow_partial=allow_partial)
-        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise UserError(f"{len(bad)} tensors are not finite, such as {bad[0]}")
+        _check_finite(tensors)
     except UserError as error:
         shown = ", ".join(list(weights.tensors)[:5])
         raise UserError(f"{path}: {error}; its first names: {shown}") from None
@@ -191,3 +189,9 @@ def _per_channel(values: tuple[float, ...], encoder: nn.Module) -> tuple[float, 
     """Statistics for the encoder's channels; those of another number of channels are averaged."""
     num = encoder.patch_embed.proj.weight.shape[1]  # pyright: ignore
     return values if len(values) == num else (sum(values) / len(values),) * num
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError naming one of the tensors that are not finite."""
+    if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{len(bad)} tensors are not finite, such as {bad[0]}")

@@ -274,7 +274,7 @@ def test_encoder__goes_through_its_verbs(cli, tmp_path):
     assert cli("run", "hog", *SMALL, "evaluate.protocols=[]")[0] == 0
     name = next(path.parent.name for path in (tmp_path / "runs").glob("*/config.json"))
     code, out, _ = cli("inspect", name)
-    assert code == 0 and "ViT of timm's names" in out and "0 missing, 0 unexpected" in out
+    assert code == 0 and "run of mim_bench" in out and "0 missing, 0 unexpected" in out
     code, out, err = cli(
         "eval",
         "--encoder",

@@ -37,7 +37,7 @@ def test_nearest_neighbour__of_a_training_image_is_itself(run):
     images = next(iter(ready.data.train.batches([index], ready.features.crop, device="cpu")))[0]
     (_, remark, tiles), *_ = looking._neighbours(ready, images, 3)
     torch.testing.assert_close(tiles[:, :1], images.float() / 255)
-    assert remark == "cosine 1.00 to 1.00"
+    assert remark == "cosine 1.00"
 
 
 def test_look__refuses_in_one_line(run, tmp_path):
