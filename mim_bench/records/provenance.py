@@ -49,7 +49,8 @@ def code() -> Code:
 
     def git(*arguments: str) -> str:
         command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+        return run(command, cwd=root).stdout.strip()  # the current folder may be gone
 
     try:
         return Code(
