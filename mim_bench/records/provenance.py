@@ -34,9 +34,16 @@ class Device(Frozen):
     """Threads of torch's CPU operations."""
 
 
-@functools.cache
 def code() -> Code:
     """Commit and dirty flag of the package's own checkout or wheel, never of the current folder."""
+    try:
+        return _code()
+    except (OSError, subprocess.CalledProcessError):  # not kept: git may be there the next time
+        return Code(commit="none", dirty=True)
+
+
+@functools.cache
+def _code() -> Code:
     package = Path(__file__).resolve().parents[1]
     root = package.parent
     # A source copy made for a queued job, an sdist and a wheel carry their commit along.
@@ -52,13 +59,9 @@ def code() -> Code:
         run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
         return run(command, cwd=root).stdout.strip()  # the current folder may be gone
 
-    try:
-        return Code(
-            commit=git("rev-parse", "HEAD"),
-            dirty=bool(git("status", "--porcelain", "--", *_SOURCE)),
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return Code(commit="none", dirty=True)
+    return Code(
+        commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", *_SOURCE))
+    )
 
 
 @functools.cache
