@@ -147,7 +147,7 @@ def test_code__is_read_from_what_a_copy_or_a_wheel_carries(where: str, tmp_path:
     monkeypatch.setattr(
         provenance, "__file__", str(tmp_path / "mim_bench" / "records" / "provenance.py")
     )
-    read = provenance.code.__wrapped__  # without the cache
+    read = provenance._code.__wrapped__  # without the cache
     assert read() == provenance.Code(commit=f"wheel-{PROJECT['version']}", dirty=False)
     (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / where).write_text("0123abc dirty\n")
