@@ -21,6 +21,7 @@ from mim_bench.config.follower_params import BootstrapParams, EmaFeatureParams
 from mim_bench.errors import UserError
 from mim_bench.target import Target, TargetContext
 from mim_bench.targets.feature_picture import feature_picture
+from mim_bench.targets.moving_average import follow
 
 
 class EmaFeatureTarget(Target):
@@ -68,8 +69,7 @@ class EmaFeatureTarget(Target):
         params = self.params
         progress = min(1.0, step / max(1.0, params.tau_fraction * num_steps))
         tau = params.tau_start + (params.tau_end - params.tau_start) * progress
-        own: list[Tensor] = [*cast(nn.Module, self.teacher).parameters()]
-        torch._foreach_lerp_(own, [*cast(Any, student).encoder.parameters()], 1 - tau)
+        follow(cast(nn.Module, self.teacher), cast(Any, student).encoder, tau)
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L, D) -> (B, 3, H, W): principal components of the true features as red, green and blue."""
