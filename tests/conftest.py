@@ -45,6 +45,7 @@ SMALL = (
     "scratch.epochs=2",
     "scratch.batch_size=40",
     "runtime.device=cpu",
+    "runtime.checkpoint_every_epochs=1",  # by time there would be none to resume from
 )
 
 

@@ -187,8 +187,11 @@ class RuntimeConfig(Frozen):
     of a run."""
     log_every_steps: int = Field(default=20, ge=1)
     """Steps between two lines of the learning curve."""
-    checkpoint_every_epochs: int = Field(default=1, ge=1)
-    """Epochs between two checkpoints."""
+    checkpoint_every_minutes: float = Field(default=2.0, ge=0)
+    """Minutes between two checkpoints, which are written at a line of the learning curve or the end of an epoch, and
+    after the last step; 0: at each of them."""
+    checkpoint_every_epochs: int | None = Field(default=None, ge=1)
+    """Epochs between two checkpoints, instead of minutes."""
     shard: bool = False
     """Split weights, gradients and optimiser state over the processes (FSDP), for encoders that do not fit
     one device (ViT-H and up); without effect on one process."""

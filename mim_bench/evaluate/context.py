@@ -19,6 +19,7 @@ from mim_bench.model.vit import Encoder
 from mim_bench.records.record import Metric
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
+from mim_bench.train.training import Training
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,9 @@ class EvalContext:
         assert split.labels is not None
         return split.labels.to(self.device)
 
-    def training(self, name: str, schedule: ScheduleConfig, num_images: int) -> loop.Training:
+    def training(self, name: str, schedule: ScheduleConfig, num_images: int) -> Training:
         """A training of this evaluation, for the loop."""
-        return loop.Training(
+        return Training(
             name=name,
             key=self.key,
             folder=self.folder,

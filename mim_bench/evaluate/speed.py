@@ -85,7 +85,7 @@ def time_targets(
 ) -> tuple[list[Speed], float, RunConfig]:
     """Speeds in the order of the targets, the matrix peak in FLOP/s, and the config they share."""
     names = list(targets or recipe.names("targets"))
-    configs = {name: _sized(load_config(name, preset, overrides)) for name in names}
+    configs = {name: sized(load_config(name, preset, overrides)) for name in names}
     config = configs[names[0]]
     device = environment.choose_device(config.runtime.device)
     torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
@@ -121,7 +121,7 @@ def part_size(config: RunConfig) -> int:
     return config.pretrain.batch_size // config.pretrain.accumulation_steps
 
 
-def _sized(config: RunConfig) -> RunConfig:
+def sized(config: RunConfig) -> RunConfig:
     """Sizes from the preset where it gives them, so that no data is needed; else from the data."""
     if config.data.image_size is None:
         return complete(config, open_data(config, torch.device("cpu")))

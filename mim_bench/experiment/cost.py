@@ -173,7 +173,7 @@ def _num_classes(data: Data) -> int:
 
 
 def _images_seen(schedule: ScheduleConfig, num_images: int) -> int:
-    """Whole batches only, as `loop.Training`."""
+    """Whole batches only, as `Training`."""
     return num_images // schedule.batch_size * schedule.batch_size * schedule.epochs
 
 
@@ -263,7 +263,8 @@ def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
     """The most there is at any time, and what remains."""
 
     def written(schedule: ScheduleConfig) -> int:
-        return math.ceil(schedule.epochs / config.runtime.checkpoint_every_epochs)
+        """At most so many checkpoints; by time there is no telling."""
+        return math.ceil(schedule.epochs / (config.runtime.checkpoint_every_epochs or 1))
 
     most, kept, number = [0], 0, written(config.pretrain)
     if pretrains:

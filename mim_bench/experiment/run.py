@@ -48,11 +48,12 @@ from mim_bench.records.run_folder import (
 )
 from mim_bench.targets.build import geometry
 from mim_bench.text import duration
-from mim_bench.train import backend, distributed, environment, loop, preemption, pretrain
+from mim_bench.train import backend, distributed, environment, preemption, pretrain
 from mim_bench.train.backend import accelerate, is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
 from mim_bench.train.gate import gate_losses
 from mim_bench.train.progress import Quiet, Stages
+from mim_bench.train.training import Outcome
 
 _logger = logging.getLogger(__name__)
 _LONG_FLOPS = 3e14
@@ -294,7 +295,7 @@ def _facts(path: Path) -> PretrainFacts:
 
 def _keep_facts(
     path: Path,
-    outcome: loop.Outcome,
+    outcome: Outcome,
     flops: int,
     compiled: bool,
     fitted: Fitted,

@@ -11,7 +11,6 @@ the weights are split), and rank 0 writes. After a scheduler's signal the traini
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,16 +21,14 @@ from torch.distributed.tensor import DTensor
 
 from mim_bench import rng
 from mim_bench.config.run import RuntimeConfig
-from mim_bench.config.schedule import ScheduleConfig
 from mim_bench.errors import UserError
 from mim_bench.train import checkpoint, distributed, preemption
 from mim_bench.train.backend import precision
-from mim_bench.train.boards import open_boards
 from mim_bench.train.distributed import ParallelLoss
 from mim_bench.train.graph import Recordable, StepGraph, prepare, recordable
-from mim_bench.train.log import TrainingLog
 from mim_bench.train.loss_watch import LossNotFinite, LossWatch
 from mim_bench.train.optimizer import learning_rate
+from mim_bench.train.training import Outcome, Training
 
 Batches = Callable[[Sequence[Tensor], int], Iterator[tuple[Tensor, Tensor]]]
 """(index batches, epoch) -> (inputs on the device, their int64 indices on the CPU), in that order."""
@@ -60,64 +57,6 @@ class Report(Protocol):
     def __call__(
         self, done_steps: int, num_steps: int, images_per_s: float, loss: float
     ) -> None: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Steps, images and time of a training."""
-
-    num_steps: int
-    images_seen: int
-    seconds: float
-    """Wall time over all restarts, in s."""
-    images_per_s: float
-    """Since the last restart, log and save included; 0 if nothing was left to do."""
-    final_loss: float | None
-    """Mean over the last logged steps; unset if nothing was left to do."""
-    replayed: bool
-    """Whether steps were replayed as one CUDA graph."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training to run to its end, from wherever its folder says it stands."""
-
-    name: str
-    """`pretrain`, `finetune`, ...: its log is `<name>.jsonl`, its checkpoints are in `<name>/`."""
-    key: str
-    """Hash of all that it depends on; a checkpoint with another key is refused."""
-    folder: Path
-    schedule: ScheduleConfig
-    seed: int
-    num_images: int
-    runtime: RuntimeConfig
-    device: torch.device
-
-    @property
-    def log(self) -> Path:
-        """The learning curve."""
-        return self.folder / f"{self.name}.jsonl"
-
-    def open_log(self, step: int) -> TrainingLog:
-        """The learning curve up to a step, to write on."""
-        boards = open_boards(self.runtime, self.log.parent)
-        return TrainingLog(self.log, step, self.steps_per_epoch, boards)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches only, so that every step sees `batch_size` images."""
-        return self.num_images // self.schedule.batch_size
-
-    @property
-    def num_steps(self) -> int:
-        return self.steps_per_epoch * self.schedule.epochs
-
-    def epoch_batches(self, epoch: int) -> list[Tensor]:
-        """This rank's local batches of sample indices in the epoch's order, `accumulation_steps` a step."""
-        order = rng.permutation(self.num_images, seed=self.seed, epoch=epoch)
-        used = order[: self.steps_per_epoch * self.schedule.batch_size]
-        part = self.schedule.batch_size // self.schedule.accumulation_steps
-        return [distributed.local_batch(batch) for batch in used.split(part)]
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
@@ -177,6 +116,7 @@ class _Loop:
             self.graph = StepGraph(partial(self._recorded, self.recordable), optimizer)
         self.log = training.open_log(self.step) if distributed.is_main() else None
         self.started, self.first_step = time.perf_counter(), self.step
+        self.saved = self.started
 
     def run(self, measure: Callable[[], dict[str, float]] | None) -> Outcome:
         """Steps, log lines now and then, then check and save, epoch after epoch."""
@@ -190,13 +130,17 @@ class _Loop:
                 is_last = self.step == training.num_steps
                 if self.step % training.runtime.log_every_steps == 0 or is_last:
                     self._log_line(lr)
+                    if self.step % training.steps_per_epoch and self._is_save_due(
+                        epoch, is_end=False
+                    ):
+                        self._save()
                 if self.step % training.steps_per_epoch:
                     self._stop_if_preempted()
             measured = measure() if measure is not None else {}
             if self.log is not None and measured:
                 self.log.write(step=self.step, **measured)
             is_last = self.step == training.num_steps
-            if is_last or (epoch + 1) % training.runtime.checkpoint_every_epochs == 0:
+            if is_last or self._is_save_due(epoch, is_end=True):
                 self._save()
             self._stop_if_preempted()
         return self._outcome()
@@ -276,6 +220,16 @@ class _Loop:
         """Images seen since the last restart."""
         return (self.step - self.first_step) * self.schedule.batch_size
 
+    def _is_save_due(self, epoch: int, *, is_end: bool) -> bool:
+        """By epochs at their end if the user counts in them, else by time; rank 0's clock decides."""
+        runtime = self.training.runtime
+        if runtime.checkpoint_every_epochs is not None:
+            return is_end and (epoch + 1) % runtime.checkpoint_every_epochs == 0
+        minutes = (time.perf_counter() - self.saved) / 60
+        return distributed.any_rank(
+            distributed.is_main() and minutes >= runtime.checkpoint_every_minutes
+        )
+
     def _save(self) -> None:
         """Saves, but never weights that a bad loss has touched or that are not finite themselves."""
         self._check_loss()
@@ -285,6 +239,7 @@ class _Loop:
         state = checkpoint.Checkpoint(tensors, self.step, self._seconds(), *unread)
         folder, key = self.training.folder / self.training.name, self.training.key
         distributed.on_main(lambda: checkpoint.save(folder, key, state) and None)
+        self.saved = time.perf_counter()
 
     def _check_loss(self) -> None:
         step = self.watch.first_bad_step()

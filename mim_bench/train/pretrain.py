@@ -26,6 +26,7 @@ from mim_bench.train.distributed import full_tensor, shard, sharded_modules
 from mim_bench.train.log import read_log
 from mim_bench.train.loss_watch import LossNotFinite
 from mim_bench.train.optimizer import adamw, decay_groups
+from mim_bench.train.training import Outcome, Training
 
 _CHECKED_IMAGES = 8
 _HASHED_IMAGES = 512  # enough to prove equal crops and masks, cheap even at ImageNet's size
@@ -125,9 +126,9 @@ def build_model(config: RunConfig, target_dim: int) -> MaskedAutoencoder:
 
 def make_training(
     config: RunConfig, num_images: int, folder: Path, device: torch.device
-) -> loop.Training:
+) -> Training:
     """The pre-training of a run, for the loop."""
-    return loop.Training(
+    return Training(
         name="pretrain",
         key=config.hash,
         folder=folder,
@@ -146,7 +147,7 @@ def pretrain(
     folder: Path,
     device: torch.device,
     report: loop.Report | None = None,
-) -> tuple[MaskedAutoencoder, loop.Outcome]:
+) -> tuple[MaskedAutoencoder, Outcome]:
     """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder.
 
     Raises:

@@ -45,7 +45,7 @@ def test_speeds__are_consistent(timed):
 
 
 def test_preset_without_its_data__is_timed_by_its_sizes():
-    config = speed._sized(load_config("pixel", "imagenet"))
+    config = speed.sized(load_config("pixel", "imagenet"))
     assert config.data.image_size == (224, 224) and config.data.in_chans == 3
 
 

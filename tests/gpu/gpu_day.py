@@ -24,7 +24,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.mkdtemp())
 
 import numpy as np
@@ -97,7 +97,7 @@ def median_ms(work, repeats: int = 10, warm: int = 3) -> float:
 
 def stepper(name: str, preset: str, *overrides: str) -> speed.Stepper:
     given = ("data.in_chans=3", f"runtime.device={DEVICE.type}", *overrides)
-    made = speed.Stepper(speed._sized(load_config(name, preset, given)), DEVICE)
+    made = speed.Stepper(speed.sized(load_config(name, preset, given)), DEVICE)
     made.index = made.index.to(DEVICE)
     return made
 
@@ -188,7 +188,7 @@ def exactness() -> None:
     images8[32:64] = 128  # flat
     images = images8.float() / 255
     for name in ("pixel", "norm_pixel", "hog"):
-        config = speed._sized(
+        config = speed.sized(
             load_config(name, "cifar10", ("data.in_chans=3", "runtime.device=cpu"))
         )
         target = make_target(config)
@@ -209,7 +209,7 @@ def exactness() -> None:
                     f"largest {float((compiled - values[1]).abs().max()):.1e}",
                 ),
             )
-    config = speed._sized(load_config("dvae", "cifar10", ("data.in_chans=3", "runtime.device=cpu")))
+    config = speed.sized(load_config("dvae", "cifar10", ("data.in_chans=3", "runtime.device=cpu")))
     target = make_target(config)
     target.skip_fit()
     torch.manual_seed(0)
@@ -282,7 +282,12 @@ def run(
     config = load_config(
         "norm_pixel",
         preset,
-        [*overrides, f"runtime.device={device.type}", "runtime.log_every_steps=1"],
+        [
+            f"runtime.device={device.type}",
+            "runtime.log_every_steps=1",
+            "runtime.checkpoint_every_epochs=1",
+            *overrides,
+        ],
     )
     data = open_data(config, device)
     config = complete(config, data)
@@ -481,7 +486,7 @@ def parts() -> None:
     )
     floats = images.float() / 255
     for name in ("norm_pixel", "hog", "dvae"):
-        config = speed._sized(
+        config = speed.sized(
             load_config(name, "cifar10", ("data.in_chans=3", "runtime.device=cpu"))
         )
         target = make_target(config).to(DEVICE)
@@ -500,7 +505,7 @@ def parts() -> None:
             "target.width=256",
             "target.blocks_per_group=2",
         )
-        target = make_target(speed._sized(load_config("dvae", "imagenet", over))).to(DEVICE)
+        target = make_target(speed.sized(load_config("dvae", "imagenet", over))).to(DEVICE)
         target.skip_fit()
         floats = torch.rand(128, 3, 224, 224, device=DEVICE)
         for label, tf32, last in (
@@ -700,20 +705,19 @@ def nccl() -> None:
 def mae() -> None:
     if not ARGS.mae:
         return
-    import compare_speed
+    import speed_table
 
-    official = compare_speed.official_class(*ARGS.mae)
-    shapes = {
-        "(b) batch 4096": (32, 4, 192, 12, 3, 192, 4, 3, 4096),
-        "(c) batch 256": (224, 16, 768, 12, 12, 512, 8, 16, 256),
-    }
-    for label, shape in shapes.items():
+    official = speed_table.official_class(*ARGS.mae)
+    for label, shape in speed_table.GPU_SHAPES.items():
         if left() > 60:
-            found = compare_speed.compare(official, shape, DEVICE, 10)
+            stepper = speed_table.our_stepper(shape, "bfloat16", DEVICE)
+            theirs = speed_table.their_step(speed_table.official_mae(official, shape), stepper)
+            found = speed_table.alternate(
+                {"mim_bench": stepper.step, "mae, eager": theirs}, shape.steps, DEVICE
+            )
             say(
-                f"against mae (eager, fp32 AdamW not fused), {label}",
-                {k: f"{1000 * v:.1f} ms" for k, v in found.items()}
-                | {"times": round(found["theirs"] / found["ours"], 2)},
+                f"against mae, {label}",
+                speed_table.line({"shape": "", "precision": "bfloat16", "seconds": found}),
             )
 
 

@@ -75,6 +75,20 @@ def test_pretraining__resumes_bit_equal(small, tmp_path, target, steps):
     ]
 
 
+def test_checkpoint__by_time_is_written_within_an_epoch(small, tmp_path):
+    by_time = ("runtime.checkpoint_every_epochs=none", "runtime.log_every_steps=1")
+    for folder, minutes, saved in (("often", 0, [1, 2]), ("never", 60, [])):
+        config = small("hog", *by_time, f"runtime.checkpoint_every_minutes={minutes}")
+        with pytest.raises(Stop):
+            pretrained(config, tmp_path / folder, stop_at(3))
+        files = sorted((tmp_path / folder / "pretrain").glob("step-*"))
+        assert [int(file.stem.removeprefix("step-")) for file in files] == saved
+    config = small("hog", *by_time)
+    resumed, whole = (pretrained(config, tmp_path / folder) for folder in ("often", "whole"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert len(list((tmp_path / "whole/pretrain").glob("step-*"))) == 1  # after the last step
+
+
 @pytest.mark.parametrize("protocol", ["finetune", "linear"])
 @pytest.mark.parametrize("step", [1, 4])
 def test_protocol__resumes_bit_equal(small, tmp_path, protocol, step):
