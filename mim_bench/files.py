@@ -102,9 +102,18 @@ def remove_unfinished(folder: Path, *, older_than_s: float = 0.0) -> None:
 
 def file_sha256(path: Path, max_bytes: int | None = None) -> str:
     """sha256 of a file's content. Raises UserError where it cannot be read, or is larger than `max_bytes`."""
+    return _digest(path, "sha256", max_bytes)
+
+
+def file_md5(path: Path) -> str:
+    """md5 of a file's content, by which publishers name weights; for nothing that must be safe."""
+    return _digest(path, "md5", None)
+
+
+def _digest(path: Path, algorithm: str, max_bytes: int | None) -> str:
     check_regular(path, max_bytes)
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, algorithm).hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None

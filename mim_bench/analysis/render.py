@@ -13,6 +13,7 @@ import pandas as pd
 
 from mim_bench.analysis import gates, headline
 from mim_bench.analysis.difference import Difference
+from mim_bench.analysis.external import external_grid
 from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.notes import notes, sources
 from mim_bench.analysis.published import match
@@ -159,6 +160,11 @@ def _has_readouts(protocol: str) -> bool:
     return spec is not None and spec.has_readouts
 
 
+EXTERNAL = "Evaluated here, division external"
+EXTERNAL_NOTE = (
+    "Encoders as they were found, each with its own data and recipe: no comparison of targets. "
+    "± is the 95 % interval that the test images leave; published is of the very weights."
+)
 _BRIEF_NOTES = ("Preset", "Readout", "Differences", "Below the gate", "Commit")
 """Beginnings of the notes that go with a table wherever it is shown."""
 
@@ -173,6 +179,9 @@ def markdown(table: Table) -> str:
         parts += [main_grid(table).markdown(), _bullets(notes(table))]
         if (readouts := readout_grid(table)).rows:
             parts += ["## Every readout", readouts.markdown(), "* the declared readout."]
+    if table.external:
+        grid = external_grid(table.external)
+        parts += [f"## {EXTERNAL}", grid.markdown(), EXTERNAL_NOTE]
     if table.published_only:
         heading = "## Published rows without a measured one" if table.rows else "## Published"
         parts += [heading, published_grid(table).markdown()]
@@ -266,6 +275,11 @@ def csv(table: Table) -> str:
             line[f"{column.key} source"] = "; ".join(one.cite for one in several)
         line["not comparable"] = "; ".join(f"{k}: {v}" for k, v in row.reasons.items())
         lines.append(line)
+    for row in table.external:
+        lines.append({"external": row.facts.source, "sha256": row.facts.sha256,
+                      "measure": row.measure.name, "measured": row.measure.value,
+                      "control": row.measure.control, "data": row.record.data.source,
+                      "published of it": row.published and row.published.value})  # fmt: skip
     for row in table.published_only:
         lines.append({"row": match.setting(row), "published only": row.value, "status": row.status,
                       "metric": row.metric, "protocol": row.protocol, "source": row.cite})  # fmt: skip

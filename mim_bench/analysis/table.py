@@ -14,6 +14,7 @@ from scipy import stats
 
 from mim_bench.analysis import difference, gates
 from mim_bench.analysis.difference import Difference
+from mim_bench.analysis.external import ExternalRow, external_rows
 from mim_bench.analysis.published import match
 from mim_bench.analysis.published.reason import reasons
 from mim_bench.analysis.published.rows import PublishedRow
@@ -100,6 +101,8 @@ class Table:
     """Why the table as a whole is no finding; unset if it is informative."""
     by_label: Mapping[str, RowRecords] = field(default_factory=dict)
     """Label -> the records of its row; without the control."""
+    external: list[ExternalRow] = field(default_factory=list)
+    """Numbers of encoders from outside, where the benchmark has no runs."""
 
     @property
     def records(self) -> list[Record]:
@@ -136,7 +139,8 @@ def build(
     benchmark = at_preset(load_benchmark(name), preset)
     available = match.published_rows(benchmark)
     if benchmark.division == "published":
-        return Table(benchmark, name, preset, [], [], "", available)
+        external = external_rows(name, preset, results, available)
+        return Table(benchmark, name, preset, [], [], "", available, external=external)
     found = store.benchmark_records(name, preset, results, overrides)
     differing = comparability.check(found)
     by_label = records_by_row(benchmark, cells(name, preset, overrides), found)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mim_bench.analysis import tuning
+from mim_bench.analysis.external import external_rows
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
@@ -100,4 +101,7 @@ def _folder(name: str, preset: str, results: Path) -> None:
                 f"no {kind.removesuffix('s')} '{value}'; {suggest(value, recipe.names(kind))}"
             )
     name, preset, overrides = found
+    if load_benchmark(name).division == "published":
+        external_rows(name, preset, results, [])
+        return
     comparability.check(store.benchmark_records(name, preset, results, overrides))

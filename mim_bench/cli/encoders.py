@@ -81,10 +81,14 @@ def evaluate(
     num_heads: NumHeads = None,
     allow_partial: Partial = False,
     out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("evaluations"),
+    results: Annotated[
+        Path | None, typer.Option(help="Keep the records here too, for `table methods`.")
+    ] = None,
 ) -> None:
     """Evaluate anybody's encoder under the same protocols; its records stand in no closed table."""
     from mim_bench.cli.words import read_words
     from mim_bench.experiment.external import evaluate_encoder
+    from mim_bench.records import store
     from mim_bench.train import progress
 
     named, words = read_words(overrides)
@@ -98,6 +102,10 @@ def evaluate(
     print_records(done.records, readouts=bool(readout))
     print_line(f"division external: {done.loaded.family}, sha256 {done.loaded.sha256[:12]}")
     print_line(f"records  {done.folder / 'records'}")
+    if results is not None:
+        kept = store.home("methods", preset, results) / "records"
+        store.keep(done.folder, done.records, kept)
+        print_line(f"kept in  {kept}: python -m mim_bench table methods --preset {preset}")
 
 
 @app.command(

@@ -161,11 +161,16 @@ def table(
     """Print a benchmark's table and write it next to its records as md, csv and tex."""
     from mim_bench.analysis import render
     from mim_bench.analysis import table as tables
+    from mim_bench.analysis.external import external_grid
 
     made = tables.build(benchmark, preset, results, settings_alone(overrides))
     paths = render.write_tables(made, results)
     grid = render.main_grid(made, brief=True) if made.rows else render.published_grid(made)
     print_table(grid.headings, grid.texts)
+    if made.external:
+        outside = external_grid(made.external)
+        print_line(render.EXTERNAL)
+        print_table(outside.headings, outside.texts)
     for note in render.notes(made) if made.rows else [made.benchmark.claim]:
         print_line(note.replace("**", "").replace("`", ""), style="dim")
     if into is not None:

@@ -20,7 +20,7 @@ from mim_bench.evaluate.encoders.convert import to_timm
 from mim_bench.evaluate.encoders.families import Family
 from mim_bench.evaluate.encoders.skeleton import build_skeleton
 from mim_bench.evaluate.weights_file import read_weights
-from mim_bench.files import file_sha256
+from mim_bench.files import file_md5, file_sha256
 from mim_bench.model.vit import Encoder
 from mim_bench.records.run_folder import check, read_config
 from mim_bench.train import checkpoint
@@ -56,6 +56,8 @@ class LoadedEncoder:
     """What was done to the tensors."""
     build: Callable[[], Encoder | Beit]
     """Makes the same encoder at timm's initial weights."""
+    md5: str = ""
+    """Of the file; empty for timm's."""
 
     @property
     def counts(self) -> str:
@@ -110,13 +112,12 @@ def open_encoder(
     beside = read_beside(path)
     weights = read_weights(path, beside.model_type)
     notes = list(weights.notes)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
         tensors, others = to_timm(weights)
         build = partial(
             build_skeleton,
             tensors,
-            image_size=size,
+            image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
             num_heads=num_heads or beside.num_heads,
             epsilon=beside.epsilon or weights.family.epsilon,
             has_fc_norm="fc_norm.weight" in others,
@@ -125,8 +126,8 @@ def open_encoder(
         matched, missing, unexpected = match(encoder, tensors, allow_partial=allow_partial)
         _check_finite(tensors)
     except UserError as error:
-        shown = ", ".join(list(weights.tensors)[:5])
-        raise UserError(f"{path}: {error}; its first names: {shown}") from None
+        first = list(weights.tensors)[:5]
+        raise UserError(f"{path}: {error}; its first names: {', '.join(first)}") from None
     if missing or unexpected:
         notes.append(f"partial: {', '.join(missing[:3])} at initial weights; not comparable")
     for note in notes:
@@ -146,6 +147,7 @@ def open_encoder(
         left_out=(*others, *weights.others),
         notes=tuple(notes),
         build=lambda: build([]),
+        md5=file_md5(path),
     )
     _logger.info("%s: %s", path, loaded.counts)
     return loaded

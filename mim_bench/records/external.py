@@ -13,6 +13,8 @@ class ExternalFacts(Frozen):
     """Path of the file, or `timm:NAME`."""
     sha256: str
     """Of the file, or of all tensors of timm's."""
+    md5: str = ""
+    """Of the file: publishers give its first digits; empty for timm's."""
     family: str
     """Whose weights they are, as `inspect` prints it."""
     paper: str

@@ -112,7 +112,9 @@ def test_rows_file__is_what_the_source_says():
 def test_every_row_of_the_source__fits_the_schema(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(published, "FILE", SOURCE)
     every = published._all_rows.__wrapped__()
-    typed = published.CONTROLLED.read_bytes().count(b"\n") - 1
+    typed = sum(
+        path.read_bytes().count(b"\n") - 1 for path in (published.CONTROLLED, published.CHECKPOINTS)
+    )
     assert len(every) == SOURCE.read_bytes().count(b"\n") - 1 + typed
     statuses = get_args(PublishedRow.model_fields["status"].annotation)
     assert {r.status for r in every} == set(statuses)

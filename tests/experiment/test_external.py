@@ -1,5 +1,6 @@
 """Encoders from outside under the protocols: their own features, records of their own division."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,6 +8,12 @@ import timm
 import torch
 from timm.models.beit import Beit
 
+from mim_bench.analysis import external, render
+from mim_bench.analysis import table as tables
+from mim_bench.analysis.external import external_grid, external_rows
+from mim_bench.analysis.published.rows import rows
+from mim_bench.analysis.report.page import write_report
+from mim_bench.analysis.validate import validate
 from mim_bench.config.cells import cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
@@ -175,6 +182,44 @@ def test_other_size_and_statistics__are_taken_and_said(saved, tmp_path, caplog):
     facts = done.records[0].external
     assert facts and facts.mean == (0.4, 0.4, 0.4) and facts.statistics_from == "given"
     assert "position table interpolated from 4 x 4 to 6 x 6 patches" in facts.notes
+
+
+def test_methods_table__has_it_next_to_what_was_published_of_the_same_weights(
+    saved, tmp_path, monkeypatch
+):
+    path, _ = saved
+    given = [*FEW, "evaluate.protocols=knn,linear"]
+    done = evaluate_encoder(str(path), "tiny", given, num_heads=3, out=tmp_path / "out")
+    kept = store.home("methods", "tiny", tmp_path / "results") / "records"
+    store.keep(done.folder, done.records, kept)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    (of_dino,) = [
+        row for row in rows(["released_checkpoints"])
+        if row.protocol == "knn" and row.checkpoint == "timm:vit_small_patch16_224.dino"
+    ]  # fmt: skip
+    mine = of_dino.model_copy(update={"checkpoint": f"md5:{md5[:6]}", "value": 60.0})
+    other = of_dino.model_copy(update={"checkpoint": "md5:0" + md5[:5], "value": 50.0})
+    found = external_rows("methods", "tiny", tmp_path / "results", [other, mine])
+    assert [row.measure.name for row in found] == ["linear", "knn"]
+    assert [row.published for row in found] == [None, mine]
+    cells = external_grid(found).texts[1]
+    assert cells[0] == "vit.pth" and cells[7] == "60.0" and cells[8] == "-"
+    assert "not ImageNet-1K" in cells[9] and "epochs" not in cells[9]
+    monkeypatch.setattr(external, "reasons", lambda row, record: {})
+    value = 100 * found[1].measure.value
+    assert external_grid(found).texts[1][8].startswith(f"{value - 60:+.1f} [")
+    made = tables.build("methods", "tiny", tmp_path / "results")
+    assert "vit.pth" in render.markdown(made) and "vit.pth" in render.csv(made)
+    assert validate(tmp_path / "results")[1] == []
+    assert "vit.pth" in write_report(tmp_path / "results").read_text()
+
+
+def test_methods_table__refuses_the_record_of_a_run(small, tmp_path):
+    done = execute(small("pixel", "evaluate.protocols=knn"), out=tmp_path / "runs")
+    kept = store.home("methods", "tiny", tmp_path / "results") / "records"
+    store.keep(done.folder, done.records, kept)
+    with pytest.raises(UserError, match="a run's record; benchmark 'methods' has no runs"):
+        tables.build("methods", "tiny", tmp_path / "results")
 
 
 def test_timm_name__with_a_file_needs_no_network_and_without_says_so(saved, monkeypatch):

@@ -110,7 +110,7 @@ def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
     compare("model", _model(model, row.backbone), row.backbone)
     height, width = config["data"]["image_size"]
     compare("image size", height if height == width else f"{height}x{width}", row.image_size, " px")
-    if "scratch" not in (record.protocol, protocol):
+    if _is_pretrained_here(record, protocol):
         if record.protocol != "speed":
             compare("epochs", config["pretrain"]["epochs"], row.pretrain_epochs, " epochs")
         pairs = (mask["sampling"], row.mask_sampling), (mask["ratio"], row.mask_ratio)
@@ -126,6 +126,11 @@ def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
     if recipe := _recipe_differences(record, facts, protocol):
         differences["recipe"] = "; ".join(recipe)
     return differences
+
+
+def _is_pretrained_here(record: Record, protocol: str) -> bool:
+    """Whether its pre-training is a setting of the number, rather than none, or somebody else's."""
+    return "scratch" not in (record.protocol, protocol) and record.external is None
 
 
 def _protocol(row: PublishedRow) -> str:
@@ -214,7 +219,7 @@ def _recipe_differences(record: Record, facts: Facts, protocol: str) -> list[str
     """`field measured, not published` for every known field of the sections that both went through."""
     used = {"partial": ["finetune"], "speed": []}.get(protocol, [protocol])
     sections = used if record.protocol == protocol else []
-    if "scratch" not in (record.protocol, protocol):
+    if _is_pretrained_here(record, protocol):
         sections += ["model"] if protocol == "speed" else ["pretrain", "augment", "model", "target"]
         sections += ["mask"] if record.config["mask"]["sampling"] == "block" else []
     fields = flatten(record.config)

@@ -1,7 +1,7 @@
 """Published numbers; `reason.py` compares their settings.
 
 `rows.csv` is cut by `tools/cut_published.py`; `controlled.csv` was typed from public texts: comparisons in which
-(nearly) only the target or the mask changes.
+(nearly) only the target or the mask changes; `checkpoints.csv` has what was published of weights that can be had.
 """
 
 import csv
@@ -18,6 +18,7 @@ from mim_bench.schema import Frozen
 
 FILE = Path(__file__).with_name("rows.csv")
 CONTROLLED = FILE.with_name("controlled.csv")
+CHECKPOINTS = FILE.with_name("checkpoints.csv")
 
 
 class PublishedRow(Frozen):
@@ -39,7 +40,7 @@ class PublishedRow(Frozen):
     decoder_width: int | None
     variant: str | None
     """Setting that distinguishes the row inside its table."""
-    protocol: Literal["finetune", "linear", "partial-k", "speed", "other"]
+    protocol: Literal["finetune", "linear", "knn", "partial-k", "speed", "other"]
     metric: str
     """`top1` is of ImageNet-1K unless it names other data."""
     value: float
@@ -49,6 +50,8 @@ class PublishedRow(Frozen):
     source: str
     """Where the number was read."""
     status: Literal["confirmed", "inferred", "derived", "partly confirmed", "second-hand"]
+    checkpoint: str | None = None
+    """Names of the very weights, separated by spaces: `md5:` and the digits that were published, or timm's name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,7 +78,7 @@ class PublishedRow(Frozen):
 @functools.cache
 def _all_rows() -> tuple[PublishedRow, ...]:
     found: list[PublishedRow] = []
-    for path in (FILE, CONTROLLED):
+    for path in (FILE, CONTROLLED, CHECKPOINTS):
         with path.open(encoding="utf-8", newline="") as file:
             found += [PublishedRow.model_validate(row) for row in csv.DictReader(file)]
     return tuple(found)

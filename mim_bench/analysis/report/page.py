@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from mim_bench.analysis import gates, headline, render
 from mim_bench.analysis import table as tables
+from mim_bench.analysis.external import external_grid
 from mim_bench.analysis.figures.color import color_numbers
 from mim_bench.analysis.grid import Grid
 from mim_bench.analysis.report import provenance
@@ -63,6 +64,8 @@ class Part:
     beside: Sheet | None = None
     """Published numbers next to the measured ones."""
     published: Sheet | None = None
+    external: Sheet | None = None
+    """Encoders from outside that were evaluated here."""
     settings: Sheet | None = None
     """In which two rows differ."""
     shared: list[tuple[str, str]] = field(default_factory=list)
@@ -151,7 +154,7 @@ def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
     benchmark = load_benchmark(swept.recall(name, "", results).name)
     presets = _presets(results / name)
     if benchmark.division == "published":
-        presets = ["tiny"]  # the same at every preset
+        presets = presets or ["tiny"]  # without external records the same at every preset
     parts = [_part(name, benchmark, preset, results) for preset in presets]
     for part in parts:
         for error in part.errors:
@@ -180,6 +183,9 @@ def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
 def _fill(part: Part, table: Table, overrides: Sequence[str]) -> None:
     title = f"{table.benchmark.title}, preset {part.preset}"
     part.records = table.records
+    if table.external:
+        part.external = Sheet(f"{title}: {render.EXTERNAL}", external_grid(table.external))
+        part.notes = [inline(render.EXTERNAL_NOTE)]
     if table.published_only:
         grid = render.published_grid(table)
         part.published = Sheet(f"{table.benchmark.title}: published rows", grid)

@@ -61,6 +61,7 @@ def facts_of(loaded: LoadedEncoder, readouts: tuple[str, ...]) -> ExternalFacts:
     return ExternalFacts(
         source=loaded.source,
         sha256=loaded.sha256,
+        md5=loaded.md5,
         family=loaded.family,
         paper=loaded.paper,
         architecture=architecture(loaded.encoder),
