@@ -45,7 +45,7 @@ def external_rows(
         if record.external is None:
             raise UserError(f"{path}: a run's record; benchmark '{name}' has no runs")
         for measure in measures(record).values():
-            if "@" not in measure.name and measure.metrics[0].name in ("top1", "miou"):
+            if "@" not in measure.name and measure.is_fraction:
                 counterpart = _of_same_weights(record.external, measure, available)
                 found.append(ExternalRow(record, record.external, measure, counterpart))
     order = list(PROTOCOLS)

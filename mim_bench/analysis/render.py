@@ -29,19 +29,19 @@ def value_cell(value: Value | None, column: Column) -> TableCell:
     """`mean ± half the 95 % interval`, of two seeds `mean (one, other)`; `-` without a value."""
     if value is None:
         return MISSING
-    factor = 100 if column.is_accuracy else 1
+    factor = 100 if column.is_fraction else 1
     decimals = _decimals(column, value)
     detail = ""
-    if value.half is not None and (column.is_accuracy or value.half > 0):
+    if value.half is not None and (column.is_fraction or value.half > 0):
         detail = f"± {factor * value.half:.{decimals}f}"
-    elif len(value.of_seed) == 2 and column.is_accuracy:
+    elif len(value.of_seed) == 2 and column.is_fraction:
         detail = f"({', '.join(f'{factor * one:.{decimals}f}' for one in value.of_seed.values())})"
     mean = factor * value.mean
     return TableCell(f"{mean:.{decimals}f}", mean, detail, is_bold=value.is_best)
 
 
 def _decimals(column: Column, value: Value) -> int:
-    if column.is_accuracy or column.key in ("step_ms", "target_share", "epochs_to_scratch"):
+    if column.is_fraction or column.key in ("step_ms", "target_share", "epochs_to_scratch"):
         return 1
     return 0 if column.key == "fit_s" else (2 if value.mean < 100 else 0)
 

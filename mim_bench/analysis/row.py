@@ -14,7 +14,7 @@ from mim_bench.config.cells import Cell
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
 from mim_bench.records import store
 from mim_bench.records.measure import Measure, measures
-from mim_bench.records.record import Record
+from mim_bench.records.record import Metric, Record
 from mim_bench.records.store import CellRecord
 
 COSTS = {
@@ -114,22 +114,36 @@ def baseline_rows(found: Sequence[CellRecord]) -> dict[str, RowRecords]:
     """
     rows: dict[str, RowRecords] = {}
     for entry in found:
-        if entry.record.protocol != BASELINES:
-            continue
+        spec = PROTOCOLS[entry.record.protocol]
         for metric in entry.record.metrics:
+            if spec.baseline_readout and metric.readout == spec.baseline_readout:
+                _add(rows, "raw pixels", entry, spec.name, metric, is_fixed_image=True)
+            if spec.name != BASELINES:
+                continue
             kind, _, probe = metric.readout.partition(":")
             width = entry.record.config["model"]["embed_dim"]
             label = {"pixels": "raw pixels", "pca": f"PCA, {width} components"}.get(
                 kind, f"{entry.record.target} as a feature"
             )
-            row = RowRecords(label, entry.cell, set(), [], is_baseline=True)
-            row.is_fixed_image = kind in ("pixels", "pca")
-            row = rows.setdefault(label, row)
-            if probe in row.measured_probes():
-                continue
-            changes = {"protocol": probe, "metrics": (metric,), "declared_readout": metric.readout}
-            row.found.append(replace(entry, record=entry.record.model_copy(update=changes)))
+            _add(rows, label, entry, probe, metric, is_fixed_image=kind in ("pixels", "pca"))
     return rows
+
+
+def _add(
+    rows: dict[str, RowRecords],
+    label: str,
+    entry: CellRecord,
+    protocol: str,
+    metric: Metric,
+    *,
+    is_fixed_image: bool,
+) -> None:
+    """Puts a number into a baseline's row, as a record of its protocol, unless it has one."""
+    row = RowRecords(label, entry.cell, set(), [], is_baseline=True, is_fixed_image=is_fixed_image)
+    row = rows.setdefault(label, row)
+    if protocol not in row.measured_probes():
+        changes = {"protocol": protocol, "metrics": (metric,), "declared_readout": metric.readout}
+        row.found.append(replace(entry, record=entry.record.model_copy(update=changes)))
 
 
 def _column(key: str) -> str:

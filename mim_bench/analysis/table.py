@@ -38,7 +38,8 @@ class Column:
     key: str
     """Name of a measure, or of a cost."""
     heading: str
-    is_accuracy: bool
+    is_fraction: bool
+    """Printed in per cent: an accuracy or a mean IoU."""
     higher_is_better: bool = True
 
 
@@ -181,17 +182,17 @@ def _columns(
 ) -> list[Column]:
     """The primary measure, accuracies in the order of importance, those of other readouts last, then costs."""
     order = list(PROTOCOLS)
-    is_accuracy = {
-        key: next(iter(of_seed.values()))[0].is_accuracy
+    is_fraction = {
+        key: next(iter(of_seed.values()))[0].is_fraction
         for line in by_label.values()
         for key, of_seed in line.measured.items()
     }
-    keys = [key for key, accuracy in is_accuracy.items() if accuracy and ":" not in key]
+    keys = [key for key, fraction in is_fraction.items() if fraction and ":" not in key]
     keys.sort(key=lambda key: ("@" in key, key != primary, order.index(key.split()[0])))
     columns = [Column(key, _heading(key), True) for key in keys]
     if any("scratch" in line.protocols and line.found for line in by_label.values()):
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
-    if "step_s" in is_accuracy:
+    if "step_s" in is_fraction:
         columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
     for key, heading in (("total_tflops", "TFLOPs, all"), ("fit_s", "fit s")):
         if any(cost(key, line, line) for line in by_label.values()):
@@ -219,7 +220,7 @@ def _row(
     values, published, why = {}, {}, {}
     for column in columns:
         key = column.key
-        of_seed = records.values(key) if column.is_accuracy else cost(key, records, reference)
+        of_seed = records.values(key) if column.is_fraction else cost(key, records, reference)
         if of_seed:
             values[key] = Value(of_seed)
         named = next((name for name in records.protocols if PROTOCOLS[name].column == key), key)

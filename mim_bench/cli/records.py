@@ -25,11 +25,9 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
             if "@" in name and not (readouts or is_segment):
                 continue
             value, control = f"{measure.value:.4g}", ""
-            if is_segment:
-                value = f"{100 * measure.value:.1f} ± {100 * measure.metrics[0].stderr:.1f} % mIoU"
-            if measure.is_accuracy:
+            if measure.is_fraction:
                 stderr = max(metric.stderr for metric in measure.metrics)
-                value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %"
+                value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %{' mIoU' * is_segment}"
                 control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
             speed = f"{facts.images_per_s:,.0f}" if facts and not place else ""
             time = "" if place else f"{seconds:.0f}"

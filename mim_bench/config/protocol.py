@@ -39,6 +39,8 @@ class ProtocolSpec(Frozen):
     """True if its numbers belong to readouts, one of which is the declared one."""
     heading: str = ""
     """Heading of its column; by default its name."""
+    baseline_readout: str = ""
+    """Readout of its records that is raw pixels, evaluated alike; it stands in their row."""
     column: str = ""
     """Protocol in whose column its numbers stand; by default its own."""
     is_compared: bool = True
@@ -82,7 +84,8 @@ _BUILT_IN = (
     ProtocolSpec(
         name="segment",
         description="linear classifier on frozen patches, mean IoU, on images with masks",
-        function="mim_bench.evaluate.segment:run", sections=("segment",), is_compared=False,
+        version=2, function="mim_bench.evaluate.segment:run", sections=("segment",),
+        has_control=True, heading="mIoU", baseline_readout="pixels/patches", is_compared=False,
     ),
     ProtocolSpec(
         name="partial",

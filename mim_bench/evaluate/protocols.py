@@ -3,15 +3,18 @@
 Every rank evaluates; rank 0 writes the record, and next to it which images were right.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig, digest
-from mim_bench.evaluate.cache import computed_once
+from mim_bench.evaluate.cache import Answers, computed_once
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
@@ -58,8 +61,8 @@ def evaluate(
         with stages.stage(f"{name}, random weights") as report:
             untrained = EvalContext(random, folder / "control", f"{key} control", report)
             path = _control_path(name, untrained, external)
-            answers = computed_once(path, lambda: run(untrained).correct)
-            control = _metrics(ProtocolResult(answers), config)
+            answers = computed_once(path, lambda: _answers(run(untrained)))
+            control = _metrics(_result(answers), config)
     metrics = _metrics(result, config)
     declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
     record = Record(
@@ -109,6 +112,23 @@ def _control_path(name: str, context: EvalContext, external: ExternalFacts | Non
         parts.append([external.architecture, external.mean, external.std, external.readouts])
     key = digest(parts)
     return context.folder.parent.parent / "controls" / f"{name}-{key[:16]}.npz"
+
+
+_WHOLE = "metrics"
+"""Name of the metrics of another kind among the answers that are kept, as JSON."""
+
+
+def _answers(result: ProtocolResult) -> Answers:
+    """What is kept of a result: answers by readout, and metrics of another kind."""
+    whole = json.dumps([metric.model_dump() for metric in result.metrics])
+    return result.correct | ({_WHOLE: np.array(whole)} if result.metrics else {})
+
+
+def _result(answers: Answers) -> ProtocolResult:
+    """The inverse of `_answers`."""
+    correct = {readout: values for readout, values in answers.items() if readout != _WHOLE}
+    whole = json.loads(str(answers.get(_WHOLE, "[]")))
+    return ProtocolResult(correct, metrics=tuple(map(Metric.model_validate, whole)))
 
 
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:

@@ -33,7 +33,7 @@ READOUTS = ("last/patches", "pixels/patches")
 
 
 def run(context: EvalContext) -> ProtocolResult:
-    """Mean IoU of the encoder's patches, and of raw pixels."""
+    """Mean IoU of the encoder's patches, and of raw pixels, which stand in the row of that baseline."""
     settings = context.config.segment
     train, test = open_masked(settings.source)
     known, query = (

@@ -13,6 +13,9 @@ import numpy as np
 
 from mim_bench.records.record import Metric, Record
 
+FRACTIONS = ("top1", "miou")
+"""Metrics that are printed in per cent."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -37,6 +40,11 @@ class Measure:
     def is_accuracy(self) -> bool:
         """True for a fraction of test images."""
         return self.metrics[0].name == "top1"
+
+    @property
+    def is_fraction(self) -> bool:
+        """True for what is printed in per cent: an accuracy, or a mean IoU."""
+        return self.metrics[0].name in FRACTIONS
 
     @property
     def higher_is_better(self) -> bool:
@@ -64,7 +72,7 @@ def measures(record: Record) -> dict[str, Measure]:
 
 def _name(record: Record, metric: Metric) -> str:
     """The measure that a metric belongs to."""
-    if metric.name not in ("top1", "miou"):
+    if metric.name not in FRACTIONS:
         return metric.name
     readout, _, rest = metric.readout.partition(" ")  # `last/patch_mean 1% draw 0`
     if "/" in readout:

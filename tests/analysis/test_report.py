@@ -204,7 +204,7 @@ def test_page__numbers_are_those_of_the_csv(
     unrounded = {line["row"]: line for line in csv.DictReader(io.StringIO(render.csv(found)))}
     num_checked = 0
     for column in render.main_columns(found):
-        place, factor = headings.index(column.heading), 100 if column.is_accuracy else 1
+        place, factor = headings.index(column.heading), 100 if column.is_fraction else 1
         for line in lines:
             of_row = unrounded[line[0]]
             if not of_row[column.key]:

@@ -7,12 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import SMALL
 from PIL import Image
 
+from mim_bench.analysis import render
+from mim_bench.analysis import table as tables
 from mim_bench.data.masks import IGNORED, open_masked
 from mim_bench.errors import UserError
 from mim_bench.evaluate.segment import confusions, mean_iou, patch_shares
 from mim_bench.experiment.run import execute
+from mim_bench.experiment.sweep import sweep
 from mim_bench.records.measure import measures
 
 
@@ -98,6 +102,31 @@ def test_segment__records_encoder_and_raw_pixels_with_their_errors(scenes, small
         )
     assert found[0].metrics == found[1].metrics == found[2].metrics
     assert "12 training and 12 test images, 11 classes" in found[0].notes[0]
+    of_encoder, of_pixels = found[0].control
+    assert of_pixels == found[0].metrics[1] and of_encoder.readout == "last/patches"
+
+
+def test_table__has_a_column_of_mean_iou_with_raw_pixels_and_random_weights(small, tmp_path):
+    benchmark = tmp_path / "dense.toml"
+    benchmark.write_text(
+        'title = "Dense"\ndescription = "x"\nrebuilds = "nothing"\nclaim = "none"\nprotocols = ["segment"]\nseeds = [0]\nreference = "pixel"\n'
+        '[grid]\n"target" = ["pixel", "hog"]\n'
+    )
+    few = [
+        *SMALL,
+        "segment.max_train_images=12",
+        "segment.max_test_images=12",
+        "segment.source=scenes",
+    ]
+    places = {"out": tmp_path / "runs", "results": tmp_path / "results"}
+    assert not sweep(str(benchmark), "tiny", overrides=few, **places)
+    made = tables.build(str(benchmark), "tiny", tmp_path / "results")
+    assert "mIoU %" in render.main_grid(made).headings
+    record = made.records[0]
+    of_row = {row.label: row.values["segment"].mean for row in made.rows}
+    assert of_row["pixel"] == record.metrics[0].value
+    assert of_row["raw pixels"] == record.metrics[1].value
+    assert of_row["random weights (control)"] == record.control[0].value
 
 
 def test_features_that_know_the_class__segment_perfectly(monkeypatch, small, tmp_path):

@@ -74,7 +74,7 @@ def _measures(table: Table) -> dict[str, str]:
     return {
         column.key: column.heading.removesuffix(" %")
         for column in table.columns
-        if column.is_accuracy
+        if column.is_fraction
         and (spec := PROTOCOLS.get(column.key.split()[0]))
         and spec.is_compared
         and not ("@" in column.key and "%" in column.key)
