@@ -159,23 +159,44 @@ def reconstruct(
     run: Annotated[str, typer.Argument(help="Run folder, or a run's name below runs.")],
     images: Annotated[list[Path], typer.Option(help="Image file, repeatable, at most 8.")],
     mask_ratio: Annotated[
-        float | None, typer.Option(help="Hidden patches over all; by default the run's.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="A .png file.")] = Path("picture.png"),
+        str,
+        typer.Option(
+            metavar="RATIO|all",
+            help="Hidden patches over all, by default the run's; all: a frame for each tenth, which `report` shows "
+            "with a slider.",
+        ),
+    ] = "",
+    out: Annotated[
+        Path, typer.Option(help="A .png file; in results/BENCHMARK/PRESET it is on the report.")
+    ] = Path("picture.png"),
     device: Device = None,
 ) -> None:
     """Draw what a run's model makes of your own images: input, target, prediction."""
+    from mim_bench.evaluate import reconstruction
     from mim_bench.evaluate.own_images import reconstruct as predict
-    from mim_bench.evaluate.reconstruction import draw_picture
     from mim_bench.train.environment import choose_device
 
     if out.suffix != ".png":
         raise UserError(f"out={out}: the name of a .png file is needed")
     folder = run_folder(run, Path("runs"))
-    config, sample = predict(folder, images, mask_ratio, choose_device(device or "auto"))
-    share = sample.mask.float().mean()
-    draw_picture(out, config, sample, f"{config.run_id}, {share:.0%} hidden")
+    ratios = None if mask_ratio == "all" else _ratio(mask_ratio)
+    config, samples = predict(folder, images, ratios, choose_device(device or "auto"))
+    figures = {}
+    for one in samples:
+        hidden = f"{one.mask.float().mean():.0%} hidden"
+        figures[hidden] = reconstruction.picture(config, one, f"{config.run_id}, {hidden}")
+    if len(figures) > 1:
+        reconstruction.write_frames(figures, out)
+    else:
+        reconstruction.write(next(iter(figures.values())), out)
     print_line(f"wrote {out}")
+
+
+def _ratio(text: str) -> tuple[float, ...]:
+    try:
+        return (float(text),) if text else ()
+    except ValueError:
+        raise UserError(f"mask-ratio={text}; allowed: a number between 0 and 1, or all") from None
 
 
 @app.command(

@@ -197,8 +197,7 @@ def figure(
     if has_runs(benchmark, preset, out, given):
         from mim_bench.experiment.gallery import draw_gallery
 
-        drawn = draw_gallery(benchmark, preset, out=out, results=results, overrides=given)
-        paths.append(drawn)
+        paths += draw_gallery(benchmark, preset, out=out, results=results, overrides=given)
     _say_written(paths)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mim_bench.config.resolve import validated
 from mim_bench.config.run import RunConfig
 from mim_bench.data.crop import EvalCrop
 from mim_bench.data.folder import FolderSet
@@ -17,7 +16,7 @@ from mim_bench.data.run_data import open_data
 from mim_bench.data.split import load_split
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import clean_crop
-from mim_bench.evaluate.reconstruction import Sample, sample_of
+from mim_bench.evaluate.reconstruction import Sample, possible_ratios, sample_of, with_ratio
 from mim_bench.records.run_folder import check, read_config
 from mim_bench.targets.build import make_target
 from mim_bench.train import pretrain
@@ -28,36 +27,37 @@ _MOST = 8
 
 
 def reconstruct(
-    folder: Path, files: Sequence[Path], ratio: float | None, device: torch.device
-) -> tuple[RunConfig, Sample]:
-    """The run's config, and its target and prediction on image files.
+    folder: Path, files: Sequence[Path], ratios: Sequence[float] | None, device: torch.device
+) -> tuple[RunConfig, list[Sample]]:
+    """The run's config, and its target and prediction on image files, at each mask ratio.
 
     Args:
         folder: of the run.
         files: images that Pillow reads.
-        ratio: hidden patches over all; by default the run's own.
+        ratios: hidden patches over all; without any the run's own, None: each tenth that can be hidden.
 
     Raises:
         UserError: no finished run, too many or unreadable images, a ratio that leaves nothing to see or to predict.
     """
-    config = own = read_config(folder)
+    config = read_config(folder)
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} has no model.safetensors: its pre-training is not finished")
     check(folder, "model.safetensors", "target.safetensors")
-    if ratio is not None:
-        content = config.model_dump()
-        content["mask"] |= {"ratio": ratio}
-        config = validated(content)
+    ratios = possible_ratios(config) if ratios is None else ratios
+    configs = [with_ratio(config, ratio) for ratio in ratios] or [config]
     target = make_target(config)
     if target.num_views > 1:
         raise UserError(f"{folder}: {config.target.name} hides nothing and predicts no patch")
     if target.needs_fit:  # what it was fitted to is looked up by the data
-        target = fitted_target(own, open_data(own, device), folder.parent, device).target
-    model = pretrain.build_model(config, target.dim).to(device)
-    pretrain.load_weights(folder, model, target.to(device))
-
+        target = fitted_target(config, open_data(config, device), folder.parent, device).target
     images = read_images(files, clean_crop(config), config.data.in_chans, device).float() / 255
-    return own, sample_of(images, torch.arange(len(files)), config, target, model, device)
+    samples = []
+    for at in configs:
+        model = pretrain.build_model(at, target.dim).to(device)
+        pretrain.load_weights(folder, model, target.to(device))
+        index = torch.arange(len(files))
+        samples.append(sample_of(images, index, at, target, model, device))
+    return config, samples
 
 
 def read_images(

@@ -12,22 +12,27 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from mim_bench import rng
+from mim_bench.config.resolve import validated
 from mim_bench.config.run import RunConfig
 from mim_bench.data.run_data import Data, open_data
+from mim_bench.errors import UserError
 from mim_bench.evaluate.context import clean_crop
 from mim_bench.files import replacing
 from mim_bench.model import masking
 from mim_bench.model.mae import MaskedAutoencoder, compute_values
+from mim_bench.records import png_stamp
 from mim_bench.records.run_folder import read_config
 from mim_bench.target import Geometry, Target, to_rgb
 from mim_bench.targets.build import geometry as geometry_of
@@ -102,10 +107,14 @@ def sample_of(
     )
 
 
-def draw_picture(path: Path, config: RunConfig, taken: Sample, title: str = "") -> None:
-    """`picture.png`: image, masked image, target, prediction; by default its title is the run's name."""
-    draw_grid(
-        path,
+def draw_picture(path: Path, config: RunConfig, taken: Sample) -> None:
+    """`picture.png`: image, masked image, target, prediction, under the run's name."""
+    write(picture(config, taken, config.run_id), path)
+
+
+def picture(config: RunConfig, taken: Sample, title: str) -> Figure:
+    """Image, masked image, target and prediction of a sample."""
+    return grid_figure(
         target_name=config.target.name,
         images=taken.images,
         mask=taken.mask,
@@ -113,12 +122,14 @@ def draw_picture(path: Path, config: RunConfig, taken: Sample, title: str = "") 
         prediction=taken.prediction,
         geometry=geometry_of(config),
         ground_truth=taken.ground_truth,
-        title=title or config.run_id,
+        title=title,
     )
 
 
-def reopen(folder: Path, device: torch.device) -> tuple[RunConfig, Sample]:
-    """A finished run's sample, taken again from its weights.
+def reopen(
+    folder: Path, device: torch.device, ratios: Sequence[float] = ()
+) -> tuple[RunConfig, list[Sample]]:
+    """A finished run's samples, taken again from its weights: one of its own mask ratio, then one of each ratio.
 
     Raises:
         UserError: the run is not finished, or its weights do not match.
@@ -126,13 +137,39 @@ def reopen(folder: Path, device: torch.device) -> tuple[RunConfig, Sample]:
     config = read_config(folder)
     data = open_data(config, device)
     target = fitted_target(config, data, folder.parent, device).target
-    model = pretrain.build_model(config, target.dim).to(device)
-    pretrain.load_weights(folder, model, target)
-    return config, sample(config, data, target, model, device)
+    samples = []
+    for at in (config, *(with_ratio(config, ratio) for ratio in ratios)):
+        model = pretrain.build_model(at, target.dim).to(device)
+        pretrain.load_weights(folder, model, target)
+        samples.append(sample(at, data, target, model, device))
+    return config, samples
 
 
-def draw_grid(
-    path: str | os.PathLike[str],
+def possible_ratios(config: RunConfig) -> list[float]:
+    """Tenths that can be hidden, each of another number of patches: all of a fine grid, few of a coarse one."""
+    found: dict[int, float] = {}
+    for ratio in (k / 10 for k in range(1, 10)):
+        try:
+            mask = with_ratio(config, ratio).mask
+            found.setdefault(masking.MaskSampler(mask, geometry_of(config).grid).num_visible, ratio)
+        except UserError:
+            continue
+    return list(found.values())
+
+
+def with_ratio(config: RunConfig, ratio: float) -> RunConfig:
+    """The config with another mask ratio. Raises UserError where it leaves nothing to see or to predict."""
+    content = config.model_dump()
+    content["mask"] |= {"ratio": ratio}
+    return validated(content)
+
+
+def draw_grid(path: str | os.PathLike[str], **content: Any) -> None:
+    """Writes `grid_figure` of the same arguments as a PNG; atomic, folders are made."""
+    write(grid_figure(**content), Path(path))
+
+
+def grid_figure(
     *,
     target_name: str,
     images: Tensor,
@@ -142,11 +179,10 @@ def draw_grid(
     geometry: Geometry,
     ground_truth: bool,
     title: str,
-) -> None:
-    """Writes a PNG of four labelled rows with one column an image; atomic, folders are made.
+) -> Figure:
+    """Four labelled rows with one column an image.
 
     Args:
-        path: where to; replaced if there.
         target_name: for the row label.
         images: (N, C, H, W) in [0, 1].
         mask: (N, L) bool, True = hidden.
@@ -174,8 +210,7 @@ def draw_grid(
     )  # fmt: skip
     if not hidden.any():  # views are compared, nothing is predicted
         rows = (rows[0], rows[2])
-    figure = compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
-    write(figure, Path(path))
+    return compose(rows, title=title, footnote=_FOOTNOTE if ground_truth else "")
 
 
 def _check(
@@ -256,3 +291,20 @@ def write(figure: Figure, path: Path, metadata: Mapping[str, str | None] | None 
     """Saves as PNG, atomically; `metadata` as matplotlib takes it."""
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary, metadata=metadata)
+
+
+def write_frames(
+    frames: Mapping[str, Figure], path: Path, metadata: Mapping[str, str | None] | None = None
+) -> None:
+    """Saves figures of one size below one another as PNG, their labels in it; the report shows one at a time."""
+    drawn = []
+    for figure in frames.values():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn.append(np.asarray(canvas.buffer_rgba())[:, :, :3])
+    info = PngInfo()
+    for key, value in {**(metadata or {}), **png_stamp.frames(list(frames))}.items():
+        if value is not None:
+            info.add_text(key, value)
+    with replacing(path) as temporary:
+        Image.fromarray(np.concatenate(drawn)).save(temporary, "PNG", pnginfo=info, optimize=True)

@@ -31,31 +31,43 @@ _LETTER = 7.65  # pixels of a letter of the note, on average
 
 def draw_gallery(
     name: str, preset: str, *, out: Path, results: Path, overrides: Sequence[str] = ()
-) -> Path:
-    """Draws the finished runs of the benchmark's first seed -> `<results>/<name>/<preset>/pictures.png`.
+) -> list[Path]:
+    """Draws the finished runs of the benchmark's first seed next to its records.
+
+    `pictures.png`: a few images under the mask that was trained with; `ratios.png`: one image, a frame for each tenth
+    of patches hidden.
 
     Raises:
         UserError: a run is missing.
     """
     device = environment.choose_device("cpu")
-    samples: dict[str, Sample] = {}
+    samples: dict[str, list[Sample]] = {}
     hashes: list[str] = []
     name, preset, overrides = swept.recall(name, preset, results, overrides)
     todo = cells(name, preset, overrides)
     data = open_data(todo[0].config, device)
     grid = geometry(complete(todo[0].config, data)).grid
+    ratios = reconstruction.possible_ratios(complete(todo[0].config, data))
     for cell in shown(todo):
         config = complete(cell.config, data)
         hashes.append(config.hash)
         folder = out / config.run_id
         if not (folder / "model.safetensors").is_file():
             raise UserError(f"no finished run {folder}; `sweep {name} --preset {preset}` makes it")
-        samples[config.target.name] = reopen(folder, device)[1]
-    path = home(name, preset, results) / "pictures.png"
-    reconstruction.write(
-        _compose(samples, grid, _remark(todo)), path, png_stamp.metadata(png_stamp.of_runs(hashes))
-    )
-    return path
+        samples[config.target.name] = reopen(folder, device, ratios)[1]
+    folder, stamp = home(name, preset, results), png_stamp.metadata(png_stamp.of_runs(hashes))
+    own, *others = [
+        dict(zip(samples, one, strict=True)) for one in zip(*samples.values(), strict=True)
+    ]
+    reconstruction.write(_compose(own, grid, _remark(todo)), folder / "pictures.png", stamp)
+    frames = {}
+    for at in others:
+        hidden = f"{next(iter(at.values())).mask.float().mean():.0%} hidden"
+        remark = f"Mask: {todo[0].config.mask.sampling}, {hidden}; trained at {todo[0].config.mask.ratio:.0%}. "
+        frames[hidden] = _compose(at, grid, remark, num_rows=1)
+    if frames:
+        reconstruction.write_frames(frames, folder / "ratios.png", stamp)
+    return [folder / "pictures.png", *[folder / "ratios.png"] * bool(frames)]
 
 
 def _remark(todo: Sequence[Cell]) -> str:
@@ -65,12 +77,14 @@ def _remark(todo: Sequence[Cell]) -> str:
     return f"Mask: {first.sampling}, {first.ratio:g} hidden. " + f"Rows: {named}. " * bool(named)
 
 
-def _compose(samples: dict[str, Sample], grid: tuple[int, int], remark: str) -> Figure:
+def _compose(
+    samples: dict[str, Sample], grid: tuple[int, int], remark: str, num_rows: int = _NUM_ROWS
+) -> Figure:
     first = next(iter(samples.values()))
     width = math.lcm(*(found.target.shape[-1] for found in samples.values()))
     width *= math.ceil(_MIN_TILE / width)  # headings have room
-    images = reconstruction.enlarge(to_rgb(first.images[:_NUM_ROWS]), width)
-    mask = first.mask[:_NUM_ROWS].view(-1, 1, *grid).float()
+    images = reconstruction.enlarge(to_rgb(first.images[:num_rows]), width)
+    mask = first.mask[:num_rows].view(-1, 1, *grid).float()
     covered = reconstruction.enlarge(mask, width) > 0.5
     columns = [
         ("", "image", images),
@@ -78,7 +92,7 @@ def _compose(samples: dict[str, Sample], grid: tuple[int, int], remark: str) -> 
     ]
     for target, found in samples.items():
         values, prediction = (
-            reconstruction.enlarge(tiles[:_NUM_ROWS], width)
+            reconstruction.enlarge(tiles[:num_rows], width)
             for tiles in (found.target, found.prediction)
         )
         star = " *" if found.ground_truth else ""
@@ -91,8 +105,8 @@ def _compose(samples: dict[str, Sample], grid: tuple[int, int], remark: str) -> 
         note += " * drawn with the true patches' mean and std, which the model did not predict."
     lines = textwrap.wrap(note, int((sheet_width - 2 * _LEFT) / _LETTER))
     bottom = _BOTTOM + _LINE * len(lines)
-    sheet_height = _TOP + _NUM_ROWS * (height + reconstruction.GAP) + bottom
-    rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(_NUM_ROWS)]
+    sheet_height = _TOP + num_rows * (height + reconstruction.GAP) + bottom
+    rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(num_rows)]
     figure = reconstruction.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
     for place, (target, heading, _) in enumerate(columns):
         x = _LEFT + place * (width + reconstruction.GAP)

@@ -3,7 +3,8 @@
 A stamp is a digest of records, or of runs where the picture shows predictions of their weights.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +13,7 @@ from mim_bench.config.run import digest
 from mim_bench.records.record import Record
 
 _KEY = "mim_bench records"
+_FRAMES = "mim_bench frames"
 
 
 def of_records(records: Iterable[Record]) -> str:
@@ -36,3 +38,14 @@ def read(path: Path) -> str | None:
     with Image.open(path) as image:
         found = image.info.get(_KEY)
     return found if isinstance(found, str) else None
+
+
+def frames(labels: Sequence[str]) -> dict[str, str | None]:
+    """Metadata of a PNG whose frames, of one height, lie below one another."""
+    return {_FRAMES: json.dumps(labels)}
+
+
+def read_frames(path: Path) -> list[str]:
+    """Labels of a PNG's frames, from above; empty if it is one picture."""
+    with Image.open(path) as image:
+        return json.loads(image.info.get(_FRAMES, "[]"))

@@ -21,6 +21,7 @@ from mim_bench.analysis.report.inline import cell_html, inline, svg
 from mim_bench.analysis.report.page import write_report
 from mim_bench.analysis.table import Table
 from mim_bench.errors import UserError
+from mim_bench.evaluate.reconstruction import write_frames
 from mim_bench.records.store import home
 
 _NUMBERS = r"[-+]?\d[\d,]*\.?\d*"
@@ -37,6 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         figure.subplots().plot([0, 1, 2], [3, 1, 2], "o", label=stem)
         figure.savefig(home("targets", "tiny", results) / f"{stem}.svg")
     Image.new("RGB", (900, 300), "teal").save(home("targets", "tiny", results) / "pictures.png")
+    frames = {label: Figure(figsize=(6, 2), facecolor=label) for label in ("red", "lime", "blue")}
+    write_frames(frames, home("targets", "tiny", results) / "ratios.png")
     broken = home("decoder_depth", "tiny", results) / "records"
     broken.mkdir(parents=True)
     (broken / "a_run__linear.json").write_text("{}")
@@ -312,6 +315,20 @@ def test_page__a_click_on_a_row_shows_its_command_seeds_and_settings(
     assert "python -m mim_bench run --target hog --preset tiny --seed 0" in opened[1]
     assert "seed 1: complete, run hog-tiny-s1" in opened[1]
     assert "target.params.num_bins=9" in opened[1]
+
+
+def test_page__a_slider_moves_the_frames_of_a_picture(browser: Browser) -> None:
+    script = """
+        const slider = document.querySelector("input[data-frames]"), card = slider.closest("figure");
+        const frames = card.querySelector(".frames"), image = card.querySelector("img");
+        slider.value = arguments[0];
+        slider.dispatchEvent(new Event("input"));
+        const window = frames.getBoundingClientRect(), whole = image.getBoundingClientRect();
+        return [card.querySelector("output").value, Math.round(100 * (window.top - whole.top) / whole.height),
+                Math.round(100 * window.height / whole.height)];
+    """
+    for place, (label, above) in enumerate((("red", 0), ("lime", 33), ("blue", 67))):
+        assert browser.run(script, place) == [label, above, 33]
 
 
 def test_headline__of_a_single_seed_separates_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mim_bench.cli.main import main
 from mim_bench.config import recipe
+from mim_bench.records import png_stamp
 
 RUN = ["run", "--target", "pixel", *SMALL]
 
@@ -296,7 +297,15 @@ def test_encoder__goes_through_its_verbs(cli, tmp_path):
     assert code == 0 and "wrote features.parquet, 100 images" in out
     picture = str(tmp_path / "runs" / name / "picture.png")
     code, out, _ = cli("reconstruct", name, "--images", picture, "--mask-ratio", "0.75")
-    assert code == 0 and (tmp_path / "picture.png").is_file()
+    assert code == 0 and png_stamp.read_frames(tmp_path / "picture.png") == []
+    code, _, err = cli("reconstruct", name, "--images", picture, "--mask-ratio", "all")
+    assert code == 0, err
+    labels = png_stamp.read_frames(tmp_path / "picture.png")
+    assert (
+        len(labels) == 8 and labels[4] == "50% hidden"
+    )  # nine tenths of 16 patches would leave one
+    code, _, err = cli("reconstruct", name, "--images", picture, "--mask-ratio", "much")
+    assert code == 2 and "mask-ratio=much; allowed: a number between 0 and 1, or all" in err
 
 
 def test_version_and_help__have_their_usual_spelling(cli):

@@ -109,8 +109,16 @@ def test_segment__records_encoder_and_raw_pixels_with_their_errors(scenes, small
 def test_table__has_a_column_of_mean_iou_with_raw_pixels_and_random_weights(small, tmp_path):
     benchmark = tmp_path / "dense.toml"
     benchmark.write_text(
-        'title = "Dense"\ndescription = "x"\nrebuilds = "nothing"\nclaim = "none"\nprotocols = ["segment"]\nseeds = [0]\nreference = "pixel"\n'
-        '[grid]\n"target" = ["pixel", "hog"]\n'
+        """
+        title = "Dense"
+        description = "mean IoU"
+        rebuilds = "nothing"
+        claim = "None."
+        protocols = ["segment"]
+        seeds = [0]
+        reference = "pixel"
+        grid.target = ["pixel", "hog"]
+        """
     )
     few = [
         *SMALL,

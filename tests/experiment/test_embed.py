@@ -67,9 +67,13 @@ def test_reconstruct__draws_own_images_of_any_size_at_any_ratio(run, tmp_path):
     Image.fromarray(levels).save(tmp_path / "a.png")
     Image.fromarray(levels[:32, :32, 0]).save(tmp_path / "b.png")
     files = [tmp_path / "a.png", tmp_path / "b.png"]
-    for ratio, num_hidden in ((None, 8), (0.75, 12), (0.25, 4)):
-        config, sample = reconstruct(run.folder, files, ratio, CPU)
-        assert sample.images.shape == (2, 1, 32, 32) and (sample.mask.sum(1) == num_hidden).all()
+    for ratios, num_hidden in (((), (8,)), ((0.75, 0.25), (12, 4))):
+        config, samples = reconstruct(run.folder, files, ratios, CPU)
+        assert tuple(int(one.mask[0].sum()) for one in samples) == num_hidden
+        sample = samples[-1]
+        assert (
+            sample.images.shape == (2, 1, 32, 32) and (sample.mask.sum(1) == num_hidden[-1]).all()
+        )
     np.testing.assert_allclose(sample.images[1, 0], levels[:32, :32, 0] / 255, atol=1e-6)
     draw_picture(tmp_path / "picture.png", config, sample)
     assert (tmp_path / "picture.png").stat().st_size > 1000
@@ -77,12 +81,12 @@ def test_reconstruct__draws_own_images_of_any_size_at_any_ratio(run, tmp_path):
 
 def test_reconstruct__refuses_in_one_line(run, tmp_path):
     (tmp_path / "no.jpg").write_text("no image")
-    for files, ratio, message in (
-        (["no.jpg"], None, "unreadable image"),
-        (["absent.jpg"], None, "absent.jpg"),
-        (["no.jpg"], 0.99, "leaves 0 visible of 16 patches"),
-        ([], None, "images: 0 files; allowed: 1 to 8"),
+    for files, ratios, message in (
+        (["no.jpg"], (), "unreadable image"),
+        (["absent.jpg"], (), "absent.jpg"),
+        (["no.jpg"], (0.99,), "leaves 0 visible of 16 patches"),
+        ([], (), "images: 0 files; allowed: 1 to 8"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            reconstruct(run.folder, [tmp_path / name for name in files], ratio, CPU)
+            reconstruct(run.folder, [tmp_path / name for name in files], ratios, CPU)
         assert "\n" not in str(error.value)

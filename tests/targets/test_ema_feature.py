@@ -70,8 +70,8 @@ def test_finished_run__reopens_with_its_teacher(small, tmp_path):
     name = "blocks.0.attn.qkv.weight"
     assert not torch.equal(saved[f"teacher.{name}"], encoder[name])
     assert (folder / "picture.png").is_file()
-    first = reopen(folder, torch.device("cpu"))[1]
-    again = reopen(folder, torch.device("cpu"))[1]
+    first = reopen(folder, torch.device("cpu"))[1][0]
+    again = reopen(folder, torch.device("cpu"))[1][0]
     assert torch.equal(first.target, again.target) and first.target.std() > 0.05
     untrained = build_target(
         "ema_feature", image_size=32, patch_size=8, in_chans=1, mean=(0.3,), std=(0.3,),

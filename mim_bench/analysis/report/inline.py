@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from markupsafe import Markup, escape
 
 from mim_bench.analysis.grid import TableCell
 from mim_bench.errors import UserError
+from mim_bench.records import png_stamp
 
 FIGURES = {
     "figure": "accuracy along the quantity that the benchmark varies, published curve in grey",
@@ -16,7 +18,8 @@ FIGURES = {
     "compute": "accuracy against the FLOPs of all that was trained",
     "curves": "loss of pre-training over that of the mean, and accuracy of fine-tuning, epoch by epoch",
     "similarity": "how alike the encoders of two targets are, and what each knows of the others' targets",
-    "pictures": "test images, what each target asks for, and what the model answered",
+    "pictures": "test images, what each target asks for, and what the model predicted",
+    "ratios": "one test image, what each target asks for and what the model predicted, by how much is hidden",
 }
 """File stem -> what is seen, in the order of the page; other files come after."""
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -28,7 +31,7 @@ class Image:
 
     html: Markup
     kind: str
-    """`svg` or `png`."""
+    """`svg`, `png`, or `frames` of a PNG of which one is seen at a time."""
 
 
 def cell_html(cell: TableCell) -> Markup:
@@ -65,7 +68,18 @@ def image(path: Path, alt: str, prefix: str) -> Image:
     if not content.startswith(_PNG):
         raise UserError(f"{path} cannot be shown: it is no PNG")
     data = base64.b64encode(content).decode("ascii")
-    return Image(Markup('<img src="data:image/png;base64,{}" alt="{}">').format(data, alt), "png")
+    shown = Markup('<img src="data:image/png;base64,{}" alt="{}">').format(data, alt)
+    if not (labels := png_stamp.read_frames(path)):
+        return Image(shown, "png")
+    return Image(_slider(shown, labels, f"{prefix}-frame"), "frames")
+
+
+def _slider(shown: Markup, labels: Sequence[str], name: str) -> Markup:
+    """A picture of frames of which one is seen, and the slider that chooses it; without script the first."""
+    return Markup(
+        '<label for="{name}">mask ratio</label> <input type="range" id="{name}" min="0" max="{last}" value="{last}" '
+        'data-frames="{labels}"> <output for="{name}"></output><div class="frames">{shown}</div>'
+    ).format(name=name, last=len(labels) - 1, labels="|".join(labels), shown=shown)
 
 
 def svg(text: str, alt: str, prefix: str) -> Markup:

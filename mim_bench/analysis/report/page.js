@@ -26,6 +26,20 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Frames lie below one another in one picture; a slider moves it behind a window of one frame's height.
+for (const slider of document.querySelectorAll("input[data-frames]")) {
+  const labels = slider.dataset.frames.split("|"), card = slider.closest("figure");
+  const image = card.querySelector("img"), output = card.querySelector("output");
+  const move = () => {
+    image.style.transform = `translateY(${-100 * slider.value / labels.length}%)`;
+    output.value = labels[slider.value];
+    slider.setAttribute("aria-valuetext", labels[slider.value]);
+  };
+  const size = () => { image.parentElement.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight / labels.length}`; };
+  slider.addEventListener("input", move);
+  if (image.complete) size(); else image.addEventListener("load", size);
+  move();
+}
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
 });
