@@ -123,12 +123,13 @@ def paired(a: np.ndarray, b: np.ndarray) -> Difference:
 
 @dataclass(frozen=True)
 class _Model:
-    """accuracy ~ row + seed, fitted to all rows."""
+    """accuracy ~ row + seed, fitted to all rows, the seeds taken out first (Frisch, Waugh and Lovell)."""
 
     labels: list[str]
     inverse: np.ndarray
-    """Pseudo-inverse of the design's product with itself; rows first, then seeds."""
+    """(R, R) pseudo-inverse of the rows' part of the normal equations."""
     effects: np.ndarray
+    """(R,) of the rows."""
     residual: float
     """Variance that training leaves, per run."""
     num_df: int
@@ -140,15 +141,20 @@ class _Model:
             raise ValueError("rows evaluated on different images cannot be paired")
         labels = list(rows)
         seeds = sorted({seed for of_seed in rows.values() for seed in of_seed})
-        cells = [(label, seed) for label in labels for seed in rows[label]]
-        design = np.zeros((len(cells), len(labels) + len(seeds)))
-        for place, (label, seed) in enumerate(cells):
-            design[place, [labels.index(label), len(labels) + seeds.index(seed)]] = 1
-        accuracy = np.array([rows[label][seed].mean() for label, seed in cells])
-        inverse = np.linalg.pinv(design.T @ design)
-        effects = inverse @ design.T @ accuracy
-        num_df = len(cells) - int(np.linalg.matrix_rank(design))
-        residual = float(((accuracy - design @ effects) ** 2).sum()) / num_df if num_df else 0.0
+        accuracy = np.full((len(labels), len(seeds)), np.nan)
+        for row, label in enumerate(labels):
+            for column, seed in enumerate(seeds):
+                if seed in rows[label]:
+                    accuracy[row, column] = rows[label][seed].mean()
+        there = ~np.isnan(accuracy)
+        of_seed = there.sum(0)
+        equations = np.diag(there.sum(1)) - (there / of_seed) @ there.T
+        inverse = np.linalg.pinv(equations, hermitian=True)
+        effects = inverse @ np.nansum(accuracy - np.nanmean(accuracy, 0), 1)
+        left = accuracy - effects[:, None]
+        left -= np.nanmean(left, 0)
+        num_df = int(there.sum()) - len(seeds) - int(np.linalg.matrix_rank(equations))
+        residual = float(np.nansum(left**2)) / num_df if num_df else 0.0
         return cls(labels, inverse, effects, residual, num_df)
 
     def pair(self, rows: Rows, a: str, b: str) -> Difference | None:

@@ -7,6 +7,7 @@ made from these files alone, and one that does not belong to the benchmark is na
 
 import gc
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,8 @@ from mim_bench.records.run_folder import record_path
 
 _FROM_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
 """Fields that a config may leave to the data; the data's fingerprint stands for it."""
+_FEW = 8
+"""Readouts of a record."""
 _WHERE = ("data.source", "data.skip_bad_images")
 """Where the images lie says nothing of which they are."""
 
@@ -70,6 +73,7 @@ def read_folder(folder: Path) -> list[tuple[Path, Record]]:
     try:
         return [(path, _checked(path, _changed(path))) for path in sorted(folder.glob("*.json"))]
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -96,14 +100,23 @@ def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
 
 def correct(path: Path, readouts: Sequence[str]) -> dict[str, np.ndarray]:
     """Per-image correctness next to a record, read once: readout -> (N,) bool."""
-    return _correct(path, _changed(path), tuple(readouts))
+    changed = _changed(path)
+    every = [metric.readout for metric in _checked(path, changed).metrics]
+    # a file is opened once for a few readouts; many draws of few labels are not all wanted
+    packed = _packed(path, changed, tuple(every if len(every) <= _FEW else readouts))
+    return {
+        readout: np.unpackbits(packed[readout][0], count=packed[readout][1]).view(bool)
+        for readout in readouts
+    }
 
 
-@lru_cache(maxsize=1024)
-def _correct(
+@lru_cache(maxsize=65_536)
+def _packed(
     path: Path, changed_ns: tuple[int, int], readouts: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    return read_correct(path, _checked(path, changed_ns), readouts)
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Readout -> its bits, eight images a byte, and the number of images: thousands of records are kept."""
+    found = read_correct(path, _checked(path, changed_ns), readouts)
+    return {readout: (np.packbits(bits), len(bits)) for readout, bits in found.items()}
 
 
 def of_same_data(record: Record, config: RunConfig) -> bool:
@@ -129,9 +142,13 @@ def find(
         if num_images not in keys:
             keys[num_images] = _Keys.of(todo, num_images)
         known = keys[num_images]
-        cell, old = known.exact.get(_key(config, None)), ()
+        text = shared_text(record)
+        cell, old = known.exact.get((_text_key(text, None), record.seed)), ()
         if cell is None:
-            near = (of_key.get(_key(config, kept)) for kept, of_key in known.loose.items())
+            near = (
+                of_key.get((_text_key(text, kept), record.seed))
+                for kept, of_key in known.loose.items()
+            )
             cell, old = next((one for one in near if one is not None), None), ("target",)
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
             foreign.append(path)
@@ -166,6 +183,10 @@ class _Keys:
         return found
 
 
+_TEXTS: dict[str | None, str] = {}
+"""A record's sha256 -> its config without the seed."""
+
+
 def config_of(record: Record) -> RunConfig:
     """A record's config; of records that differ in their seed alone it is read once."""
     shared = _config(shared_text(record))
@@ -173,8 +194,13 @@ def config_of(record: Record) -> RunConfig:
 
 
 def shared_text(record: Record) -> str:
-    """A record's config but for its seed, as a key."""
-    return json.dumps(record.config | {"seed": 0}, sort_keys=True)
+    """A record's config but for its seed, as a key; one string for all records that share it."""
+    text = _TEXTS.get(record.sha256)
+    if text is None:
+        text = sys.intern(json.dumps(record.config | {"seed": 0}, sort_keys=True))
+        if record.sha256:  # it has one as soon as it was in a file
+            _TEXTS[record.sha256] = text
+    return text
 
 
 @lru_cache(maxsize=4096)
@@ -187,6 +213,12 @@ def _key(config: RunConfig, kept: frozenset[str] | None) -> tuple[str, int]:
     so that a record of an older version of a target still finds its row."""
     shared = config.model_copy(update={"seed": 0})
     return _shared_key(json.dumps(shared.identity()), kept), config.seed
+
+
+@lru_cache(maxsize=16_384)
+def _text_key(text: str, kept: frozenset[str] | None) -> str:
+    """The first part of `_key` from a record's `shared_text`."""
+    return _shared_key(json.dumps(_config(text).identity()), kept)
 
 
 @lru_cache(maxsize=16_384)

@@ -8,6 +8,7 @@ from mim_bench.analysis.row import RowRecords
 from mim_bench.analysis.table import Table
 from mim_bench.config.cells import SEEDS
 from mim_bench.config.resolve import flatten
+from mim_bench.records.store import CellRecord
 
 _NOT_SETTINGS = ("seed", "preset", "evaluate.protocols")
 
@@ -45,7 +46,7 @@ def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrig
             f"{prefix}-row-{place}",
             row.label,
             _command(row, table.preset, overrides),
-            [_state(row, seed) for seed in row.declared],
+            _states(row),
             [(name, configs[row.label].get(name, "-")) for name in differing],
         )
         for place, row in enumerate(rows)
@@ -117,8 +118,14 @@ def _field(name: str, target: str) -> str:
     return f"target.params.{rest}" if section == target else name
 
 
-def _state(row: RowRecords, seed: int) -> SeedState:
-    records = [entry for entry in row.found if entry.record.seed == seed]
+def _states(row: RowRecords) -> list[SeedState]:
+    of_seed: dict[int, list[CellRecord]] = {}
+    for entry in row.found:
+        of_seed.setdefault(entry.record.seed, []).append(entry)
+    return [_state(row, seed, of_seed.get(seed, [])) for seed in row.declared]
+
+
+def _state(row: RowRecords, seed: int, records: list[CellRecord]) -> SeedState:
     if not records:
         return SeedState(seed, "missing", "", "")
     lacking = sorted(row.protocols - {entry.record.protocol for entry in records})
