@@ -39,10 +39,11 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
         return
     print_table(["target", "measure", "value", "random weights", "images/s", "wall time s"], rows)
     evaluate = records[0].config["evaluate"]
+    times = "; images/s of pre-training; wall time of fit, pre-training and the protocol"
     print_line(
         f"accuracies: top-1 on the {records[0].data.split} split, read at "
         f"{evaluate['layer']}/{evaluate['pooling']}{' unless @ names another readout' * readouts}; ± standard "
-        "error over its images; images/s of pre-training; wall time of fit, pre-training and the protocol",
+        "error over its images" + ("; wall time of the protocol" if records[0].external else times),
         style="dim",
     )
     if said := gates.verdict(records):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch.distributed as dist
 
 from mim_bench.config.resolve import validated
 from mim_bench.config.run import DataConfig, RunConfig, digest
-from mim_bench.config.trainings import fit_batches, trainings
+from mim_bench.config.trainings import fit_batches
 from mim_bench.cores import num_cores
 from mim_bench.data.duplicates import count_duplicates
 from mim_bench.data.image_set import ImageSet, hold_out, limit
@@ -156,14 +157,17 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
         }
     )
     num_images = data.train.num_images
-    whole = fit_batches(validated(config.model_dump() | {"data": filled.model_dump()}), num_images)
-    for name, section in trainings(config).items():
-        if (used := getattr(whole, name).batch_size) != section.batch_size:
+    return fit_batches(validated(config.model_dump() | {"data": filled.model_dump()}), num_images)
+
+
+def warn_of_batches(config: RunConfig, whole: RunConfig, names: Collection[str]) -> None:
+    """Says which of the named trainings got smaller batches in `complete` than the config asked for."""
+    for name in names:
+        asked, used = (getattr(one, name).batch_size for one in (config, whole))
+        if used != asked:
             _logger.warning(
-                "%s.batch_size=%d is more than the %d training images; %d is used",
-                name, section.batch_size, num_images, used,
-            )  # fmt: skip
-    return whole
+                "%s.batch_size=%d is more than the training images; %d is used", name, asked, used
+            )
 
 
 def _per_channel(values: tuple[float, ...], field: str, data: Data) -> tuple[float, ...]:

@@ -45,8 +45,8 @@ _MIN_TILE = 112
 """Pixels; an image is enlarged by the least whole factor that makes its shorter side this long."""
 GAP, _LEFT, _TOP, _BOTTOM = 6, 132, 44, 34
 """Pixels between tiles, and the margins for row labels, title and footnote."""
-_MIN_WIDTH = 720
-"""Pixels; room for the title and the footnote where there are few images."""
+_MIN_WIDTH, _FOOTNOTE_LETTERS, _FOOTNOTE_LINE = 560, 74, 14
+"""Pixels and letters; room for the title where there are few images, and lines of the footnote."""
 HIDDEN_GREY = 0.62
 _INK, _SOFT_INK, _FONT = "#1a1a1a", "#5f5f5f", "DejaVu Sans"
 _FOOTNOTE = (
@@ -199,7 +199,8 @@ def grid_figure(
 
     height, width = geometry.image_size
     factor = target.shape[-1] // width
-    factor *= max(1, -(-_MIN_TILE // (factor * min(height, width))))
+    least = _MIN_TILE if len(shown) > 2 else 2 * _MIN_TILE
+    factor *= max(1, -(-least // (factor * min(height, width))))
     shown, target, prediction = (enlarge(x, factor * width) for x in (shown, target, prediction))
     covered = enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
     rows = (
@@ -241,7 +242,8 @@ def compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: 
     """Rows of (name, remark, tiles (N, 3, h, w)) -> a figure, one figure pixel a tile pixel."""
     num, _, tile_height, tile_width = rows[0][2].shape
     width = max(_LEFT + num * (tile_width + GAP) + 2 * GAP, _MIN_WIDTH)
-    bottom = _BOTTOM if footnote else 2 * GAP
+    lines = textwrap.wrap(footnote, _FOOTNOTE_LETTERS * (width - _LEFT) // (_MIN_WIDTH - _LEFT))
+    bottom = _BOTTOM + _FOOTNOTE_LINE * (len(lines) - 1) if lines else 2 * GAP
     height = _TOP + len(rows) * (tile_height + GAP) + bottom
     figure = lay_out([tiles for _, _, tiles in rows], width, height, left=_LEFT, top=_TOP)
     for row, (name, remark, _) in enumerate(rows):
@@ -251,7 +253,9 @@ def compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: 
         text(figure, _LEFT - 12, middle + step, name, ha="right", va=va, size=10, weight="bold")
         text(figure, _LEFT - 12, middle - step, remark, ha="right", va="top", color=_SOFT_INK)
     text(figure, _LEFT, 1 - _TOP / 2 / height, title, size=11)
-    text(figure, _LEFT, _BOTTOM / 2 / height, footnote, color=_SOFT_INK)
+    for place, line in enumerate(reversed(lines)):
+        y = _BOTTOM / 2 + _FOOTNOTE_LINE * place
+        text(figure, _LEFT, y / height, line, color=_SOFT_INK)
     return figure
 
 

@@ -18,7 +18,8 @@ from mim_bench import rng
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import resolve, validated
 from mim_bench.config.run import RunConfig, TargetConfig
-from mim_bench.data.run_data import Data, complete, open_data
+from mim_bench.config.trainings import trainings
+from mim_bench.data.run_data import Data, complete, open_data, warn_of_batches
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.encoders.describe import facts_of, shape_of
@@ -123,7 +124,9 @@ def prepare(
     device = environment.choose_device(given.config.runtime.device)
     config = _config(given.config, facts, loaded)
     data = open_data(config, device)
-    config = complete(_normalised(config, data, loaded), data)
+    given_config = _normalised(config, data, loaded)
+    config = complete(given_config, data)
+    warn_of_batches(given_config, config, trainings(config).keys() - {"pretrain"})
     notify(data.summary)
     encoder = loaded.encoder.to(device)
     features = ExternalFeatures(config, data, loaded, encoder, device, names)

@@ -61,6 +61,8 @@ def look(
         given = [f"data.source={data}", "evaluate.protocols=[]"]
         ready = prepare(spec, "tiny", given, num_heads=num_heads, notify=notify)
     loaded = ready.loaded if ready else open_any(spec, num_heads=num_heads, notify=notify)
+    if ready is None:  # else it has been said
+        notify(f"{loaded.family}: {loaded.counts}")
     encoder, shape = loaded.encoder, shape_of(loaded.encoder)
     channels = ready.config.data.in_chans if ready else shape["in_chans"]
     device = next(encoder.parameters()).device

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from mim_bench.config.resolve import explain
 from mim_bench.config.run import RunConfig
 from mim_bench.config.trainings import check_shares, lr_lines, needs_pretraining, trainings
-from mim_bench.data.run_data import Data, complete, open_data
+from mim_bench.data.run_data import Data, complete, open_data, warn_of_batches
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.flops import step as step_flops
@@ -105,7 +105,8 @@ def execute(
     torch.backends.cudnn.allow_tf32 = config.runtime.tf32
     with stages.stage("read images"):
         data = open_data(config, device)
-    config = complete(config, data)
+    asked, config = config, complete(config, data)
+    warn_of_batches(asked, config, trainings(config))
     check_shares(trainings(config), distributed.size())
     if needs_pretraining(config) and not config.runtime.shard:
         environment.check_memory(config, device)
