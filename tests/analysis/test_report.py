@@ -325,10 +325,10 @@ def test_page__a_slider_moves_the_frames_of_a_picture(browser: Browser) -> None:
         slider.dispatchEvent(new Event("input"));
         const window = frames.getBoundingClientRect(), whole = image.getBoundingClientRect();
         return [card.querySelector("output").value, Math.round(100 * (window.top - whole.top) / whole.height),
-                Math.round(100 * window.height / whole.height)];
+                Math.round(100 * window.height / whole.height), Math.round(100 * window.width / whole.width)];
     """
     for place, (label, above) in enumerate((("red", 0), ("lime", 33), ("blue", 67))):
-        assert browser.run(script, place) == [label, above, 33]
+        assert browser.run(script, place) == [label, above, 33, 100]
 
 
 def test_headline__of_a_single_seed_separates_nothing(tmp_path: Path) -> None:
