@@ -64,7 +64,7 @@ CPU_SHAPES = {
     "ViT-T: 32 px, patch 4, 12 x 192, decoder 4 x 192, batch 32": Shape(
         32, 4, 192, 12, 3, 192, 4, 3, 32, 6
     ),
-    "ViT-B/16: 224 px, decoder 8 x 512, batch 4": Shape(224, 16, 768, 12, 12, 512, 8, 16, 4, 2),
+    "ViT-B/16: 224 px, decoder 8 x 512, batch 4": Shape(224, 16, 768, 12, 12, 512, 8, 16, 4, 1),
 }
 GPU_SHAPES = {
     "`small`: 32 px, patch 4, 4 x 96, decoder 1 x 64, batch 256": Shape(
