@@ -160,14 +160,17 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
     return fit_batches(validated(config.model_dump() | {"data": filled.model_dump()}), num_images)
 
 
-def warn_of_batches(config: RunConfig, whole: RunConfig, names: Collection[str]) -> None:
+def warn_of_batches(
+    config: RunConfig, whole: RunConfig, names: Collection[str], num_images: int
+) -> None:
     """Says which of the named trainings got smaller batches in `complete` than the config asked for."""
     for name in names:
         asked, used = (getattr(one, name).batch_size for one in (config, whole))
         if used != asked:
             _logger.warning(
-                "%s.batch_size=%d is more than the training images; %d is used", name, asked, used
-            )
+                "%s.batch_size=%d is more than the %d training images; %d is used",
+                name, asked, num_images, used,
+            )  # fmt: skip
 
 
 def _per_channel(values: tuple[float, ...], field: str, data: Data) -> tuple[float, ...]:

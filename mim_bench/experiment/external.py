@@ -126,7 +126,8 @@ def prepare(
     data = open_data(config, device)
     given_config = _normalised(config, data, loaded)
     config = complete(given_config, data)
-    warn_of_batches(given_config, config, trainings(config).keys() - {"pretrain"})
+    names = trainings(config).keys() - {"pretrain"}
+    warn_of_batches(given_config, config, names, data.train.num_images)
     notify(data.summary)
     encoder = loaded.encoder.to(device)
     features = ExternalFeatures(config, data, loaded, encoder, device, names)

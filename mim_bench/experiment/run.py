@@ -106,7 +106,7 @@ def execute(
     with stages.stage("read images"):
         data = open_data(config, device)
     asked, config = config, complete(config, data)
-    warn_of_batches(asked, config, trainings(config))
+    warn_of_batches(asked, config, trainings(config), data.train.num_images)
     check_shares(trainings(config), distributed.size())
     if needs_pretraining(config) and not config.runtime.shard:
         environment.check_memory(config, device)

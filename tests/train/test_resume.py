@@ -293,6 +293,8 @@ def started(tmp_path, folder, *overrides, source="embedded"):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
+        # a shell that puts the tests into the background has them ignore it, and all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob(f"{folder}/*/pretrain.jsonl")):
