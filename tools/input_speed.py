@@ -42,12 +42,12 @@ def ours(folder: Path, workers: int) -> Epoch:
     cpu = torch.device("cpu")
     data = open_data(config, cpu)
     config = complete(config, data)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 
     def epoch() -> Iterator[Tensor]:
         order = torch.randperm(data.train.num_images).split(BATCH)
         for images, _ in views(config, data, order, 0, cpu, workers):
-            yield (images.float() / 255 - mean) / std
+            yield images.float().sub_(mean).div_(std)
 
     return epoch
 
