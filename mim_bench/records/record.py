@@ -4,6 +4,7 @@ Beside it lies `<protocol>.npz` with which test images were right under each rea
 """
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -256,7 +257,8 @@ def read_correct(
         does_fit = bytes_of.dtype == np.uint8 and bytes_of.ndim == 1
         if does_fit and 8 * len(bytes_of) >= metric.n:
             correct[readout] = np.unpackbits(bytes_of, count=metric.n).view(bool)
-            does_fit = bool(np.isclose(correct[readout].mean(), metric.value))
+            num_right = np.count_nonzero(correct[readout])
+            does_fit = math.isclose(num_right / metric.n, metric.value, abs_tol=1e-8)
         if not does_fit or readout not in correct:
             raise UserError(f"{arrays} does not fit {path.name}: readout {readout}")
     return correct
