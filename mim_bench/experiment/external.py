@@ -126,8 +126,8 @@ def prepare(
     data = open_data(config, device)
     given_config = _normalised(config, data, loaded)
     config = complete(given_config, data)
-    names = trainings(config).keys() - {"pretrain"}
-    warn_of_batches(given_config, config, names, data.train.num_images)
+    trained = trainings(config).keys() - {"pretrain"}
+    warn_of_batches(given_config, config, trained, data.train.num_images)
     notify(data.summary)
     encoder = loaded.encoder.to(device)
     features = ExternalFeatures(config, data, loaded, encoder, device, names)
