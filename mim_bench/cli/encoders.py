@@ -172,8 +172,9 @@ def reconstruct(
     device: Device = None,
 ) -> None:
     """Draw what a run's model makes of your own images: input, target, prediction."""
-    from mim_bench.evaluate import reconstruction
+    from mim_bench.evaluate import picture
     from mim_bench.evaluate.own_images import reconstruct as predict
+    from mim_bench.evaluate.reconstruction import sample_figure
     from mim_bench.train.environment import choose_device
 
     if out.suffix != ".png":
@@ -184,11 +185,11 @@ def reconstruct(
     figures = {}
     for one in samples:
         hidden = f"{one.mask.float().mean():.0%} hidden"
-        figures[hidden] = reconstruction.picture(config, one, f"{config.run_id}, {hidden}")
+        figures[hidden] = sample_figure(config, one, f"{config.run_id}, {hidden}")
     if len(figures) > 1:
-        reconstruction.write_frames(figures, out)
+        picture.write_frames(figures, out)
     else:
-        reconstruction.write(next(iter(figures.values())), out)
+        picture.write(next(iter(figures.values())), out)
     print_line(f"wrote {out}")
 
 

@@ -16,10 +16,9 @@ from mim_bench.data.run_data import open_data
 from mim_bench.data.split import load_split
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import clean_crop
-from mim_bench.evaluate.reconstruction import Sample, possible_ratios, sample_of, with_ratio
+from mim_bench.evaluate.reconstruction import Sample, possible_ratios, samples_of, with_ratio
 from mim_bench.records.run_folder import check, read_config
 from mim_bench.targets.build import make_target
-from mim_bench.train import pretrain
 from mim_bench.train.fit import fitted_target
 
 _MOST = 8
@@ -51,13 +50,8 @@ def reconstruct(
     if target.needs_fit:  # what it was fitted to is looked up by the data
         target = fitted_target(config, open_data(config, device), folder.parent, device).target
     images = read_images(files, clean_crop(config), config.data.in_chans, device).float() / 255
-    samples = []
-    for at in configs:
-        model = pretrain.build_model(at, target.dim).to(device)
-        pretrain.load_weights(folder, model, target.to(device))
-        index = torch.arange(len(files))
-        samples.append(sample_of(images, index, at, target, model, device))
-    return config, samples
+    index = torch.arange(len(files))
+    return config, samples_of(images, index, configs, folder, target.to(device), device)
 
 
 def read_images(

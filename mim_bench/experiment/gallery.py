@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from mim_bench.config.cells import Cell, cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
-from mim_bench.evaluate import reconstruction
-from mim_bench.evaluate.reconstruction import Sample, reopen
+from mim_bench.evaluate import picture
+from mim_bench.evaluate.reconstruction import Sample, possible_ratios, reopen
 from mim_bench.records import png_stamp, swept
 from mim_bench.records.finished import shown
 from mim_bench.records.store import home
@@ -46,8 +46,8 @@ def draw_gallery(
     name, preset, overrides = swept.recall(name, preset, results, overrides)
     todo = cells(name, preset, overrides)
     data = open_data(todo[0].config, device)
-    grid = geometry(complete(todo[0].config, data)).grid
-    ratios = reconstruction.possible_ratios(complete(todo[0].config, data))
+    first = complete(todo[0].config, data)
+    grid, ratios = geometry(first).grid, possible_ratios(first)
     for cell in shown(todo):
         config = complete(cell.config, data)
         hashes.append(config.hash)
@@ -59,14 +59,14 @@ def draw_gallery(
     own, *others = [
         dict(zip(samples, one, strict=True)) for one in zip(*samples.values(), strict=True)
     ]
-    reconstruction.write(_compose(own, grid, _remark(todo)), folder / "pictures.png", stamp)
+    picture.write(_compose(own, grid, _remark(todo)), folder / "pictures.png", stamp)
     frames = {}
     for at in others:
         hidden = f"{next(iter(at.values())).mask.float().mean():.0%} hidden"
-        remark = f"Mask: {todo[0].config.mask.sampling}, {hidden}; trained at {todo[0].config.mask.ratio:.0%}. "
+        remark = f"Mask: {first.mask.sampling}, {hidden}; trained at {first.mask.ratio:.0%}. "
         frames[hidden] = _compose(at, grid, remark, num_rows=1)
     if frames:
-        reconstruction.write_frames(frames, folder / "ratios.png", stamp)
+        picture.write_frames(frames, folder / "ratios.png", stamp)
     return [folder / "pictures.png", *[folder / "ratios.png"] * bool(frames)]
 
 
@@ -83,37 +83,34 @@ def _compose(
     first = next(iter(samples.values()))
     width = math.lcm(*(found.target.shape[-1] for found in samples.values()))
     width *= math.ceil(_MIN_TILE / width)  # headings have room
-    images = reconstruction.enlarge(to_rgb(first.images[:num_rows]), width)
+    images = picture.enlarge(to_rgb(first.images[:num_rows]), width)
     mask = first.mask[:num_rows].view(-1, 1, *grid).float()
-    covered = reconstruction.enlarge(mask, width) > 0.5
+    covered = picture.enlarge(mask, width) > 0.5
     columns = [
         ("", "image", images),
-        ("", "input", torch.where(covered, reconstruction.HIDDEN_GREY, images)),
+        ("", "input", torch.where(covered, picture.HIDDEN_GREY, images)),
     ]
     for target, found in samples.items():
         values, prediction = (
-            reconstruction.enlarge(tiles[:num_rows], width)
-            for tiles in (found.target, found.prediction)
+            picture.enlarge(tiles[:num_rows], width) for tiles in (found.target, found.prediction)
         )
         star = " *" if found.ground_truth else ""
         columns.append((target + star, "target", values))
         columns.append(("", "prediction", torch.where(covered, prediction, values)))
     height = images.shape[2]
-    sheet_width = 2 * _LEFT + len(columns) * (width + reconstruction.GAP) - reconstruction.GAP
+    sheet_width = 2 * _LEFT + len(columns) * (width + picture.GAP) - picture.GAP
     note = remark + "Visible patches of `prediction` show the target."
     if any(found.ground_truth for found in samples.values()):
         note += " * drawn with the true patches' mean and std, which the model did not predict."
     lines = textwrap.wrap(note, int((sheet_width - 2 * _LEFT) / _LETTER))
     bottom = _BOTTOM + _LINE * len(lines)
-    sheet_height = _TOP + num_rows * (height + reconstruction.GAP) + bottom
+    sheet_height = _TOP + num_rows * (height + picture.GAP) + bottom
     rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(num_rows)]
-    figure = reconstruction.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
+    figure = picture.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
     for place, (target, heading, _) in enumerate(columns):
-        x = _LEFT + place * (width + reconstruction.GAP)
-        reconstruction.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
-        reconstruction.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
+        x = _LEFT + place * (width + picture.GAP)
+        picture.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
+        picture.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
     for place, line in enumerate(lines):
-        reconstruction.text(
-            figure, _LEFT, (bottom - _LINE * (place + 1)) / sheet_height, line, size=11
-        )
+        picture.text(figure, _LEFT, (bottom - _LINE * (place + 1)) / sheet_height, line, size=11)
     return figure

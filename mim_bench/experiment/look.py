@@ -21,7 +21,7 @@ from mim_bench.evaluate.attention import attention_maps, check_patch
 from mim_bench.evaluate.encoders.describe import shape_of
 from mim_bench.evaluate.features import has_class_token, layers
 from mim_bench.evaluate.own_images import read_images
-from mim_bench.evaluate.reconstruction import compose, enlarge, write
+from mim_bench.evaluate.picture import compose, enlarge, write
 from mim_bench.experiment.external import Prepared, label, open_any, prepare
 from mim_bench.target import Geometry, to_rgb
 from mim_bench.targets.feature_picture import feature_picture

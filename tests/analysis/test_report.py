@@ -21,7 +21,7 @@ from mim_bench.analysis.report.inline import cell_html, inline, svg
 from mim_bench.analysis.report.page import write_report
 from mim_bench.analysis.table import Table
 from mim_bench.errors import UserError
-from mim_bench.evaluate.reconstruction import write_frames
+from mim_bench.evaluate.picture import write_frames
 from mim_bench.records.store import home
 
 _NUMBERS = r"[-+]?\d[\d,]*\.?\d*"

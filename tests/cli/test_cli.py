@@ -227,12 +227,12 @@ def test_single_class__is_refused(cli, tmp_path):
 
 
 def test_full_disk__is_the_users_to_mend(cli, monkeypatch):
-    from mim_bench.evaluate import reconstruction
+    from mim_bench.evaluate import picture
 
     def full(figure, path):
         raise OSError(28, "No space left on device", "picture.png")
 
-    monkeypatch.setattr(reconstruction, "write", full)
+    monkeypatch.setattr(picture, "write", full)
     code, _, err = cli(*RUN)
     assert code == 2 and "error: picture.png: No space left on device" in err
 

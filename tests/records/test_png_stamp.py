@@ -7,8 +7,8 @@ from fake import fake_record
 from PIL import Image
 
 from mim_bench.config.cells import cells
-from mim_bench.evaluate.reconstruction import lay_out
-from mim_bench.evaluate.reconstruction import write as write_png
+from mim_bench.evaluate.picture import lay_out
+from mim_bench.evaluate.picture import write as write_png
 from mim_bench.records import png_stamp
 from mim_bench.records.finished import shown
 from mim_bench.records.record import Record, read, write

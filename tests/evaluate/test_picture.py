@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mim_bench.errors import UserError
-from mim_bench.evaluate.reconstruction import draw_grid
+from mim_bench.evaluate.picture import grid_figure, write
 from mim_bench.target import Geometry
 
 GEOMETRY = Geometry((32, 64), 16, 1, (0.5,), (0.25,))
@@ -31,14 +31,14 @@ def inputs(num: int = 8, scale: int = 1, geometry: Geometry = GEOMETRY) -> dict[
 
 def draw(path: Path, given: dict[str, Tensor], *, ground_truth: bool = False) -> np.ndarray:
     """Draws, reads back -> (height, width, 3) uint8."""
-    draw_grid(
-        path,
+    figure = grid_figure(
         target_name="hog",
         geometry=GEOMETRY,
         ground_truth=ground_truth,
         title="hog, seed 0",
         **given,  # pyright: ignore[reportArgumentType]
     )
+    write(figure, path)
     return np.asarray(Image.open(path).convert("RGB"))
 
 
@@ -57,7 +57,7 @@ def tiles(sheet: np.ndarray, row: int, height: int, num: int = 8) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("scale", "height"), [(1, 128), (2, 128), (5, 160)])
-def test_draw_grid__shows_four_rows_pixel_for_pixel(
+def test_grid_figure__shows_four_rows_pixel_for_pixel(
     tmp_path: Path, scale: int, height: int
 ) -> None:
     given = inputs(scale=scale)
@@ -70,7 +70,7 @@ def test_draw_grid__shows_four_rows_pixel_for_pixel(
         np.testing.assert_array_equal(tiles(sheet, row, height), row_expected)
 
 
-def test_draw_grid__names_its_rows_and_title(tmp_path: Path) -> None:
+def test_grid_figure__names_its_rows_and_title(tmp_path: Path) -> None:
     sheet = draw(tmp_path / "a.png", inputs())
     assert sheet[:44, 132:].min() < 100
     for row in range(4):
@@ -78,25 +78,25 @@ def test_draw_grid__names_its_rows_and_title(tmp_path: Path) -> None:
         assert sheet[top : top + 128, :120].min() < 100
 
 
-def test_draw_grid__says_when_ground_truth_was_used(tmp_path: Path) -> None:
+def test_grid_figure__says_when_ground_truth_was_used(tmp_path: Path) -> None:
     given = inputs()
     last = 44 + 4 * (128 + 6)
     assert draw(tmp_path / "with.png", given, ground_truth=True)[last:].min() < 150
     assert draw(tmp_path / "without.png", given)[last:].min() == 255
 
 
-def test_draw_grid__keeps_the_text_inside_with_one_image(tmp_path: Path) -> None:
+def test_grid_figure__keeps_the_text_inside_with_one_image(tmp_path: Path) -> None:
     sheet = draw(tmp_path / "a.png", inputs(num=1), ground_truth=True)
     edge = np.concatenate([sheet[:, -8:].reshape(-1, 3), sheet[:, :4].reshape(-1, 3)])
     assert edge.min() == 255
 
 
-def test_draw_grid__makes_folders_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_grid_figure__makes_folders_and_leaves_nothing_else(tmp_path: Path) -> None:
     draw(tmp_path / "new" / "a.png", inputs())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
-def test_draw_grid__keeps_the_old_file_when_writing_fails(
+def test_grid_figure__keeps_the_old_file_when_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
@@ -121,7 +121,7 @@ def test_draw_grid__keeps_the_old_file_when_writing_fails(
         ("prediction", torch.rand(8, 3, 64, 128)),
     ],
 )
-def test_draw_grid__refuses_shapes_that_do_not_belong(
+def test_grid_figure__refuses_shapes_that_do_not_belong(
     tmp_path: Path, name: str, wrong: Tensor
 ) -> None:
     with pytest.raises(ValueError, match=r"\d"):
