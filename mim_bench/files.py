@@ -14,6 +14,7 @@ from typing import Any
 from mim_bench.errors import UserError
 
 _MAX_JSON_BYTES = 64 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -102,18 +103,18 @@ def remove_unfinished(folder: Path, *, older_than_s: float = 0.0) -> None:
 
 def file_sha256(path: Path, max_bytes: int | None = None) -> str:
     """sha256 of a file's content. Raises UserError where it cannot be read, or is larger than `max_bytes`."""
-    return _digest(path, "sha256", max_bytes)
+    return file_digests(path, "sha256", max_bytes=max_bytes)[0]
 
 
-def file_md5(path: Path) -> str:
-    """md5 of a file's content, by which publishers name weights; for nothing that must be safe."""
-    return _digest(path, "md5", None)
-
-
-def _digest(path: Path, algorithm: str, max_bytes: int | None) -> str:
+def file_digests(path: Path, *algorithms: str, max_bytes: int | None = None) -> list[str]:
+    """Digests of a file's content, which is read once; raises as `file_sha256`."""
     check_regular(path, max_bytes)
+    digests = [hashlib.new(name) for name in algorithms]
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, algorithm).hexdigest()
+            while block := file.read(_BLOCK_BYTES):
+                for digest in digests:
+                    digest.update(block)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    return [digest.hexdigest() for digest in digests]

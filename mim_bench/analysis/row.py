@@ -25,7 +25,7 @@ COSTS = {
     "speed_up": ("speed-up ×", False, True),
     "hours": ("hours", False, False),
 }
-"""Cost -> heading, whether it is an accuracy, whether higher is better; see `benchmark.CostName`."""
+"""Cost -> heading, whether it is a fraction, whether higher is better; see `benchmark.CostName`."""
 
 
 BASELINES = "baselines"

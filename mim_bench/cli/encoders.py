@@ -105,7 +105,8 @@ def evaluate(
     if results is not None:
         kept = store.home("methods", preset, results) / "records"
         store.keep(done.folder, done.records, kept)
-        print_line(f"kept in  {kept}: python -m mim_bench table methods --preset {preset}")
+        where = f"--preset {preset} --results {results}"
+        print_line(f"kept in  {kept}: python -m mim_bench table methods {where}")
 
 
 @app.command(

@@ -26,8 +26,7 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
                 continue
             value, control = f"{measure.value:.4g}", ""
             if measure.is_fraction:
-                stderr = max(metric.stderr for metric in measure.metrics)
-                value = f"{100 * measure.value:.1f} ± {100 * stderr:.1f} %{' mIoU' * is_segment}"
+                value = f"{100 * measure.value:.1f} ± {100 * measure.stderr:.1f} %{' mIoU' * is_segment}"
                 control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
             speed = f"{facts.images_per_s:,.0f}" if facts and not place else ""
             time = "" if place else f"{seconds:.0f}"

@@ -20,7 +20,7 @@ from mim_bench.evaluate.encoders.convert import to_timm
 from mim_bench.evaluate.encoders.families import Family
 from mim_bench.evaluate.encoders.skeleton import build_skeleton
 from mim_bench.evaluate.weights_file import read_weights
-from mim_bench.files import file_md5, file_sha256
+from mim_bench.files import file_digests
 from mim_bench.model.vit import Encoder
 from mim_bench.records.run_folder import check, read_config
 from mim_bench.train import checkpoint
@@ -135,7 +135,7 @@ def open_encoder(
     loaded = LoadedEncoder(
         encoder=encoder,
         source=str(path),
-        sha256=file_sha256(path),
+        **hashes(path),
         family="run of mim_bench" if is_run else weights.family.name,
         paper=weights.family.paper,
         mean=_per_channel(beside.mean or weights.family.mean, encoder),
@@ -147,10 +147,15 @@ def open_encoder(
         left_out=(*others, *weights.others),
         notes=tuple(notes),
         build=lambda: build([]),
-        md5=file_md5(path),
     )
     _logger.info("%s: %s", path, loaded.counts)
     return loaded
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """What a file of weights is known by: `sha256`, and `md5`, of which publishers give the first digits."""
+    names = ("sha256", "md5")
+    return dict(zip(names, file_digests(path, *names), strict=True))
 
 
 def match(

@@ -126,9 +126,8 @@ def _inside(content: Any, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...
 def _unpickle(path: Path) -> Any:
     """The content of a `.pth` or `.bin`; torch's weights-only reader runs no code from the file."""
     with path.open("rb") as file:
-        is_torch = file.read(4).startswith(_TORCH)
-    if not is_torch:
-        raise UserError(f"{path} is no file of weights that torch wrote")
+        if not file.read(4).startswith(_TORCH):
+            raise UserError(f"{path} is no file of weights that torch wrote")
     try:
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -146,5 +145,6 @@ def _unpickle(path: Path) -> Any:
                 f"{path} cannot be read as weights: it holds {held}, and reading that would run code; where you "
                 "trust the file, save its state dict alone"
             ) from None
-        reason = "it is cut short or damaged; copy it again" if is_torch else text.splitlines()[0]
-        raise UserError(f"{path} cannot be read as weights: {reason}") from None
+        raise UserError(
+            f"{path} cannot be read as weights: it is cut short or damaged; copy it again"
+        ) from None

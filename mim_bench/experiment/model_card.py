@@ -96,9 +96,9 @@ def _accuracy(records: list[Record]) -> list[str]:
     rows = []
     for record in records:
         for name, measure in measures(record).items():
-            if not measure.is_fraction or "@" in name:
+            if not measure.is_accuracy or "@" in name:
                 continue
-            half = 100 * _Z * max(metric.stderr for metric in measure.metrics)
+            half = 100 * _Z * measure.stderr
             control = "" if measure.control is None else f"{100 * measure.control:.1f}"
             if record.protocol == "baselines":
                 image, _, probe = name.removeprefix("baselines ").partition(":")

@@ -11,10 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from mim_bench.records.record import Metric, Record
-
-FRACTIONS = ("top1", "miou")
-"""Metrics that are printed in per cent."""
+from mim_bench.records.record import FRACTIONS, Metric, Record
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,11 @@ class Measure:
     @property
     def value(self) -> float:
         return fmean(metric.value for metric in self.metrics)
+
+    @property
+    def stderr(self) -> float:
+        """Over test images; of several draws of labels the greatest."""
+        return max(metric.stderr for metric in self.metrics)
 
     @property
     def readouts(self) -> list[str]:

@@ -30,6 +30,8 @@ _MAX_ARRAY_BYTES = 1 << 28
 SCHEMA = "mim_bench.record.1"
 
 
+FRACTIONS = ("top1", "miou")
+"""Metrics that are fractions, printed in per cent."""
 MetricName = Literal["top1", "miou", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops"]
 LOWER_IS_BETTER = ("step_s", "target_s", "peak_gb", "step_flops")
 
@@ -55,7 +57,7 @@ class Metric(Frozen):
 
     @model_validator(mode="after")
     def _fraction(self) -> Self:
-        if self.name in ("top1", "miou") and self.value > 1:
+        if self.name in FRACTIONS and self.value > 1:
             raise ValueError(f"{self.name}={self.value}: a fraction")
         return self
 

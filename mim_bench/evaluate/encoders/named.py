@@ -16,9 +16,8 @@ from torch import nn
 from mim_bench.errors import UserError
 from mim_bench.evaluate.encoders.convert import to_timm
 from mim_bench.evaluate.encoders.positions import fit_absolute, fit_relative
-from mim_bench.evaluate.load_encoder import LoadedEncoder, match
+from mim_bench.evaluate.load_encoder import LoadedEncoder, hashes, match
 from mim_bench.evaluate.weights_file import read_weights
-from mim_bench.files import file_md5, file_sha256
 
 PREFIX = "timm:"
 _NEEDED = ("forward_intermediates", "blocks", "patch_embed", "num_prefix_tokens")
@@ -95,8 +94,7 @@ def _load(encoder: Any, path: Path, *, allow_partial: bool) -> dict[str, Any]:
     return {
         "family": weights.family.name,
         "paper": weights.family.paper,
-        "sha256": file_sha256(path),
-        "md5": file_md5(path),
+        **hashes(path),
         "num_matched": len(matched),
         "missing": missing,
         "unexpected": unexpected,
