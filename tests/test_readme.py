@@ -1,11 +1,13 @@
 """The README tells the truth: its commands exist, its table is what the records give, its links lead somewhere."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import speed_table  # pyright: ignore[reportMissingImports]
 
 from mim_bench.analysis import render, table
 from mim_bench.cli.main import app
@@ -189,3 +191,8 @@ def test_settings_reference__has_every_field_that_config_show_has():
         for field in resolve(target).origin.keys() - {"preset"}:
             name = field.replace("target.", f"{target}.")
             assert f"| `{name}` |" in made
+
+
+def test_speed_table__is_that_of_the_committed_measurements():
+    measured = json.loads((ROOT / "results" / "speed" / "amd-epyc-2-cores.json").read_text())
+    assert f"<!-- speed -->\n{speed_table.table(measured)}\n<!-- end -->" in README

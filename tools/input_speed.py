@@ -9,26 +9,22 @@ warms up, each with fresh processes, as an epoch has. Writes results/speed/input
 """
 
 import argparse
-import json
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import alternate
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from mim_bench.config.resolve import load_config
 from mim_bench.data.run_data import complete, open_data
-from mim_bench.records import provenance
-from mim_bench.train import environment
 from mim_bench.train.pretrain import views
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE, BATCH, SCALE = 224, 64, (0.2, 1.0)
-ALTERNATIONS = 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Epoch = Callable[[], Iterator[Tensor]]
 """Batches (B, 3, 224, 224) float32 of one epoch, endless or not."""
@@ -114,29 +110,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--unpack", type=Path)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "speed")
+    parser.add_argument("--out", type=Path, default=alternate.OUT)
     options = parser.parse_args()
     if options.unpack:
         unpack(options.unpack, options.folder)
-    makers = {"mim_bench": ours, "torchvision v2": of_torchvision, "timm": of_timm}
+    makers = {alternate.OURS: ours, "torchvision v2": of_torchvision, "timm": of_timm}
     sides = {name: make(options.folder, options.workers) for name, make in makers.items()}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(1 + ALTERNATIONS):
-        for name, epoch in sides.items():
-            rate = images_per_s(epoch, options.images)
-            if turn:
-                rates[name].append(rate)
+    rates = alternate.alternate(
+        {name: partial(images_per_s, epoch, options.images) for name, epoch in sides.items()}
+    )
     for name, values in rates.items():
-        ratios = [b / a for a, b in zip(rates["mim_bench"], values, strict=True)]
-        print(f"{name}: {statistics.median(values):.0f} images/s, {statistics.median(ratios):.2f} "
-              f"[{min(ratios):.2f}, {max(ratios):.2f}] of mim_bench")  # fmt: skip
-    facts = environment.device_facts(torch.device("cpu"))
-    measured = {"device": facts.name, "workers": options.workers, "images": options.images,
-                "commit": provenance.code().commit, "images_per_s": rates}  # fmt: skip
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"input-{re.sub('[^a-z0-9]+', '-', facts.name.lower()).strip('-')}.json"
-    file.write_text(json.dumps(measured, indent=1) + "\n")
-    print(file)
+        ratios = alternate.ratios(rates[alternate.OURS], values)
+        print(f"{name}: {statistics.median(values):.0f} images/s, {ratios} of mim_bench")
+    content = {"workers": options.workers, "images": options.images, "images_per_s": rates}
+    print(alternate.write(options.out, "input-", torch.device("cpu"), content)[0])
 
 
 if __name__ == "__main__":

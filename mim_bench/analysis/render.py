@@ -309,12 +309,16 @@ def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
 
 def insert(page: Path, table: Table) -> None:
     """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`."""
-    start = f"<!-- table {table.name} {table.preset} -->"
+    put_between(page, f"<!-- table {table.name} {table.preset} -->", brief_markdown(table))
+
+
+def put_between(page: Path, start: str, content: str) -> None:
+    """Puts lines into a page, between the mark `start` and `<!-- end -->`; UserError where it has them not."""
     marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if not marks.search(text):
         raise UserError(f"{page} has no marks {start} ... <!-- end -->")
-    write_text(page, marks.sub(lambda m: m[1] + brief_markdown(table) + m[2], text))
+    write_text(page, marks.sub(lambda m: m[1] + content + m[2], text))
 
 
 def _bullets(found: Sequence[str]) -> str:

@@ -73,7 +73,7 @@ def read_folder(folder: Path) -> list[tuple[Path, Record]]:
     try:
         return [(path, _checked(path, _changed(path))) for path in sorted(folder.glob("*.json"))]
     finally:
-        gc.freeze()
+        gc.freeze()  # nor later: of 20,000 records that is 5 s of a table's 17
         gc.enable()
 
 

@@ -705,20 +705,19 @@ def nccl() -> None:
 def mae() -> None:
     if not ARGS.mae:
         return
+    import other_maes
     import speed_table
 
-    official = speed_table.official_class(*ARGS.mae)
-    for label, shape in speed_table.GPU_SHAPES.items():
+    official = other_maes.official_class(*ARGS.mae)
+    for name, shape in speed_table.shapes_for(DEVICE).items():
         if left() > 60:
             stepper = speed_table.our_stepper(shape, "bfloat16", DEVICE)
-            theirs = speed_table.their_step(speed_table.official_mae(official, shape), stepper)
-            found = speed_table.alternate(
-                {"mim_bench": stepper.step, "mae, eager": theirs}, shape.steps, DEVICE
-            )
-            say(
-                f"against mae, {label}",
-                speed_table.line({"shape": "", "precision": "bfloat16", "seconds": found}),
-            )
+            theirs = speed_table.their_step(other_maes.official_mae(official, shape), stepper)
+            steps = {"mim_bench": stepper.step, "mae, eager": theirs}
+            title = speed_table.title(name, shape)
+            found = {"shape": title, "precision": "bfloat16"}
+            found["seconds"] = speed_table.compare(name, steps, DEVICE)
+            say(f"against mae, {title}", speed_table.line(found))
 
 
 for section in (
