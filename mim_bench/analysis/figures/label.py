@@ -15,10 +15,14 @@ _GAP = 9.0
 """Points between a curve's end and its label."""
 _LINE = 1.25
 """Distance of two labels, in font sizes."""
-_BAD = 9
-"""Outside the panel, or over another label, is as bad as over so many lines and points."""
-_STEPS = (0.7, -0.7, 1.8, -1.8)
+_LABEL, _OUTSIDE = 9, 99
+"""Over another label, or outside the panel, is as bad as over so many lines and points."""
+_STEPS = (0.7, -0.7, 0.0, 1.8, -1.8, 2.9, -2.9, 4.0, -4.0)
 """Above or below a point where its label may stand, in heights of a label; the nearest first."""
+_FAR = 1.0
+"""A label further above or below has a thin line to its point."""
+_ROUNDS = 4
+"""In which every label looks for a better place among the others."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,10 @@ def place(labels: Sequence[Label], axes: Axes, *, beside: bool, point: float) ->
     else:
         y = apart(ends[:, 1], _LINE * size, size / 2, box.height - size / 2)
         at = [(share * box.width + _GAP * point, height) for height in y]
-    for text, (x, y) in zip(texts, at, strict=True):
+    for text, (x, y), end in zip(texts, at, ends, strict=True):
         text.set_position((x / box.width, y / box.height))
         assert text.arrow_patch is not None
-        text.arrow_patch.set_visible(not beside)
+        text.arrow_patch.set_visible(not beside or abs(y - end[1]) > _FAR * 1.1 * size)
 
 
 def _beside(
@@ -76,26 +80,30 @@ def _beside(
 ) -> list[tuple[float, float]]:
     """For each label the place next to its point, upper right first, where it lies over the least."""
     box = axes.bbox
-    taken = [Bbox.from_extents(*(end - height / 4), *(end + height / 4)) for end in ends]
+    taken = [Bbox.from_extents(*(end - height / 3), *(end + height / 3)) for end in ends]
     for bars in axes.collections:
         if isinstance(bars, LineCollection):
             pixels = [bars.get_transform().transform(ends) for ends in bars.get_segments()]
             taken += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
-    placed: list[tuple[float, float]] = []
-    labels: list[Bbox] = []
+    choices = []
     for (x, y), width in zip(ends, widths, strict=True):
         sides = x + height / 2, x - height / 2 - width
-        places = [(side, y + step * height) for side in sides for step in _STEPS]
-        boxes = [Bbox.from_bounds(u, v - height / 2, width, height) for u, v in places]
-        outside = [one.x0 < 0 or one.y0 < 0 or one.y1 > box.height for one in boxes]
-        over = [
-            one.count_overlaps(taken) + _BAD * (one.count_overlaps(labels) + is_outside)
-            for one, is_outside in zip(boxes, outside, strict=True)
-        ]
-        best = int(np.argmin(over))
-        labels.append(boxes[best])
-        placed.append(places[best])
-    return placed
+        places = [(side, y + step * height) for step in _STEPS for side in sides]
+        choices.append([Bbox.from_bounds(u, v - height / 2, width, height) for u, v in places])
+    fixed = [[_cost(one, taken, box.width, box.height) for one in boxes] for boxes in choices]
+    chosen = [boxes[int(np.argmin(cost))] for boxes, cost in zip(choices, fixed, strict=True)]
+    for _ in range(_ROUNDS):
+        for number, (boxes, cost) in enumerate(zip(choices, fixed, strict=True)):
+            others = chosen[:number] + chosen[number + 1 :]
+            over = [_LABEL * one.count_overlaps(others) for one in boxes]
+            chosen[number] = boxes[int(np.argmin(np.add(cost, over)))]
+    return [(one.x0, one.y0 + height / 2) for one in chosen]
+
+
+def _cost(box: Bbox, taken: Sequence[Bbox], width: float, height: float) -> int:
+    """Of a label there, whatever the others do."""
+    is_outside = box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
+    return box.count_overlaps(taken) + _OUTSIDE * is_outside
 
 
 def _ends(labels: Sequence[Label]) -> np.ndarray:
