@@ -7,7 +7,7 @@ number is of the very weights only where the file's md5, or timm's name, is the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy import stats
+from scipy import special
 
 from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.published.reason import reasons
@@ -19,7 +19,7 @@ from mim_bench.records.external import ExternalFacts
 from mim_bench.records.measure import Measure, measures
 from mim_bench.records.record import Record
 
-_Z = float(stats.norm.ppf(0.975))
+_Z = float(special.ndtri(0.975))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import numpy as np
 from mim_bench.config.benchmark import Benchmark
 from mim_bench.config.cells import Cell
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
-from mim_bench.records import store
-from mim_bench.records.measure import Measure, measures
+from mim_bench.records.measure import Measure
 from mim_bench.records.record import Metric, Record
 from mim_bench.records.store import CellRecord
 
@@ -52,7 +51,7 @@ class RowRecords:
         """Column -> seed -> number and where it comes from; `scratch` is in the column of `finetune`."""
         named: dict[str, dict[int, tuple[Measure, CellRecord]]] = {}
         for entry in self.found:
-            for key, measure in measures(entry.record).items():
+            for key, measure in entry.measures.items():
                 column = _column(key)
                 named.setdefault(column, {})[entry.record.seed] = (measure, entry)
         return named
@@ -71,7 +70,7 @@ class RowRecords:
     def correctness(self, column: str) -> dict[int, np.ndarray]:
         """Seed -> (N,) correctness of each test image."""
         return {
-            seed: measure.of_images(store.correct(found.path, measure.readouts))
+            seed: measure.of_images(found.correct(measure.readouts))
             for seed, (measure, found) in self.measured.get(column, {}).items()
         }
 

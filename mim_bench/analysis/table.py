@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from mim_bench.analysis import difference, gates
 from mim_bench.analysis.difference import Difference
@@ -24,7 +24,6 @@ from mim_bench.config.cells import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.errors import UserError, suggest
 from mim_bench.records import comparability, store, swept
-from mim_bench.records.measure import measures
 from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
 
@@ -129,7 +128,8 @@ def half_interval(values: Sequence[float]) -> float | None:
     """Half the 95 % interval of a mean over seeds, Student's t; None below three, where it says nothing."""
     if len(values) < 3:
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    stderr = np.std(values, ddof=1) / len(values) ** 0.5
+    return float(special.stdtrit(len(values) - 1, 0.975) * stderr)
 
 
 def build(
@@ -309,7 +309,7 @@ def _control(found: Sequence[CellRecord], columns: Sequence[Column]) -> Row | No
     """The encoder at its random initial weights: one row, where it is the same for every row of a seed."""
     values: dict[str, dict[int, set[float]]] = {}
     for one in found:
-        for key, measure in measures(one.record).items():
+        for key, measure in one.measures.items():
             if measure.control is not None:
                 values.setdefault(key, {}).setdefault(one.record.seed, set()).add(measure.control)
     keys = {column.key for column in columns}

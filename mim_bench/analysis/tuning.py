@@ -14,7 +14,6 @@ from mim_bench.analysis import gates
 from mim_bench.config.benchmark import at_preset, load_benchmark
 from mim_bench.errors import UserError
 from mim_bench.records import store, swept
-from mim_bench.records.measure import measures
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def choices(name: str, preset: str, results: Path) -> list[Choice]:
                 f"{entry.path}: a trial evaluated on the test split; set data.evaluate_on = 'tune'"
             )
         if entry.record.protocol == measure and entry.cell.variant:
-            value = measures(entry.record)[measure].value
+            value = entry.measures[measure].value
             of_target = scores.setdefault(entry.record.target, {})
             of_target.setdefault(entry.cell.variant.name, []).append(value)
     for target in map(str, benchmark.grid.get("target", ())):

@@ -7,6 +7,7 @@ column: `linear` is the declared readout's accuracy, `linear @ middle/cls` anoth
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 
 import numpy as np
@@ -59,12 +60,16 @@ class Measure:
 
 def measures(record: Record) -> dict[str, Measure]:
     """Everything that a record contributes, the declared numbers first."""
+
+    def name_of(metric: Metric) -> str:
+        return _name(metric.name, metric.readout, record.protocol, record.declared_readout)
+
     grouped: dict[str, list[Metric]] = {}
     for metric in record.metrics:
-        grouped.setdefault(_name(record, metric), []).append(metric)
+        grouped.setdefault(name_of(metric), []).append(metric)
     control: dict[str, list[float]] = {}
     for metric in record.control:
-        control.setdefault(_name(record, metric), []).append(metric.value)
+        control.setdefault(name_of(metric), []).append(metric.value)
     found = {
         name: Measure(name, tuple(metrics), fmean(control[name]) if name in control else None)
         for name, metrics in grouped.items()
@@ -72,17 +77,17 @@ def measures(record: Record) -> dict[str, Measure]:
     return dict(sorted(found.items(), key=lambda item: "@" in item[0]))
 
 
-def _name(record: Record, metric: Metric) -> str:
-    """The measure that a metric belongs to."""
-    if metric.name not in FRACTIONS:
-        return metric.name
-    readout, _, rest = metric.readout.partition(" ")  # `last/patch_mean 1% draw 0`
+@lru_cache  # a table has thousands of records of the same
+def _name(metric: str, at: str, protocol: str, declared: str) -> str:
+    """The measure that a metric of that name, read out there, belongs to."""
+    if metric not in FRACTIONS:
+        return metric
+    readout, _, rest = at.partition(" ")  # `last/patch_mean 1% draw 0`
     if "/" in readout:
         share = f" {rest.partition(' draw')[0]}" if rest else ""
-        at = "" if readout == record.declared_readout else f" @ {readout}"
-        return record.protocol + share + at
-    if record.protocol == "baselines":  # under one probe, `pixels:linear`
-        return f"{record.protocol} {readout}"
+        return protocol + share + ("" if readout == declared else f" @ {readout}")
+    if protocol == "baselines":  # under one probe, `pixels:linear`
+        return f"{protocol} {readout}"
     if readout.startswith("blocks="):
-        return f"{record.protocol} {readout.removeprefix('blocks=')}"
-    return record.protocol
+        return f"{protocol} {readout.removeprefix('blocks=')}"
+    return protocol

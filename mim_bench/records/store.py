@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mim_bench.config.run import IDENTITY, RunConfig, digest
 from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
 from mim_bench.files import copy_file
-from mim_bench.records.measure import measures
+from mim_bench.records.measure import Measure, measures
 from mim_bench.records.record import Record, check_correct, read, read_correct
 from mim_bench.records.run_folder import record_path
 
@@ -45,6 +45,32 @@ class CellRecord:
     cell: Cell
     stale: tuple[str, ...]
     """Why it is no longer what the command would make; empty if it is."""
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """See `measures`."""
+        return measures(self.record)
+
+    def correct(self, readouts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Per-image correctness next to the record, read once: readout -> (N,) bool."""
+        # a file is opened once for a few readouts; many draws of few labels are not all wanted
+        every = [metric.readout for metric in self.record.metrics]
+        wanted = tuple(every if len(every) <= _FEW else readouts)
+        key = self.path, self.record.sha256, wanted
+        if key not in _PACKED or self.record.sha256 is None:
+            found = read_correct(self.path, self.record, wanted)
+            _PACKED[key] = {name: (np.packbits(bits), len(bits)) for name, bits in found.items()}
+        packed = _PACKED[key]
+        return {
+            readout: np.unpackbits(packed[readout][0], count=packed[readout][1]).view(bool)
+            for readout in readouts
+        }
+
+
+_Packed = tuple[np.ndarray, int]
+"""Bits, eight images a byte, and the number of images: those of thousands of records are kept."""
+_PACKED: dict[tuple[Path, str | None, tuple[str, ...]], dict[str, _Packed]] = {}
+"""Record's file, its sha256 and readouts -> bits by readout."""
 
 
 def home(name: str, preset: str, results: Path) -> Path:
@@ -71,7 +97,8 @@ def read_folder(folder: Path) -> list[tuple[Path, Record]]:
     """Every record of a folder, by file name."""
     gc.disable()  # thousands of records are kept: looking for garbage among them is a third of the time
     try:
-        return [(path, _checked(path, _changed(path))) for path in sorted(folder.glob("*.json"))]
+        paths = sorted(folder.glob("*.json"), key=lambda path: path.name)
+        return [(path, _checked(path, _changed(path))) for path in paths]
     finally:
         gc.freeze()  # nor later: of 20,000 records that is 5 s of a table's 17
         gc.enable()
@@ -96,27 +123,6 @@ def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
         raise UserError(f"{path} was changed by hand: its config is not that of its run_hash")
     check_correct(path, record)
     return record
-
-
-def correct(path: Path, readouts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Per-image correctness next to a record, read once: readout -> (N,) bool."""
-    changed = _changed(path)
-    every = [metric.readout for metric in _checked(path, changed).metrics]
-    # a file is opened once for a few readouts; many draws of few labels are not all wanted
-    packed = _packed(path, changed, tuple(every if len(every) <= _FEW else readouts))
-    return {
-        readout: np.unpackbits(packed[readout][0], count=packed[readout][1]).view(bool)
-        for readout in readouts
-    }
-
-
-@lru_cache(maxsize=65_536)
-def _packed(
-    path: Path, changed_ns: tuple[int, int], readouts: tuple[str, ...]
-) -> dict[str, tuple[np.ndarray, int]]:
-    """Readout -> its bits, eight images a byte, and the number of images: thousands of records are kept."""
-    found = read_correct(path, _checked(path, changed_ns), readouts)
-    return {readout: (np.packbits(bits), len(bits)) for readout, bits in found.items()}
 
 
 def of_same_data(record: Record, config: RunConfig) -> bool:
@@ -279,7 +285,7 @@ def frame(found: Sequence[CellRecord]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for one in found:
         record, facts = one.record, one.record.pretrain
-        named = measures(record)
+        named = one.measures
         rows.append(
             {
                 **one.cell.point,

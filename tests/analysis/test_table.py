@@ -265,11 +265,11 @@ def test_answers__are_those_of_the_rows_own_protocol(results):
     found = store.benchmark_records("scratch_vs_pretrained", "tiny", results)
     made = table.build("scratch_vs_pretrained", "tiny", results)
     scratch = {
-        o.record.seed: store.correct(o.path, ["model"])["model"]
+        o.record.seed: o.correct(["model"])["model"]
         for o in found
         if o.record.protocol == "scratch"
     }
-    tuned = {o.record.seed: store.correct(o.path, ["model"])["model"] for o in found
+    tuned = {o.record.seed: o.correct(["model"])["model"] for o in found
              if o.record.protocol == "finetune" and o.record.target == "hog"}  # fmt: skip
     mean = np.mean([tuned[s].mean() - scratch[s].mean() for s in scratch])
     assert made.row("hog").differences["finetune"].mean == pytest.approx(mean)

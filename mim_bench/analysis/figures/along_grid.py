@@ -22,7 +22,6 @@ from mim_bench.analysis.published.match import published_rows
 from mim_bench.analysis.published.rows import PublishedRow
 from mim_bench.config.benchmark import Axis, Benchmark
 from mim_bench.config.cells import row_label
-from mim_bench.records.measure import measures
 from mim_bench.records.store import CellRecord
 
 Placed = list[tuple[float, PublishedRow]]
@@ -85,7 +84,7 @@ def _points(
     for one in found:
         others = {name: value for name, value in one.cell.point.items() if name != field}
         label = row_label(others) or one.record.target
-        for name, measure in measures(one.record).items():
+        for name, measure in one.measures.items():
             if field == "blocks":
                 x = _blocks(name, one.cell.config.model.depth)
             else:

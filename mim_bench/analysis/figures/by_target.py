@@ -27,7 +27,6 @@ from mim_bench.config.benchmark import Benchmark
 from mim_bench.config.cells import config_field, row_label
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve
-from mim_bench.records.measure import measures
 from mim_bench.records.store import CellRecord
 
 _COSTS = {
@@ -62,7 +61,7 @@ def costs(found: Sequence[CellRecord], kind: str) -> dict[str, float]:
             if of_seed := total_tflops([one]):
                 known[one.record.run_hash] = of_seed[one.record.seed]
         elif one.record.protocol == "speed":
-            rate = measures(one.record)["images_per_s"].value
+            rate = one.measures["images_per_s"].value
             known[one.record.run_hash] = 1000 / rate
     drawn = {
         one.record.run_hash
@@ -81,7 +80,7 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figu
     costs_of_run = costs(found, kind)
     for one in found:
         cost = costs_of_run.get(one.record.run_hash)
-        for key, measure in measures(one.record).items():
+        for key, measure in one.measures.items():
             if (spec := PROTOCOLS.get(key)) and spec.column:
                 of_name = baselines.setdefault(spec.column, {})
                 of_name.setdefault(f"from {spec.title}", []).append(100 * measure.value)
