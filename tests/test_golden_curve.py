@@ -40,6 +40,7 @@ CUT = (
     "finetune.drop_path=0.1",
     "runtime.log_every_steps=1",
     "runtime.device=cpu",
+    "runtime.precision=float32",
 )
 OF_TARGET = {"dvae": ("dvae.vocab_size=16", "dvae.width=8", "dvae.fit_epochs=1")}
 

@@ -13,6 +13,7 @@ Legend: M rows (all leading dimensions of a batch), K inputs, N outputs of a lay
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -61,9 +62,16 @@ def accelerate(model: nn.Module, device: torch.device, runtime: RuntimeConfig) -
 
 def precision(device: torch.device, runtime: RuntimeConfig) -> str:
     """The precision in force: `float32` or `bfloat16`."""
-    if runtime.precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
-    return runtime.precision
+    if runtime.precision != "auto":
+        return runtime.precision
+    is_fast = device.type == "cuda" or (device.type == "cpu" and _multiplies_bfloat16())
+    return "bfloat16" if is_fast else "float32"
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it: a step takes about 0.6 of the time."""
+    known: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return known is not None and known()
 
 
 @lru_cache(maxsize=1)

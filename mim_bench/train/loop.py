@@ -60,7 +60,7 @@ class Report(Protocol):
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
-    """bfloat16 on cuda unless `runtime.precision` is float32; float32 elsewhere unless it is bfloat16."""
+    """Of bfloat16 where that is the precision in force."""
     if precision(device, runtime) == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

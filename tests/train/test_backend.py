@@ -7,7 +7,7 @@ import torch
 from official import GEOMETRY, official_model, target
 
 from mim_bench.config.run import RuntimeConfig
-from mim_bench.train.backend import accelerate
+from mim_bench.train.backend import accelerate, precision
 
 CPU = torch.device("cpu")
 
@@ -66,10 +66,20 @@ def test_compiled_model__predicts_the_same():
     assert torch.equal(graph(images, shuffle), model.predict(images, shuffle))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_attention__is_fused_on_a_cpu_in_float32_alone(precision):
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_precision__follows_the_processor_unless_it_is_stated(monkeypatch, is_fast):
+    """Whole runs at three seeds differed by less than the chance of the test images."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_fast, raising=False)
+    assert precision(CPU, RuntimeConfig()) == ("bfloat16" if is_fast else "float32")
+    assert precision(CPU, RuntimeConfig(precision="float32")) == "float32"
+    assert precision(torch.device("cuda"), RuntimeConfig()) == "bfloat16"
+    assert precision(torch.device("mps"), RuntimeConfig()) == "float32"
+
+
+@pytest.mark.parametrize("stated", ["float32", "bfloat16"])
+def test_attention__is_fused_on_a_cpu_in_float32_alone(stated):
     """torch's fused attention in bfloat16 is 5 to 10 times slower there than plain matrix products."""
     model = official_model()
-    accelerate(model, CPU, RuntimeConfig(precision=precision))
+    accelerate(model, CPU, RuntimeConfig(precision=stated))
     fused = {m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")}
-    assert fused == {precision == "float32"}
+    assert fused == {stated == "float32"}
