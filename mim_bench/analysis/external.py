@@ -83,7 +83,7 @@ def _cells(row: ExternalRow) -> list[TableCell]:
     data = record.data
     source = f"{Path(data.source).name}, {data.num_train_images:,} / {data.num_evaluated_images:,}"
     title = PROTOCOLS[record.protocol].title
-    texts = [Path(facts.source).name, facts.family, facts.sha256[:12], source]
+    texts = [record.target.removeprefix("external-"), facts.family, facts.sha256[:12], source]
     cells = [
         *map(TableCell, texts),
         TableCell(row.measure.name.replace(record.protocol, title, 1)),

@@ -19,6 +19,7 @@ from mim_bench.model.vit import Encoder
 from mim_bench.records.record import Metric
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed, loop
+from mim_bench.train.backend import accelerate
 from mim_bench.train.training import Training
 
 
@@ -63,7 +64,7 @@ def from_memory(values: Tensor) -> loop.Batches:
 
 
 class Features:
-    """The frozen readouts of one encoder, taken once for all protocols that ask for them."""
+    """The frozen readouts of one encoder, which is made fast, taken once for all protocols that ask for them."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Features:
         device: torch.device,
         names: tuple[str, ...] = features.READOUTS,
     ) -> None:
+        accelerate(encoder, device, config.runtime)
         self.config, self.data, self.encoder, self.device = config, data, encoder, device
         self.names = names
         self.geometry = geometry(config)

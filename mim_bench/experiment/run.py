@@ -49,7 +49,7 @@ from mim_bench.records.run_folder import (
 from mim_bench.targets.build import geometry
 from mim_bench.text import duration
 from mim_bench.train import backend, distributed, environment, preemption, pretrain
-from mim_bench.train.backend import accelerate, is_compiled
+from mim_bench.train.backend import is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
 from mim_bench.train.gate import gate_losses
 from mim_bench.train.progress import Quiet, Stages
@@ -137,7 +137,6 @@ def _execute(
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
-    accelerate(untrained, device, config.runtime)
     random = Features(config, data, untrained, device)
     trained, facts = random, None
     if needs_pretraining(config):
@@ -148,7 +147,6 @@ def _execute(
         model, facts = _pretrained(config, data, fitted, folder, device, stages)
         # the picture comes first: it shows within seconds whether the model learned anything
         distributed.on_main(lambda: _draw(folder, config, data, fitted, model, device))
-        accelerate(model.encoder, device, config.runtime)
         trained = Features(config, data, model.encoder, device)
     records = []
     for name in config.evaluate.protocols:

@@ -32,7 +32,6 @@ from mim_bench.records.store import home
 from mim_bench.target import Target
 from mim_bench.targets.build import geometry
 from mim_bench.train import environment
-from mim_bench.train.backend import accelerate
 from mim_bench.train.fit import fitted_target
 from mim_bench.train.gate import as_numbers
 
@@ -122,8 +121,7 @@ def _encoded(
     cell: Cell, encoder: Encoder, data: Data, images: _Images, device: torch.device, row: str = ""
 ) -> _Seen:
     config = complete(cell.config, data)
-    accelerate(encoder.to(device), device, config.runtime)
-    frozen = Features(config, data, encoder, device)
+    frozen = Features(config, data, encoder.to(device), device)
     readout = features.READOUTS.index(config.evaluate.readout)
 
     def tokens(images: Tensor) -> Tensor:
