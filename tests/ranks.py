@@ -181,6 +181,7 @@ def main(out):
     run(out, "parts", *PARTS)
     for target in FOLLOWERS:
         run(out, target, *ONLY, target=target)
+        run(out, f"{target} split", *ONLY, "runtime.shard=true", target=target)
     run(out, "sharded", *SHARDED)
     results["elements"] = sharded_elements(out)
     results["saved"] = interrupted(out, "again", 6, *ONLY)

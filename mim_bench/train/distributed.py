@@ -23,7 +23,7 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -232,6 +232,8 @@ def shard(model: nn.Module, runtime: RuntimeConfig) -> None:
         if isinstance(layer, Block):
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    if hasattr(model, "compare"):  # what else is called than `forward`
+        register_fsdp_forward_method(model, "compare")
 
 
 def sharded_modules(modules: Iterable[nn.Module]) -> list[FSDPModule]:
@@ -245,6 +247,13 @@ def full_tensor(tensor: Tensor) -> Tensor:
         return tensor
     full = tensor.full_tensor().detach()
     return full.cpu() if is_main() else full.new_empty(0)
+
+
+@torch.no_grad()
+def copy_whole(model: nn.Module, to: nn.Module) -> None:
+    """Copies the parameters of a model that may be sharded into one that is not; every rank calls it."""
+    for mine, its in zip(model.parameters(), to.parameters(), strict=True):
+        its.copy_(mine.full_tensor() if isinstance(mine, DTensor) else mine)
 
 
 def shard_like(tensor: Tensor, value: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Pre-training: the masked model, its target, and the same crops and masks for every target of a seed."""
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ class PretrainTask:
     target: Target
     sampler: masking.MaskSampler
     seed: int
+    whole: MaskedAutoencoder | None = None
+    """What the target follows where the model's weights are split over processes: a copy that is not."""
 
     @property
     def modules_to_save(self) -> dict[str, nn.Module]:
@@ -70,7 +73,9 @@ class PretrainTask:
 
     def after_step(self, step: int, num_steps: int) -> None:
         """Lets a teacher follow."""
-        self.target.after_step(self.model, step, num_steps)
+        if self.whole is not None:
+            distributed.copy_whole(self.model, self.whole)
+        self.target.after_step(self.whole or self.model, step, num_steps)
 
 
 def crop(config: RunConfig) -> Crop:
@@ -148,22 +153,16 @@ def pretrain(
     device: torch.device,
     report: loop.Report | None = None,
 ) -> tuple[MaskedAutoencoder, Outcome]:
-    """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder.
-
-    Raises:
-        UserError: weights are to be split over processes, and the target needs them whole.
-    """
-    if config.runtime.shard and target.follows_student:
-        raise UserError(
-            f"runtime.shard=true: target '{config.target.name}' follows the model, which must be whole for it"
-        )
+    """Trains to the end, or goes on where the folder's checkpoint stands; saves model and encoder."""
     target.requires_grad_(False)
     model = build_model(config, target.dim).to(device)
     target.begin(model)
     sampler = masking.MaskSampler(config.mask, model.geometry.grid)
+    is_split = config.runtime.shard and distributed.size() > 1
+    whole = copy.deepcopy(model) if is_split and target.follows_student else None
     accelerate(model, device, config.runtime)
     shard(model, config.runtime)
-    task = PretrainTask(model, target, sampler, config.seed)
+    task = PretrainTask(model, target, sampler, config.seed, whole)
     optimizer = adamw(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from timm.layers import DropPath
 
 from mim_bench.errors import UserError
-from mim_bench.experiment.run import execute
 from mim_bench.records import record
 from mim_bench.train import distributed, environment, preemption
 from mim_bench.train.log import read_log
@@ -100,15 +99,16 @@ def test_two_ranks__have_the_losses_of_one(one, two, name, training):
 
 @pytest.mark.parametrize("target", ranks.FOLLOWERS)
 def test_two_ranks__have_the_teacher_of_one(two, tmp_path, target):
+    """With whole weights and with split ones."""
     ranks.run(tmp_path, target, *ranks.ONLY, target=target)
-    assert losses(two, target) == pytest.approx(losses(tmp_path, target), rel=2e-4)
-    alone, together = (
-        load_file(folder(out, target) / "target.safetensors") for out in (tmp_path, two)
-    )
-    assert alone.keys() == together.keys() and len(alone) > 20
-    for name, value in alone.items():
-        # where a gradient is all but 0, AdamW makes steps of its rounding
-        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=3e-4)
+    alone = load_file(folder(tmp_path, target) / "target.safetensors")
+    for name in (target, f"{target} split"):
+        assert losses(two, name) == pytest.approx(losses(tmp_path, target), rel=2e-4)
+        together = load_file(folder(two, name) / "target.safetensors")
+        assert alone.keys() == together.keys() and len(alone) > 20
+        for key, value in alone.items():
+            # where a gradient is all but 0, AdamW makes steps of its rounding
+            torch.testing.assert_close(together[key], value, rtol=1e-3, atol=3e-4)
 
 
 def test_two_ranks__evaluate_every_image_once(one, two):
@@ -211,15 +211,6 @@ def test_gpu_that_a_process_does_not_see__is_named(monkeypatch):
     monkeypatch.setattr(distributed, "local_rank", lambda: 1)
     with pytest.raises(UserError, match=r"process 1 of this machine \(from 0\) sees 1 GPU;"):
         environment.choose_device("auto")
-
-
-def test_target_that_follows_the_model__is_refused_with_split_weights(small, tmp_path, monkeypatch):
-    from mim_bench.targets.pixel import PixelTarget
-
-    monkeypatch.setattr(PixelTarget, "follows_student", True)
-    with pytest.raises(UserError, match=r"runtime\.shard=true: target 'pixel' follows the model"):
-        execute(small("pixel", "runtime.shard=true"), out=tmp_path)
-    execute(small("pixel", "evaluate.protocols=[]"), out=tmp_path / "whole")
 
 
 # ---- arithmetic, with made-up ranks
