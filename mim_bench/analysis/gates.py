@@ -1,15 +1,19 @@
 """Gates: what a table must pass before it counts as a finding (rule 12 of the design).
 
-- A pre-training counts if its loss is below that of ridge regression from visible pixels and mask to its target.
-- A table is informative if its best encoder is above raw pixels and above equal-width PCA on the primary measure,
-  which the preset declares before any run.
+- A pre-training counts if its loss is below that of ridge regression from visible pixels and mask to its target;
+  where there is no such loss to compare with, it does not.
+- A table is informative if its best encoder whose pre-training counts is above raw pixels and above equal-width PCA on
+  the primary measure, which the preset declares before any run; on the linear probe where those have no such number.
+- A table ranks with five seeds of every row on the full test split (rule 5); with less it is exploratory.
 
-What fails is printed with the words "below the gate", and nothing is ranked; nothing is hidden.
+What fails a gate is printed with the words "below the gate", and nothing is ranked; nothing is hidden.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
+from mim_bench.analysis.difference import RANKING_SEEDS
 from mim_bench.analysis.row import RowRecords
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
@@ -31,19 +35,18 @@ def primary_measure(preset: str) -> str | None:
 
 def untrained_rows(found: Sequence[CellRecord]) -> dict[str, str]:
     """Label of a row -> why it is below the gate: in some seed its loss is not below ridge's."""
-    failed: dict[str, list[Mapping[str, float]]] = {}
+    failed: dict[str, tuple[float, str]] = {}
     for entry in found:
-        gate = entry.record.pretrain.gate if entry.record.pretrain else {}
-        if "ridge_loss" in gate and gate["model_loss"] >= gate["ridge_loss"]:
-            failed.setdefault(entry.cell.label, []).append(gate)
-    worst = {
-        label: max(gates, key=lambda gate: gate["model_loss"] / gate["ridge_loss"])
-        for label, gates in failed.items()
-    }
-    return {
-        label: f"loss {gate['model_loss']:.3f}, ridge {gate['ridge_loss']:.3f}"
-        for label, gate in worst.items()
-    }
+        if entry.record.pretrain is None:
+            continue
+        gate, label = entry.record.pretrain.gate, entry.cell.label
+        if "ridge_loss" not in gate:
+            failed[label] = math.inf, "no ridge regression to compare with"
+        elif gate["model_loss"] >= gate["ridge_loss"]:
+            text = f"loss {gate['model_loss']:.3f}, ridge {gate['ridge_loss']:.3f}"
+            worse = gate["model_loss"] / gate["ridge_loss"], text
+            failed[label] = max(failed.get(label, worse), worse)
+    return {label: text for label, (_, text) in failed.items()}
 
 
 def remark(found: Sequence[CellRecord]) -> str:
@@ -84,24 +87,54 @@ def verdict(records: Sequence[Record]) -> str:
     return "; ".join(said) and f"This run: {'; '.join(said)}. One seed ranks nothing."
 
 
-def tier(by_label: Mapping[str, RowRecords], preset: str) -> str | None:
-    """Why a table is below the gate as a whole; unset if it is informative."""
+def tier(
+    by_label: Mapping[str, RowRecords], preset: str, untrained: Collection[str] = ()
+) -> str | None:
+    """Why a table is below the gate as a whole; unset if it is informative.
+
+    `untrained`: labels of rows whose pre-training does not count.
+    """
     primary = primary_measure(preset)
     if primary is None:
         return f"preset {preset} declares no primary measure: plumbing, not a finding"
+    has_encoders = any(row.is_pretrained and row.values(primary) for row in by_label.values())
+    if not has_encoders:
+        return f"no record of {primary}, its primary measure"
+    fixed = [row for row in by_label.values() if row.is_fixed_image]
+    measure = primary if any(row.values(primary) for row in fixed) else "linear"
     means = {
         label: sum(values.values()) / len(values)
         for label, row in by_label.items()
-        if (values := row.values(primary))
+        if (values := row.values(measure))
     }
     baselines = {label: means[label] for label in means if by_label[label].is_fixed_image}
-    encoders = {label: means[label] for label in means if not by_label[label].is_baseline}
-    if not encoders:
-        return f"no record of {primary}, its primary measure"
+    encoders = {
+        label: mean
+        for label, mean in means.items()
+        if by_label[label].is_pretrained and label not in untrained
+    }
     if len(baselines) < 2:
-        return f"no {primary} of raw pixels and PCA to compare with"
+        return f"no {measure} of raw pixels and PCA to compare with"
+    if not encoders:
+        return f"no {measure} of an encoder whose pre-training counts"
     best = max(encoders, key=encoders.__getitem__)
     above = [label for label, value in baselines.items() if value >= encoders[best]]
     if above:
-        return f"no encoder is above {' and '.join(sorted(above))} on {primary} ({best} {100 * encoders[best]:.1f} %)"
+        return f"no encoder is above {' and '.join(sorted(above))} on {measure} ({best} {100 * encoders[best]:.1f} %)"
     return None
+
+
+def exploratory(by_label: Mapping[str, RowRecords]) -> str:
+    """Why a table of several seeds ranks nothing whatever its numbers are; empty if it may."""
+    rows = [row for row in by_label.values() if row.is_pretrained]
+    facts = [entry.record.data for row in rows for entry in row.found]
+    seeds = sorted({len({entry.record.seed for entry in row.found}) for row in rows})
+    said = []
+    if seeds and seeds[0] < RANKING_SEEDS:
+        span = f"{seeds[0]} to {seeds[-1]}" if seeds[0] < seeds[-1] else str(seeds[0])
+        said.append(f"with {span} of {RANKING_SEEDS} seeds")
+    if any(one.limited for one in facts):
+        said.append("on limited data")
+    if any(one.split != "test" for one in facts):
+        said.append("on a slice of the training images")
+    return ", ".join(said)

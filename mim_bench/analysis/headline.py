@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from mim_bench.analysis.difference import Difference
-from mim_bench.analysis.table import Column, Table, is_compared
+from mim_bench.analysis.gates import BELOW
+from mim_bench.analysis.table import Column, Row, Table, is_compared
 
 BENCHMARK = "targets"
 """The table that answers it."""
@@ -18,7 +19,9 @@ def sentence(table: Table) -> str:
     rows = [row for row in table.rows if not row.is_baseline]
     deltas: dict[str, dict[str, Difference]] = {
         column.heading.removesuffix(" %"): {
-            row.label: row.differences[column.key] for row in rows if column.key in row.differences
+            _shown(row): row.differences[column.key]
+            for row in rows
+            if column.key in row.differences
         }
         for column in columns
     }
@@ -28,6 +31,8 @@ def sentence(table: Table) -> str:
     seeds = max(row.num_seeds for row in rows)
     below = f"Below the gate: {table.below_gate}. " if table.below_gate else ""
     start = f"{below}At preset {table.preset}, {seeds} seed{'s' * (seeds > 1)}"
+    if table.exploratory and seeds > 1:
+        start = f"{below}Exploratory, {table.exploratory}: at preset {table.preset}"
     if seeds == 1:
         return (
             f"{start}: {_means(table, columns[0])}. A single seed separates nothing: the chance of training is in no "
@@ -69,6 +74,10 @@ def _span(found: Mapping[str, Difference]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
+def _shown(row: Row) -> str:
+    return f"{row.label} ({BELOW})" if row.below_gate else row.label
+
+
 def _name(column: Column) -> str:
     return column.heading.removesuffix(" %")
 
@@ -76,7 +85,7 @@ def _name(column: Column) -> str:
 def _means(table: Table, column: Column) -> str:
     """`linear (hog 58.5, pixel 56.1, raw pixels 41.3 %)`: every row of the measure, the greatest first."""
     means = {
-        row.label: row.values[column.key].mean
+        _shown(row): row.values[column.key].mean
         for row in table.rows
         if column.key in row.values and not row.label.endswith("as a feature")
     }

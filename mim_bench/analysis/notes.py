@@ -1,5 +1,6 @@
 """Table notes: setting, readout, method, differences of the rows, sources, provenance."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ def notes(table: Table) -> list[str]:
         )
     lines += _effects(table)
     lines += _gates(table)
+    lines += _convergence(records)
     lines += _division(table)
     lines.append(
         f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
@@ -114,6 +116,25 @@ def _gates(table: Table) -> list[str]:
     return lines
 
 
+def _convergence(records: Sequence[Record]) -> list[str]:
+    """What the probes' own checks say: solvers that stopped early, losses that still fell."""
+    failed = [f"{one.protocol} of {one.run_id}" for one in records if _has(one, "NOT converged")]
+    falls: dict[str, list[float]] = {}
+    for record in records:
+        for note in record.notes:
+            for share in re.findall(r"the training loss fell by (-?[\d.]+) %", note):
+                falls.setdefault(record.protocol, []).append(float(share))
+    lines = [f"NOT converged: {', '.join(failed)}."] if failed else []
+    return lines + [
+        f"{PROTOCOLS[name].title}: over its last tenth the training loss fell by {min(each):g} to {max(each):g} %."
+        for name, each in falls.items()
+    ]
+
+
+def _has(record: Record, text: str) -> bool:
+    return any(text in note for note in record.notes)
+
+
 def _ranking(table: Table) -> str:
     """What is ranked, if anything."""
     num_seeds = max(row.num_seeds for row in table.rows)
@@ -122,8 +143,8 @@ def _ranking(table: Table) -> str:
             "A single seed: nothing is distinguishable, for the chance of training is in no interval, only that of the "
             "test images; no row is called the best."
         )
-    if num_seeds < difference.RANKING_SEEDS:
-        return f"Exploratory: with {num_seeds} of {difference.RANKING_SEEDS} seeds no row is called the best."
+    if table.exploratory:
+        return f"Exploratory: {table.exploratory} no row is called the best."
     return "**Bold**: better than every other row, by Holm over all pairs."
 
 

@@ -46,6 +46,9 @@ class RowRecords:
     is_fixed_image: bool = False
     """True for the baselines that an encoder has to beat whatever its target: raw pixels and PCA."""
 
+    has_seeds: bool = True
+    """False for a baseline that is the same in any seed, as far as its records tell."""
+
     @cached_property
     def measured(self) -> dict[str, dict[int, tuple[Measure, CellRecord]]]:
         """Column -> seed -> number and where it comes from; `scratch` is in the column of `finetune`."""
@@ -56,9 +59,10 @@ class RowRecords:
                 named.setdefault(column, {})[entry.record.seed] = (measure, entry)
         return named
 
-    def measured_probes(self) -> set[str]:
-        """Protocols that it has a record of."""
-        return {entry.record.protocol for entry in self.found}
+    @property
+    def is_pretrained(self) -> bool:
+        """True for the row of an encoder with its pre-training; neither a baseline nor `scratch` has one."""
+        return not self.is_baseline and any(entry.record.pretrain for entry in self.found)
 
     def values(self, column: str) -> dict[int, float]:
         """Seed -> number."""
@@ -107,7 +111,8 @@ def records_by_row(
 
 
 def baseline_rows(found: Sequence[CellRecord]) -> dict[str, RowRecords]:
-    """Label -> a row for each baseline, the first record of each: they depend on neither seed nor grid.
+    """Label -> a row for each baseline: raw pixels and PCA once, for they depend on neither seed nor grid; a target
+    as a feature once a seed, for its fit may be the seed's.
 
     Of a record of `baselines` each probe's accuracy becomes a record of that probe, so that it stands in its column.
     """
@@ -125,7 +130,22 @@ def baseline_rows(found: Sequence[CellRecord]) -> dict[str, RowRecords]:
                 kind, f"{entry.record.target} as a feature"
             )
             _add(rows, label, entry, probe, metric, is_fixed_image=kind in ("pixels", "pca"))
+    for row in rows.values():
+        row.has_seeds = not _is_same_in_all_seeds(row)
+        if not row.has_seeds:
+            first = row.found[0].record.seed
+            row.found = [one for one in row.found if one.record.seed == first]
     return rows
+
+
+def _is_same_in_all_seeds(row: RowRecords) -> bool:
+    """Of a baseline: of a target as a feature known by its numbers of two seeds or more."""
+    records = [one.record for one in row.found]
+    values = {(record.protocol, record.metrics[0].value) for record in records}
+    has_several = len({record.seed for record in records}) > 1
+    return row.is_fixed_image or (
+        has_several and len(values) == len({record.protocol for record in records})
+    )
 
 
 def _add(
@@ -137,10 +157,11 @@ def _add(
     *,
     is_fixed_image: bool,
 ) -> None:
-    """Puts a number into a baseline's row, as a record of its protocol, unless it has one."""
+    """Puts a number into a baseline's row, as a record of its protocol, unless it has one that counts for it."""
     row = RowRecords(label, entry.cell, set(), [], is_baseline=True, is_fixed_image=is_fixed_image)
     row = rows.setdefault(label, row)
-    if protocol not in row.measured_probes():
+    have = {(one.record.protocol, is_fixed_image or one.record.seed) for one in row.found}
+    if (protocol, is_fixed_image or entry.record.seed) not in have:
         changes = {"protocol": protocol, "metrics": (metric,), "declared_readout": metric.readout}
         row.found.append(replace(entry, record=entry.record.model_copy(update=changes)))
 

@@ -99,6 +99,8 @@ class Table:
     """The records that it was made from."""
     below_gate: str | None = None
     """Why the table as a whole is no finding; unset if it is informative."""
+    exploratory: str = ""
+    """Why nothing is ranked whatever the numbers are; empty if it may be."""
     by_label: Mapping[str, RowRecords] = field(default_factory=dict)
     """Label -> the records of its row; without the control."""
     external: list[ExternalRow] = field(default_factory=list)
@@ -148,14 +150,15 @@ def build(
     reference = _reference(benchmark, by_label)
     columns = _columns(benchmark, by_label, gates.primary_measure(preset))
     below = gates.untrained_rows(found)
+    exploratory = gates.exploratory(by_label)
     rows = [
         _row(line, columns, by_label[reference], benchmark, available, below.get(line.label, ""))
         for line in by_label.values()
     ]
-    tier = gates.tier(by_label, preset)
+    tier = gates.tier(by_label, preset, below)
     if control := _control(found, columns):
         rows.append(control)
-    _compare(rows, columns, by_label, reference, ranks=tier is None)
+    _compare(rows, columns, by_label, reference, ranks=not (tier or exploratory))
     taken = {
         id(number)
         for row in rows
@@ -166,7 +169,7 @@ def build(
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
-        differing, found, tier, by_label,
+        differing, found, tier, exploratory, by_label,
     )  # fmt: skip
 
 
@@ -263,7 +266,7 @@ def _compare(
 ) -> None:
     """Writes the differences to the reference into the rows, and marks a value that is better than every other.
 
-    What is below a gate is not ranked: a row among the others, or, without `ranks`, the whole table.
+    What is below a gate or stale is not ranked: a row among the others, or, without `ranks`, the whole table.
     """
     for column in columns:
         key = column.key
@@ -275,11 +278,13 @@ def _compare(
             if key in row.values and not row.is_baseline
         }
         deltas = (
-            difference.differences(correct, reference, _accuracies(rows, key, correct[reference]))
+            difference.differences(
+                correct, reference, _accuracies(rows, by_label, key, correct[reference])
+            )
             if reference in correct
             else {}
         )
-        counted = {row.label for row in rows if not row.below_gate}
+        counted = {row.label for row in rows if not row.below_gate and not row.stale}
         leader = (
             difference.best({label: of for label, of in correct.items() if label in counted})
             if ranks
@@ -292,13 +297,15 @@ def _compare(
                 row.values[key] = Value(row.values[key].of_seed, is_best=True)
 
 
-def _accuracies(rows: Sequence[Row], key: str, seeds: Iterable[int]) -> dict[str, dict[int, float]]:
-    """Label -> seed -> accuracy of the rows that need no pre-training; of a baseline the same for each seed."""
+def _accuracies(
+    rows: Sequence[Row], by_label: Mapping[str, RowRecords], key: str, seeds: Iterable[int]
+) -> dict[str, dict[int, float]]:
+    """Label -> seed -> accuracy of the rows that need no pre-training; of raw pixels, say, the same for each seed."""
     known: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.is_baseline and key in row.values:
             value = row.values[key]
-            has_seeds = row.label == CONTROL
+            has_seeds = row.label == CONTROL or by_label[row.label].has_seeds
             known[row.label] = (
                 dict(value.of_seed) if has_seeds else dict.fromkeys(seeds, value.mean)
             )

@@ -1,9 +1,10 @@
 """Supervised training from random weights: what a run has to beat with the same labels (rule 11 of the design).
 
 MAE (He et al. 2022), appendix A.2, Table 11: a recipe of its own, without layer decay and with more weight decay. Two
-lengths: `scratch` has that of its section, which a preset sets to the images that pre-training and fine-tuning see
-together; `scratch_flops` as many epochs as their FLOPs pay for, rounded, at least one. Without a decoder and
-a target, but with every patch in the encoder, an image costs several times as much as in pre-training.
+lengths: `scratch` has that of its section, which presets but `imagenet` set to the images that pre-training and
+fine-tuning see together; `scratch_flops` as many epochs as their FLOPs, without a fit's, pay for, rounded, at least
+one. Without a decoder and a target, but with every patch in the encoder, an image costs several times as much as in
+pre-training.
 
 Deliberate difference: no moving average of the weights, which MAE takes for its own rows.
 """

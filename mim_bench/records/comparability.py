@@ -7,6 +7,7 @@ from mim_bench.config.resolve import flatten
 from mim_bench.config.run import IDENTITY
 from mim_bench.errors import UserError
 from mim_bench.records import store
+from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
 
 _NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")
@@ -17,13 +18,36 @@ def check(found: Sequence[CellRecord]) -> list[str]:
     """Refuses what proves nothing; returns the fields in which the rows' configs differ."""
     records = [one.record for one in found]
     for record in records:
-        if record.code.commit in ("", "none"):
-            raise UserError(f"record {record.run_id} names no commit")
+        if lacking := _lacking(record):
+            raise UserError(f"record {record.run_id} of {record.protocol} names no {lacking[0]}")
     _one({record.device.kind for record in records}, "device kinds")
     _one({record.data.fingerprint for record in records}, "data sets")
     _one({record.precision for record in records}, "precisions")
+    _one({_products(record) for record in records}, "kinds of matrix product")
     _same_images(found)
     return differing_fields(found)
+
+
+def _lacking(record: Record) -> list[str]:
+    """What a record must name to stand in a table (rule 7 of the design), and this one does not."""
+    facts = {
+        "commit": record.code.commit not in ("", "none"),
+        "versions": record.versions,
+        "device": record.device.name,
+        "data fingerprint": record.data.fingerprint,
+        "wall time": record.seconds > 0,
+    }
+    if record.pretrain:
+        facts |= {
+            "number of images seen": record.pretrain.images_seen,
+            "wall time of its pre-training": record.pretrain.seconds > 0,
+            "hash of its first batches": record.pretrain.first_batches,
+        }
+    return [name for name, is_there in facts.items() if not is_there]
+
+
+def _products(record: Record) -> str:
+    return "TF32" if record.config.get("runtime", {}).get("tf32") else "exact"
 
 
 def _one(kinds: set[str], what: str) -> None:

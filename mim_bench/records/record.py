@@ -113,8 +113,8 @@ class PretrainFacts(Frozen):
     """Whether its steps were replayed as one CUDA graph."""
     gate: dict[str, float] = Field(default_factory=dict)
     """Losses on views that training never saw: `model_loss`, and those that it has to beat, `mean_loss`,
-    `copy_loss`, `ridge_loss`; `model_r2`, the share of the mean's loss that is gone; `flat_share` of the hidden
-    patches without contrast, and the losses without them. See `mim_bench.train.gate`."""
+    `copy_loss`, `ridge_loss`; `model_r2` and so on, the share of the mean's loss that is gone;
+    `flat_share` of the hidden patches without contrast, and the losses without them. See `mim_bench.train.gate`."""
     code: Code | None = None
     """The source that pre-trained, where it is not known to be the record's own."""
 

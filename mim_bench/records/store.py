@@ -246,6 +246,8 @@ def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, .
     reasons += [s for s in entry.sections if getattr(config, s) != getattr(wanted, s)]
     if entry.has_readouts and config.evaluate.readout != wanted.evaluate.readout:
         reasons.append("readout")
+    if record.pretrain and record.pretrain.flops is None:
+        reasons.append("records, without FLOPs")
     return tuple(reasons)
 
 

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock  # the cross-platform lock that torch itself depends on
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from mim_bench import rng
 from mim_bench.config.run import RunConfig, digest
@@ -75,7 +75,11 @@ class _FlopCount(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if (flops := flop_registry.get(func._overloadpacket)) is not None:
+        if func._overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+            self.total += sdpa_flop_count(
+                *(tensor.shape for tensor in args[:3])
+            )  # torch has no entry for it
+        elif (flops := flop_registry.get(func._overloadpacket)) is not None:
             self.total += flops(*args, **kwargs, out_val=out)
         return out
 

@@ -64,7 +64,7 @@ def gate_losses(
     model: MaskedAutoencoder | None,
     device: torch.device,
 ) -> dict[str, float]:
-    """Losses of the predictions above by name, `model_r2` and `flat_share`; what cannot be computed is left out.
+    """Losses of the predictions above, `model_r2` and so on, `flat_share`; what cannot be computed is left out.
 
     `model`: unset for the target alone. Of a target that compares views, which hides nothing, there are none.
     """
@@ -92,9 +92,10 @@ def gate_losses(
         figures |= {
             f"{name}_loss_without_flat": float(loss[~flat].mean()) for name, loss in found.items()
         }
-    if model is None:
-        return figures
-    return figures | {"model_r2": 1 - figures["model_loss"] / max(figures["mean_loss"], 1e-12)}
+    mean_loss = max(figures["mean_loss"], 1e-12)
+    return figures | {
+        f"{name}_r2": 1 - figures[f"{name}_loss"] / mean_loss for name in found if name != "mean"
+    }
 
 
 def _sizes(num_images: int, width: int) -> list[int]:

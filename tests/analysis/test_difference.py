@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mim_bench.analysis.difference import _holm, best, differences, paired
+from mim_bench.analysis.difference import (
+    _holm,
+    _Model,
+    all_pairs,
+    best,
+    contrasts,
+    differences,
+    paired,
+)
 
 
 def rows(
@@ -95,6 +103,43 @@ def test_difference__changes_sign_with_the_reference():
 def test_holm__steps_down_and_never_back():
     given = [replace(paired(*np.zeros((2, 9))), p=p) for p in (0.04, 0.01, 0.02, 0.9)]
     assert [one.p for one in _holm(given)] == pytest.approx([0.08, 0.04, 0.06, 0.9])
+
+
+def test_holm__counts_rows_without_pre_training_too():
+    made = rows({"a": 0.0, "b": 0.012}, 5, seed=3)
+    alone = differences(made, "a")["b"]
+    control = dict.fromkeys(
+        range(5), 0.75
+    )  # indistinguishable itself, so that the other is the first of two
+    both = differences(made, "a", {"control": control})
+    assert both["b"].p == pytest.approx(min(1.0, 2 * alone.p)) and alone.p < both["control"].p
+
+
+def test_holm__holds_for_all_pairs_and_for_contrasts():
+    made = rows({"a": 0.0, "b": 0.02, "c": 0.01, "d": 0.015}, 5)
+    model = _Model.of(made)
+    pairs = all_pairs(made)
+    raw = {pair: model.pair(made, *pair) for pair in pairs}
+    assert len(pairs) == 6 and [one.p for one in pairs.values()] == pytest.approx(
+        [one.p for one in _holm(list(raw.values()))]
+    )
+    assert any(pairs[pair].p > raw[pair].p for pair in pairs)
+    weights = {"b": {"b": 1.0, "a": -1.0}, "c": {"c": 1.0, "a": -1.0}, "d": {"d": 1.0, "a": -1.0}}
+    found = contrasts(made, weights)
+    single = {name: contrasts(made, {name: of})[name].p for name, of in weights.items()}
+    assert any(found[name].p > single[name] for name in weights)
+
+
+def test_missing_cells__of_a_good_seed_do_not_move_a_row():
+    """Row b lacks the seed on which all do better by 10 points: its plain mean would be 5 points too low."""
+    generator = np.random.default_rng(0)
+    level = {0: 0.6, 1: 0.7}
+    made = {
+        label: {s: generator.random(200_000) < level[s] + (label == "b") * 0.02 for s in level}
+        for label in "abc"
+    }
+    del made["b"][1]
+    assert differences(made, "a")["b"].mean == pytest.approx(0.02, abs=0.006)
 
 
 def test_detectable__is_found_four_times_in_five():

@@ -1,5 +1,7 @@
 """Effects of factors: the mean over the other factors of the differences, with an interval that covers."""
 
+import re
+
 import numpy as np
 import pytest
 from fake import fake_results
@@ -33,6 +35,16 @@ def test_effect__is_the_mean_over_the_other_factor_of_the_differences(made):
         "Effect of `mask.ratio` on fine-tune (points, mean over target; against"
         in render.markdown(made)
     )
+
+
+def test_effect__is_printed_with_an_interval_for_each_level(made):
+    (of,) = [
+        one
+        for one in effects.effects(made.by_label, made.reference, "linear")
+        if one.field == "mask.ratio"
+    ]
+    said = effects.sentence(of, "linear")
+    assert len(re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", said)) == len(of.of_level)
 
 
 def test_effect__has_a_narrower_interval_than_a_single_pair(made):

@@ -272,13 +272,15 @@ def test_curves__of_records_with_a_gate_are_over_the_means_loss(results: Path) -
     assert points(loss, "hog")[1] == pytest.approx(0.5 / 2) and "mean" in loss.get_ylabel()
 
 
-def test_curves__losses_begin_at_1_and_accuracies_are_the_records(drawn_once: Drawn) -> None:
+def test_curves__losses_are_over_the_means_and_accuracies_are_the_records(
+    drawn_once: Drawn,
+) -> None:
     figures, found = drawn_once("scratch_vs_pretrained")
     loss, accuracy = figures["curves"].axes
     first = next(one.record.pretrain for one in found if one.record.pretrain is not None)
     for target in ("pixel", "norm_pixel", "hog", "dvae"):
         assert points(loss, target) == pytest.approx(
-            {epoch: value / first.epoch_losses[0][1] for epoch, value in first.epoch_losses}
+            {epoch: value / first.gate["mean_loss"] for epoch, value in first.epoch_losses}
         )
     curves = [one.record.curves["model"] for one in found if one.record.protocol == "scratch"]
     drawn = list(points(accuracy, "scratch").values())

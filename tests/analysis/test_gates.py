@@ -3,7 +3,8 @@
 import pytest
 from fake import fake_results
 
-from mim_bench.analysis import gates, render, table
+from mim_bench.analysis import gates, headline, render, table
+from mim_bench.analysis.report.page import write_report
 from mim_bench.config.recipe import names
 from mim_bench.records import swept
 
@@ -55,6 +56,69 @@ def test_row__whose_loss_is_not_below_ridge_is_marked_and_not_ranked(tmp_path, m
     assert f"decoder depth 4 {1 - model:.3f}" in text  # R2 is shown either way
 
 
+def test_row__without_a_ridge_loss_does_not_count(tmp_path):
+    made, best = built(tmp_path, gate={"mean_loss": 1.0, "model_loss": 0.1})
+    row = made.row("decoder depth 4")
+    assert row.below_gate == "no ridge regression to compare with" and row.label not in best
+
+
+def test_row__is_below_the_gate_if_one_seed_is(tmp_path):
+    failed = {"mean_loss": 1.0, "ridge_loss": 0.5, "model_loss": 0.6}
+    made, best = built(tmp_path, gate=failed, gate_seeds=[3])
+    assert made.row("decoder depth 4").below_gate == "loss 0.600, ridge 0.500"
+    assert "decoder depth 4" not in best
+
+
+def test_table__whose_only_encoder_above_pixels_did_not_train_ranks_nothing(tmp_path):
+    """Depths 1, 2 and 4 reach 63, 67 and 72 %, raw pixels 69 %; depth 4 has a loss above ridge's."""
+    failed = {"mean_loss": 1.0, "ridge_loss": 0.5, "model_loss": 0.6}
+    swept.remember("decoder_depth", "small", tmp_path, FIVE)
+    fake_results(
+        "decoder_depth", "small", tmp_path, spread=0.08, overrides=FIVE, baseline=0.03, gate=failed
+    )
+    made = table.build("decoder_depth", "small", tmp_path)
+    means = {row.label: row.values["linear"].mean for row in made.rows}
+    assert means["decoder depth 2"] < means["raw pixels"] < means["decoder depth 4"]
+    assert "no encoder is above" in (made.below_gate or "")
+    assert not any(row.values["linear"].is_best for row in made.rows)
+
+
+def test_table__has_to_be_above_both_baselines(tmp_path):
+    """Raw pixels 75 %, PCA 73 %, the best encoder 74 %."""
+    swept.remember("decoder_depth", "small", tmp_path, FIVE)
+    fake_results("decoder_depth", "small", tmp_path, spread=0.1, overrides=FIVE, baseline=0.09)
+    made = table.build("decoder_depth", "small", tmp_path)
+    assert (made.below_gate or "").startswith("no encoder is above raw pixels on linear")
+
+
+def test_tier__whose_primary_measure_no_baseline_has_is_judged_by_the_linear_probe(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gates, "primary_measure", lambda preset: "finetune")
+    for baseline, is_above in ((-0.3, True), (0.95, False)):
+        results = tmp_path / str(baseline)
+        swept.remember("targets", "cifar10", results, FIVE)
+        fake_results("targets", "cifar10", results, overrides=FIVE, baseline=baseline)
+        made = table.build("targets", "cifar10", results)
+        assert any(column.key == "finetune" for column in made.columns)
+        assert (made.below_gate is None) == is_above
+        assert is_above or "on linear" in (made.below_gate or "")
+
+
+def test_words_below_the_gate__stand_in_headline_figures_and_the_verdict_of_a_run(tmp_path):
+    failed = {"mean_loss": 1.0, "ridge_loss": 0.5, "model_loss": 0.6}
+    swept.remember("targets", "small", tmp_path, FIVE)
+    fake_results("targets", "small", tmp_path, spread=0.3, overrides=FIVE, gate=failed)
+    made = table.build("targets", "small", tmp_path)
+    said = headline.sentence(made)
+    assert "dvae (below the gate)" in said and "pixel (below" not in said
+    assert "dvae: below the gate" in gates.remark(made.found)
+    records = [one.record for one in made.found if one.record.target == "dvae"][:6]
+    assert "0.600" in gates.verdict(records) and "below the gate" in gates.verdict(records)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "dvae (below the gate)" in page
+
+
 def test_every_accuracy_table__has_its_baselines():
     from mim_bench.config.benchmark import load_benchmark
 
@@ -65,6 +129,7 @@ def test_every_accuracy_table__has_its_baselines():
             "tuning",
         ):
             assert "baselines" in {*declared.protocols, *declared.first_only}, name
+    assert {"scratch", "scratch_flops"} <= set(load_benchmark("targets").first_only)
 
 
 def test_primary_measure__is_declared_by_every_tier_of_findings():

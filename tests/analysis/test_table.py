@@ -240,11 +240,103 @@ def changed(results, tmp_path, change, pattern="*.json"):
         (lambda c: c["data"].update(fingerprint="e" * 64), "data sets"),
         (lambda c: c.update(precision="bfloat16"), "precisions"),
         (lambda c: c["pretrain"].update(first_batches="d" * 64), "other images or masks"),
+        (lambda c: c["config"]["runtime"].update(tf32=True), "kinds of matrix product"),
+        (lambda c: c.update(versions={}), "names no versions"),
+        (lambda c: c["device"].update(name=""), "names no device"),
+        (lambda c: c["data"].update(fingerprint=""), "names no data fingerprint"),
+        (lambda c: c.update(seconds=0.0), "names no wall time"),
+        (lambda c: c["pretrain"].update(images_seen=0), "names no number of images seen"),
+        (lambda c: c["pretrain"].update(seconds=0.0), "names no wall time of its pre-training"),
+        (lambda c: c["pretrain"].update(first_batches=""), "names no hash of its first batches"),
     ],
 )
 def test_table__refuses_what_proves_nothing(results, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         table.build("targets", "tiny", changed(results, tmp_path, change, "*__linear.json"))
+
+
+def test_record_without_flops__makes_its_row_stale(results, tmp_path):
+    def change(content):
+        content["pretrain"].update(flops=None)
+
+    made = table.build("targets", "tiny", changed(results, tmp_path, change, "*__linear.json"))
+    assert [row.stale for row in made.rows].count(("records, without FLOPs",)) == 1
+
+
+FIVE = ["benchmark.seeds=0,1,2,3,4"]
+
+
+def ranked(results, change=None, pattern="*.json"):
+    """The table of five seeds whose last row is best, after a change of its records' files; and the best rows."""
+    swept.remember("decoder_depth", "small", results, FIVE)
+    fake_results("decoder_depth", "small", results, spread=0.6, overrides=FIVE)
+    for path in (results / "decoder_depth/small/records").glob(pattern):
+        content = json.loads(path.read_text())
+        if change is not None and "depth 4" in label_of(content):
+            change(content)
+            path.write_text(json.dumps(content | {"sha256": None}))
+    made = table.build("decoder_depth", "small", results)
+    return made, [row.label for row in made.rows if row.values["linear"].is_best]
+
+
+def label_of(content):
+    return f"decoder depth {content['config']['model']['decoder_depth']}"
+
+
+def test_table_of_five_seeds__ranks(tmp_path):
+    made, best = ranked(tmp_path)
+    assert best == ["decoder depth 4"] and "**Bold**" in render.markdown(made)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["data"].update(limited=True), "Exploratory: on limited data no row"),
+        (lambda c: c["data"].update(split="tune"), "on a slice of the training images no row"),
+    ],
+)
+def test_table__ranks_on_the_full_test_split_alone(tmp_path, change, said):
+    made, best = ranked(tmp_path, change)
+    assert best == [] and said in render.markdown(made)
+    assert "**Bold**" not in render.markdown(made)
+
+
+def test_table__with_fewer_seeds_of_one_row_is_exploratory(tmp_path):
+    ranked(tmp_path)
+    for path in (tmp_path / "decoder_depth/small/records").glob("*.json"):
+        content = json.loads(path.read_text())
+        if content["seed"] > 1 and "depth 2" in label_of(content):
+            path.unlink()
+    made = table.build("decoder_depth", "small", tmp_path)
+    assert not any(value.is_best for row in made.rows for value in row.values.values())
+    assert "Exploratory: with 2 to 5 of 5 seeds no row is called the best." in render.markdown(made)
+
+
+def test_stale_row__is_not_ranked(tmp_path):
+    made, best = ranked(tmp_path, lambda c: c.update(protocol_version=1), "*__linear.json")
+    assert made.row("decoder depth 4").stale == ("protocol linear",) and best != ["decoder depth 4"]
+
+
+def test_every_accuracy__is_compared_and_the_least_detectable_difference_printed(results):
+    made = table.build("targets", "tiny", results)
+    compared = {column.key for column in made.columns if table.is_compared(column.key)}
+    assert {"linear", "knn", "low_shot 1%", "low_shot 10%", "finetune"} <= compared
+    assert table.is_compared("attentive")
+    assert "Least true difference found four times in five" in render.markdown(made)
+
+
+def test_target_as_a_feature__has_the_seeds_of_its_fit_and_raw_pixels_none(tmp_path):
+    made, _ = ranked(tmp_path)
+    feature, pixels = made.row("norm_pixel as a feature"), made.row("raw pixels")
+    assert len(set(feature.values["linear"].of_seed.values())) > 1 and feature.num_seeds == 5
+    assert pixels.num_seeds == 1 and pixels.differences["linear"].num_seeds == 5
+    ranked(one := tmp_path / "one", None)
+    for path in (one / "decoder_depth/small/records").glob("*__baselines.json"):
+        if json.loads(path.read_text())["seed"]:
+            path.unlink()
+    alone = table.build("decoder_depth", "small", one).row("norm_pixel as a feature")
+    assert alone.differences["linear"].num_seeds == 1
+    assert not alone.differences["linear"].is_distinguishable
 
 
 def test_table_goes_into_a_page__between_its_marks(results, tmp_path):

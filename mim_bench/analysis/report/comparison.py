@@ -55,7 +55,7 @@ def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
 
 def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) -> Markup | None:
     """How places change with the measure; unset for a single one, or more rows than a page holds."""
-    labels = [label for label, row in table.by_label.items() if not row.is_baseline]
+    labels = [row.label for row in table.rows if not row.is_baseline and not row.below_gate]
     if len(shown) < 2 or len(labels) > 2 * _MOST_IN_MATRIX:
         return None
     places: dict[str, list[int | None]] = {label: [] for label in labels}
