@@ -128,6 +128,10 @@ def run(context: EvalContext) -> ProtocolResult:
     return train_classifier(context, model, "finetune", schedule)
 
 
+_FRESH = ("fc_norm.", "head.")
+"""What a classifier does not take from the encoder."""
+
+
 def build_classifier(
     context: EvalContext, schedule: FinetuneConfig, *, pretrained: bool
 ) -> Encoder:
@@ -141,13 +145,14 @@ def build_classifier(
         drop_path=schedule.drop_path,
     )
     if pretrained:
-        tensors = dict(model.state_dict())  # the head's and fresh norm's own
+        tensors = model.state_dict()
         taken = {
             name: tensor
             for name, tensor in context.features.encoder.state_dict().items()
             if not name.startswith("norm.")  # replaced by fc_norm
         }
-        checkpoint.load_exactly(model, tensors | taken, "finetune")
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(_FRESH)}
+        checkpoint.load_exactly(model, own | taken, "finetune")
     model.pos_embed.requires_grad_(True)  # as MAE: frozen in pre-training only
     return model
 

@@ -36,6 +36,24 @@ def test_feature_of_pixel__is_raw_pixels(small, tmp_path):
     assert values["pixels:knn"] == values["target:knn"]
 
 
+def test_pca__has_the_encoders_width_and_the_most_variance_of_the_training_images(
+    small, tmp_path, monkeypatch
+):
+    probed = []
+
+    def spy(context, train, test):
+        probed.append((train, test))
+        return plain(context, train, test)
+
+    plain = baselines._probed
+    monkeypatch.setattr(baselines, "_probed", spy)
+    execute(small("pixel", "evaluate.protocols=baselines"), out=tmp_path)
+    (pixels, _), (pca, _), _ = probed
+    assert pca.shape[1] == 24  # embed_dim
+    spectrum = torch.linalg.svdvals(pixels - pixels.mean(0))[:24].square().sum()
+    torch.testing.assert_close(pca.square().sum(), spectrum, rtol=1e-3, atol=0.0)
+
+
 def test_large_images__are_averaged_down(small, tmp_path):
     class Context:
         class features:  # noqa: N801

@@ -6,9 +6,12 @@ import torch
 from official import GEOMETRY, official_model
 
 from mim_bench.data.split import Split
+from mim_bench.errors import UserError
 from mim_bench.evaluate import features, knn
 from mim_bench.evaluate.logistic import logistic_regression, tuned_logistic_regression
 from mim_bench.experiment.run import execute
+from mim_bench.records.record import read_correct
+from mim_bench.records.run_folder import record_path
 from mim_bench.train.log import read_log
 
 
@@ -95,9 +98,103 @@ def test_evaluated_images__are_read_once_for_each_encoder(small, tmp_path, monke
     assert sorted(reads) == sorted(list(range(120)) * encoders)
 
 
-def test_tuning_slice__is_cut_from_the_training_split_and_the_test_split_is_left_alone(
+def test_probes__learn_nothing_from_the_test_images(small, tmp_path, monkeypatch):
+    """Answers for two thirds of the test images stay as they are when the last third is inverted."""
+    batches = Split.batches
+
+    def inverted(self, *arguments, **named):
+        for images, index in batches(self, *arguments, **named):
+            is_third = (index % 3 == 0).view(-1, 1, 1, 1) & (self.name == "test")
+            yield torch.where(is_third, 255 - images, images), index
+
+    names = ("linear", "knn", "low_shot", "baselines")
+    config = small("hog", f"evaluate.protocols={','.join(names)}", "linear.solver=lbfgs")
+    plain = execute(config, out=tmp_path / "plain")
+    monkeypatch.setattr(Split, "batches", inverted)
+    other = execute(config, out=tmp_path / "inverted")
+    kept = np.arange(120) % 3 > 0
+    for name in names:
+        mine, theirs = (read_correct(record_path(one.folder, name)) for one in (plain, other))
+        assert mine.keys() == theirs.keys()
+        assert all((mine[key][kept] == theirs[key][kept]).all() for key in mine), name
+        assert any((mine[key] != theirs[key]).any() for key in mine), "the inverted ones were read"
+
+
+def test_solver__that_stops_early_says_that_it_is_not_converged(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("mim_bench.evaluate.logistic._MAX_ITERATIONS", 2)
+    config = small("pixel", "evaluate.protocols=linear,baselines", "linear.solver=lbfgs")
+    for record in execute(config, out=tmp_path).records:
+        assert any("NOT converged" in note for note in record.notes), record.protocol
+
+
+def test_fine_tuning__ends_with_its_last_epoch_whatever_the_held_out_curve_says(
     small, tmp_path, monkeypatch
 ):
+    from mim_bench.evaluate import finetune
+
+    weights = []
+    for falling in (False, True):
+        given = context(
+            small, tmp_path / str(falling), "finetune.holdout_fraction=0.2", "finetune.epochs=3"
+        )
+        model = finetune.build_classifier(given, given.config.finetune, pretrained=True)
+        if falling:
+            measured = iter([0.9, 0.5, 0.1])
+            correct = finetune._correct
+
+            def fake(context, model, split, index, measured=measured, correct=correct):
+                found = correct(context, model, split, index)
+                if split.name == "test":
+                    return found
+                return np.arange(100) < 100 * next(measured)
+
+            monkeypatch.setattr(finetune, "_correct", fake)
+        answer = finetune.train_classifier(given, model, "finetune", given.config.finetune)
+        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+    assert answer.curves["model"] == (0.9, 0.5, 0.1)
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_fine_tuning__begins_at_every_tensor_of_the_encoder(small, tmp_path):
+    from mim_bench.evaluate import finetune
+
+    given = context(small, tmp_path)
+    model = finetune.build_classifier(given, given.config.finetune, pretrained=True).state_dict()
+    taken = {k: v for k, v in given.features.encoder.state_dict().items() if k[:5] != "norm."}
+    assert len(taken) > 20 and all(torch.equal(model[name], value) for name, value in taken.items())
+    part = given.features.encoder.blocks[1].attn.proj
+    part.register_parameter("bias", None)
+    with pytest.raises(UserError, match="missing"):
+        finetune.build_classifier(given, given.config.finetune, pretrained=True)
+
+
+def test_normalisation__is_that_of_the_training_images(small):
+    from mim_bench.data.run_data import open_data
+
+    data = open_data(small("pixel", "data.limit_images=none"), torch.device("cpu"))
+    mean, std = data.normalisation
+    pixels = data.train.pixels.double() / 255
+    assert mean == pytest.approx((float(pixels.mean()),), abs=2e-3)
+    assert std == pytest.approx((float(pixels.std()),), abs=2e-3)
+    assert abs(float((data.evaluate.pixels.double() / 255).mean()) - mean[0]) > 1e-5
+
+
+def test_tuning_slice__is_cut_from_the_training_split_and_the_test_split_is_left_alone(
+    small, tmp_path
+):
+    from mim_bench.data.run_data import open_data
+
+    cpu = torch.device("cpu")
+    whole = open_data(small("pixel", "data.limit_images=none"), cpu)
+    cut = open_data(small("pixel", "data.limit_images=none", "data.evaluate_on=tune"), cpu)
+    train, test = (
+        {image.numpy().tobytes() for image in split.pixels}
+        for split in (whole.train, whole.evaluate)
+    )
+    tuned, kept = (
+        {image.numpy().tobytes() for image in split.pixels} for split in (cut.evaluate, cut.train)
+    )
+    assert tuned <= train and not (tuned & (test - train)) and not (tuned & kept)
     config = small("pixel", "data.evaluate_on=tune", "data.limit_images=none", "pretrain.epochs=0")
     found = execute(config, out=tmp_path)
     facts = found.records[0].data

@@ -1,11 +1,14 @@
 """`cost`: figures that agree with published ones, with opened data and with a real run's files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from mim_bench.config import recipe
+from mim_bench.config.cells import cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import load_config, validated
 from mim_bench.config.source import SOURCES
@@ -16,6 +19,7 @@ from mim_bench.evaluate import flops
 from mim_bench.experiment import cost
 from mim_bench.experiment.run import execute
 from mim_bench.files import read_json
+from mim_bench.records.record import read
 from mim_bench.targets.build import make_target
 
 CPU = torch.device("cpu")
@@ -227,6 +231,27 @@ def test_compute_of_a_run__has_target_teacher_and_fit_with_its_decoder_in_it(sma
     # forward and backward of two passes, a forward pass to measure; no gradient reaches the images
     assert 0.8 * 7 * both < found["fit"]["fit_flops"] < 1.05 * 7 * both
     assert facts("ema_feature")[0]["flops"] > 1.3 * facts("pixel")[0]["flops"]
+
+
+def test_equal_compute__is_equal_at_its_preset():
+    """Target, pre-training and the fit, as the committed records measured it, together within 3 %."""
+    folder = Path(__file__).parents[2] / "results/targets/small/records"
+    fitted = read(min(folder.glob("dvae-*__linear.json"))).pretrain
+    assert fitted is not None
+    totals = {}
+    for cell in cells("equal_compute", "small"):
+        if cell.config.seed == 0:
+            config = cost.sized(cell.config)
+            seen = (
+                config.pretrain.epochs
+                * (50_000 // config.pretrain.batch_size)
+                * config.pretrain.batch_size
+            )
+            totals[cell.label] = seen * flops.step(config)
+            if config.target.name == "dvae":
+                totals[cell.label] += fitted.fit["fit_flops"]
+    assert len(totals) == 4
+    assert max(totals.values()) < 1.03 * min(totals.values()), totals
 
 
 def test_device_speed__is_sustained_and_gives_hours():

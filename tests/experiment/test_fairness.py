@@ -1,5 +1,6 @@
 """Rules 1 and 2: two rows of a closed table differ in the target block only; images and masks are shared."""
 
+import hashlib
 import itertools
 import json
 
@@ -9,9 +10,11 @@ import torch
 from mim_bench.config import recipe
 from mim_bench.config.resolve import load_config
 from mim_bench.data.run_data import complete, open_data
+from mim_bench.model.mae import MaskedAutoencoder
 from mim_bench.records import run_folder
 from mim_bench.targets.build import make_target
-from mim_bench.train.pretrain import build_model, first_batches_hash
+from mim_bench.train.fit import fitted_target
+from mim_bench.train.pretrain import build_model, first_batches_hash, pretrain
 
 TARGETS = recipe.names("targets")
 PRESETS = recipe.names("preset")
@@ -39,6 +42,36 @@ def test_completed_configs_and_first_batches__are_equal_for_every_target(small):
         blocks.pop("target")
         seen[name] = (json.dumps(blocks, sort_keys=True), first_batches_hash(config, data))
     assert len(set(seen.values())) == 1
+
+
+def test_real_loop__gives_every_target_the_same_images_and_masks(small, tmp_path, monkeypatch):
+    """What the model is called with in two steps of pre-training, of all targets that see one view."""
+    seen: dict[str, list[str]] = {}
+    forward = MaskedAutoencoder.forward
+
+    def spied(self, images, target, noise=None, **options):
+        drawn = hashlib.sha256(images.numpy().tobytes() + noise.numpy().tobytes()).hexdigest()
+        seen.setdefault(name, []).append(drawn)
+        return forward(self, images, target, noise, **options)
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", spied)
+    fits = {
+        "dvae": ("dvae.vocab_size=8", "dvae.width=4", "dvae.fit_epochs=1"),
+        "vq_distilled": ("vq_distilled.vocab_size=8", "vq_distilled.fit_epochs=1"),
+        "vq_perceptual": ("vq_perceptual.vocab_size=8", "vq_perceptual.fit_epochs=1"),
+        "palette": ("palette.num_colors=16",),
+        "patch_kmeans": ("patch_kmeans.num_clusters=8",),
+    }
+    short = ("data.limit_images=64", "pretrain.batch_size=32", "pretrain.epochs=1")
+    for name in TARGETS:
+        config = small(name, *short, "pretrain.warmup_epochs=0", *fits.get(name, ()))
+        data = open_data(config, CPU)
+        config = complete(config, data)
+        target = fitted_target(config, data, tmp_path, CPU).target
+        if target.num_views == 1:
+            pretrain(config, data, target, tmp_path / name, CPU)
+    assert len(seen) == len(TARGETS) - 1
+    assert all(len(draws) == 2 and draws == seen["pixel"] for draws in seen.values())
 
 
 def test_first_batches_hash__tells_other_seeds_crops_and_masks_apart(small):

@@ -4,13 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
+from mim_bench.data.run_data import open_data
+from mim_bench.data.split import Split
 from mim_bench.errors import UserError
 from mim_bench.evaluate.features import READOUTS
 from mim_bench.experiment.run import execute
 from mim_bench.records import record
-from mim_bench.records.run_folder import record_hash, record_path
+from mim_bench.records.run_folder import read_config, record_hash, record_path
+from mim_bench.train.pretrain import first_batches_hash
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,24 @@ def test_record__carries_its_proof(finished):
         assert found.config["pretrain"]["epochs"] == 3
         assert found.config["data"]["image_size"] == [32, 32]
         assert found.seconds > 0 and found.command == "test"
+
+
+def test_manifest__has_the_hash_of_the_first_batches(finished):
+    config = read_config(finished.folder)
+    data = open_data(config, torch.device("cpu"))
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    expected = first_batches_hash(config, data)
+    assert manifest["first_batches"] == expected
+    assert {r.pretrain.first_batches for r in finished.records if r.pretrain} == {expected}
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_fingerprint__covers_the_images_of_every_split(small, monkeypatch, name):
+    config, own = small("pixel"), Split.fingerprint.fget
+    before = open_data(config, torch.device("cpu")).facts.fingerprint
+    changed = property(lambda self: own(self) + "changed" * (self.name == name))
+    monkeypatch.setattr(Split, "fingerprint", changed)
+    assert open_data(config, torch.device("cpu")).facts.fingerprint != before
 
 
 def test_frozen_protocols__report_every_readout_and_a_control(finished):

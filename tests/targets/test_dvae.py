@@ -15,7 +15,7 @@ from torch import Tensor
 from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
 from mim_bench.target import Geometry, TargetContext
-from mim_bench.targets.dvae import DvaeTarget, factor_for, palette
+from mim_bench.targets.dvae import MIN_PERPLEXITY, DvaeTarget, factor_for, palette
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.encoder import Block
 from mim_bench.targets.tokenizer.lanczos import resize
@@ -160,6 +160,10 @@ def test_dvae__picture_decodes_the_words(fitted: tuple[DvaeTarget, dict[str, flo
     assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
     blank = torch.zeros_like(images)
     assert torch.equal(picture, target.picture(target(images), blank)), "it may not see the images"
+
+
+def test_gate_of_tokenizers__is_a_quarter_of_the_vocabulary() -> None:
+    assert MIN_PERPLEXITY == 0.25
 
 
 def test_dvae__below_the_gate_is_an_error_that_names_the_remedy(monkeypatch) -> None:

@@ -135,6 +135,14 @@ def test_picture__is_an_image_in_range(built):
     assert picture.min() >= 0 and picture.max() <= 1
 
 
+def test_picture__says_whether_it_sees_the_true_image(built):
+    target, images = built
+    values = target(images)
+    other = images.flip(-1).roll(5, -2) * 0.7
+    sees = not torch.equal(target.picture(values, images), target.picture(values, other))
+    assert sees == target.picture_uses_ground_truth
+
+
 def test_state__moves_into_a_fresh_target(built):
     target, images = built
     fresh = type(target)(target.params, target.context)

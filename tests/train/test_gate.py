@@ -44,6 +44,59 @@ def test_ridge__finds_a_linear_rule_and_the_mean_does_not(small, tmp_path, monke
     assert found["model_loss"] > found["ridge_loss"]  # untrained: below the gate
 
 
+def found_on(images, small, monkeypatch, **changes):
+    """The gate's losses of `pixel` on made-up views: index -> (B, 1, 32, 32) uint8."""
+    from mim_bench.data.run_data import complete, open_data
+    from mim_bench.targets.build import make_target
+    from mim_bench.train import gate, pretrain
+
+    cpu = torch.device("cpu")
+    config = small("pixel", "augment.crop=none", "data.limit_images=2000")
+    data = open_data(config, cpu)
+    config = complete(config, data)
+
+    def views(config, data, batches, epoch, device, num_workers):
+        yield from ((images(index), index) for index in batches)
+
+    monkeypatch.setattr(pretrain, "views", views)
+    target = make_target(config)
+    for name, value in changes.items():
+        monkeypatch.setattr(target, name, value)
+    return gate.gate_losses(config, data, target, None, cpu)
+
+
+def test_ridge__does_not_see_the_hidden_pixels(small, monkeypatch):
+    """Of noise nothing can be predicted, but from itself."""
+
+    def noise(index):
+        parts = [torch.randint(256, (1, 32, 32), generator=torch.Generator().manual_seed(int(i)))
+                 for i in index]  # fmt: skip
+        return torch.stack(parts).to(torch.uint8)
+
+    found = found_on(noise, small, monkeypatch)
+    assert found["ridge_loss"] > 0.95 * found["mean_loss"]
+    assert found["ridge_r2"] == pytest.approx(1 - found["ridge_loss"] / found["mean_loss"])
+
+
+def test_ridge__knows_the_mask(small, monkeypatch):
+    """Grey images whose only information is which patches are hidden, the target itself."""
+    from mim_bench.train import gate
+
+    seen: list[int] = []
+    parts = gate._parts
+
+    def spied(*given):
+        for inputs, *rest in parts(*given):
+            seen.append(inputs.shape[1])
+            yield inputs, *rest
+
+    monkeypatch.setattr(gate, "_parts", spied)
+    found_on(
+        lambda index: torch.full((len(index), 1, 32, 32), 99, dtype=torch.uint8), small, monkeypatch
+    )
+    assert set(seen) == {64 * 16 + 16}  # pixels and one number a patch
+
+
 def test_nearest_visible__is_at_the_least_distance():
     from mim_bench.target import Geometry
     from mim_bench.train.gate import _nearest_visible, _Views

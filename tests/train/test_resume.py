@@ -73,6 +73,8 @@ def test_pretraining__resumes_bit_equal(small, tmp_path, target, steps):
     assert [(line["step"], line["loss"], line["lr"]) for line in logs[0]] == [
         (line["step"], line["loss"], line["lr"]) for line in logs[1]
     ]
+    seconds = [line["seconds"] for line in logs[1]]
+    assert seconds == sorted(seconds), "the time of every sitting counts"
 
 
 def test_checkpoint__by_time_is_written_within_an_epoch(small, tmp_path):
