@@ -90,7 +90,7 @@ _BUILT_IN = (
     ProtocolSpec(
         name="partial",
         description="the last blocks trained with labels, the rest frozen (MAE Fig. 9)",
-        function="mim_bench.evaluate.partial:run", sections=("finetune", "partial"), is_compared=False,
+        function="mim_bench.evaluate.partial:run", sections=("finetune", "partial"),
     ),
     ProtocolSpec(
         name="scratch", description="supervised training from random weights, by its own recipe (MAE Table 11)",

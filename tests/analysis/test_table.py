@@ -321,7 +321,7 @@ def test_every_accuracy__is_compared_and_the_least_detectable_difference_printed
     made = table.build("targets", "tiny", results)
     compared = {column.key for column in made.columns if table.is_compared(column.key)}
     assert {"linear", "knn", "low_shot 1%", "low_shot 10%", "finetune"} <= compared
-    assert table.is_compared("attentive")
+    assert table.is_compared("attentive") and table.is_compared("partial 0.5")
     assert "Least true difference found four times in five" in render.markdown(made)
 
 
