@@ -33,7 +33,8 @@ _FIT_VIEWS, _CHOICE_VIEWS, _HELD_VIEWS = 4096, 1024, 2048
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Over the mean eigenvalue of the inputs' Gram matrix."""
 _MAX_OUTPUTS = 160_000
-"""L * V that ridge is solved for: above, the values of the views do not fit in memory."""
+"""Of L * V that ridge is solved for at once: more of the views' values do not fit in memory. Of a wider target half of
+the views are fitted to, and the penalty is chosen at some places."""
 _MAX_NUMBERS, _LEAST_VIEWS = 250_000_000, 64
 """Predictions in memory, and views that are measured all the same."""
 _LEAST_PROBABILITY = 1e-3
@@ -83,8 +84,7 @@ def gate_losses(
     if held.values.is_floating_point():
         copied = take(held.values, _nearest_visible(held, target.geometry))
         found["copy"] = _loss(target, held, _scores(target, held, copied))
-    if mean.numel() <= _MAX_OUTPUTS:
-        found["ridge"] = _ridge(target, fit, choice, held, mean)
+    found["ridge"] = _ridge(target, fit, choice, held, mean)
     flat = held.is_flat
     figures = {f"{name}_loss": float(loss.mean()) for name, loss in found.items()}
     figures["flat_share"] = float(flat.float().mean())
@@ -102,7 +102,8 @@ def _sizes(num_images: int, width: int) -> list[int]:
     """Views to fit, to choose and to measure on; of few images an eighth, and a quarter; of a wide target few."""
     choice, held = min(_CHOICE_VIEWS, num_images // 8), min(_HELD_VIEWS, num_images // 4)
     held = min(held, max(_LEAST_VIEWS, _MAX_NUMBERS // width))
-    return [min(_FIT_VIEWS, num_images - choice - held), choice, held]
+    most = _FIT_VIEWS // 2 if width > _MAX_OUTPUTS else _FIT_VIEWS
+    return [min(most, num_images - choice - held), choice, held]
 
 
 def _views(
@@ -193,17 +194,35 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
     """
     center = fit.inputs.mean(0)
     x = fit.inputs - center
-    y = (as_numbers(target, fit.values) - mean).flatten(1)
     gram = x @ x.T
     scale = gram.trace() / min(x.shape)
+    most = max(1, _MAX_OUTPUTS // mean.shape[1])
+    places = [range(i, min(i + most, len(mean))) for i in range(0, len(mean), most)]
 
-    def loss(views: _Views, weight: Tensor) -> Tensor:
-        outputs = ((views.inputs - center) @ x.T @ weight).unflatten(1, mean.shape) + mean
-        return _loss(target, views, _at_hidden(_scores(target, views, outputs), views))
-
-    def solve(penalty: float) -> Tensor:
+    def factor(penalty: float) -> Tensor:
         shifted = gram + penalty * scale * torch.eye(len(gram), device=gram.device)
-        return torch.cholesky_solve(y, torch.linalg.cholesky(shifted))
+        return torch.linalg.cholesky(shifted)
 
-    best = min(_PENALTIES, key=lambda penalty: float(loss(choice, solve(penalty)).mean()))
-    return loss(held, solve(best))
+    def loss(views: _Views, factor: Tensor, at: range) -> tuple[Tensor, Tensor]:
+        """Of the hidden patches at some of the places, and which these are, (N, M)."""
+        own = slice(at.start, at.stop)
+        y = as_numbers(target, fit.values[:, own]) - mean[own]
+        weight = torch.cholesky_solve(y.flatten(1), factor)
+        outputs = ((views.inputs - center) @ x.T @ weight).unflatten(1, y.shape[1:]) + mean[own]
+        is_there = (views.hidden >= at.start) & (views.hidden < at.stop)
+        view, patch = is_there.nonzero()[:, 0], views.hidden[is_there]
+        prediction = _scores(target, views, outputs[view, patch - at.start][:, None])
+        return target.loss(prediction, views.values[view, patch][:, None]).float()[:, 0], is_there
+
+    some = places[:: max(1, len(places) // 2)]
+
+    def on_choice(penalty: float) -> float:
+        solved = factor(penalty)
+        return float(torch.cat([loss(choice, solved, at)[0] for at in some]).mean())
+
+    best = factor(min(_PENALTIES, key=on_choice))
+    found = torch.empty(held.hidden.shape, device=gram.device)
+    for at in places:
+        values, is_there = loss(held, best, at)
+        found[is_there] = values
+    return found

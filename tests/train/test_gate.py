@@ -78,6 +78,21 @@ def test_ridge__does_not_see_the_hidden_pixels(small, monkeypatch):
     assert found["ridge_r2"] == pytest.approx(1 - found["ridge_loss"] / found["mean_loss"])
 
 
+def test_ridge__of_a_wide_target_is_solved_by_places(small, monkeypatch):
+    """As at once, where views and penalties are the same."""
+    from mim_bench.train import gate
+
+    def waves(index):
+        x = torch.arange(32) / 5 + index[:, None, None, None]
+        return (127 + 120 * torch.sin(x).expand(-1, 1, 32, 32)).to(torch.uint8)
+
+    monkeypatch.setattr(gate, "_PENALTIES", (1e-2,))
+    whole = found_on(waves, small, monkeypatch)["ridge_loss"]
+    monkeypatch.setattr(gate, "_FIT_VIEWS", 2 * gate._FIT_VIEWS)
+    monkeypatch.setattr(gate, "_MAX_OUTPUTS", 5 * 64)  # of 16 x 64
+    assert found_on(waves, small, monkeypatch)["ridge_loss"] == pytest.approx(whole, rel=1e-3)
+
+
 def test_ridge__knows_the_mask(small, monkeypatch):
     """Grey images whose only information is which patches are hidden, the target itself."""
     from mim_bench.train import gate
