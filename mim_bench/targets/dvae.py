@@ -28,7 +28,7 @@ from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
 from mim_bench.target import TargetContext, TrainingImages, to_rgb
 from mim_bench.targets.class_target import ClassTarget
-from mim_bench.targets.fitted import FittedTarget
+from mim_bench.targets.fitted import FittedTarget, check_use
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.decoder import Decoder, initialize_decoder
 from mim_bench.targets.tokenizer.encoder import Encoder, initialize, map_pixels
@@ -37,8 +37,6 @@ from mim_bench.targets.tokenizer.weights import load_encoder
 
 _logger = logging.getLogger(__name__)
 
-MIN_PERPLEXITY = 0.25
-"""Of the vocabulary: with less a tokenizer has collapsed, and predicting its tokens is hardly a task."""
 _MAX_FACTOR = 8
 
 
@@ -210,14 +208,11 @@ class DvaeTarget(ClassTarget, FittedTarget):
             finally:
                 self.requires_grad_(False)
         book = training.measure(self.encoder, self.decoder, one_pass(), kind)
-        least = MIN_PERPLEXITY * params.vocab_size
-        if not book.perplexity >= least or not math.isfinite(loss):
-            raise UserError(
-                f"the dvae tokenizer is below the gate: perplexity {book.perplexity:.1f} with vocab_size "
-                f"{params.vocab_size} ({book.use:.1%} in use) after {schedule.num_steps} updates (loss {loss:.3g}); "
-                f"allowed: at least a quarter, {least:g}; raise fit_epochs ({params.fit_epochs}) or balance_weight "
-                f"({params.balance_weight}), lower fit_lr ({params.fit_lr}) or vocab_size"
-            )
+        remedy = (
+            f"raise fit_epochs ({params.fit_epochs}: {schedule.num_steps} updates) or balance_weight "
+            f"({params.balance_weight}), lower fit_lr ({params.fit_lr}) or vocab_size"
+        )
+        check_use(book.perplexity, "vocab_size", params.vocab_size, remedy, loss=loss)
         self.fitted.fill_(True)
         return {
             "codebook_use": book.use,

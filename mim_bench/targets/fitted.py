@@ -15,6 +15,8 @@ from torch import Tensor
 from mim_bench.errors import UserError
 from mim_bench.target import Target, TargetContext, TrainingImages
 
+MIN_PERPLEXITY = 0.25
+"""Of the vocabulary: with less a tokenizer has collapsed, and predicting its tokens is hardly a task."""
 _ITERATIONS = 30
 _ROWS_AT_ONCE = 16_384
 """So that their distances to all centres fit in memory."""
@@ -97,3 +99,18 @@ def perplexity(index: Tensor, num: int) -> float:
     """exp of the entropy of the shares of `num` classes: the number of equally used ones."""
     share = torch.bincount(index.flatten().cpu(), minlength=num).double()
     return float(torch.special.entr(share / share.sum()).sum().exp())
+
+
+def check_use(use: float, words: str, num: int, remedy: str, *, loss: float = 0.0) -> None:
+    """Raises UserError where a tokenizer does not count: perplexity `use` of `num` words, or a loss that is not finite.
+
+    Args:
+        words: the parameter that says how many words there are.
+        remedy: what to change.
+    """
+    least = MIN_PERPLEXITY * num
+    if not use >= least or not math.isfinite(loss):
+        raise UserError(
+            f"the tokenizer is below the gate: perplexity {use:.1f} with {words} {num} (loss {loss:.3g}); "
+            f"allowed: at least a quarter, {least:g}; {remedy}"
+        )

@@ -14,7 +14,14 @@ from mim_bench.config.target_params import PaletteParams
 from mim_bench.target import TargetContext, TrainingImages
 from mim_bench.targets.cells import Cells
 from mim_bench.targets.class_target import ClassTarget
-from mim_bench.targets.fitted import FittedTarget, centers, nearest, perplexity, sample_rows
+from mim_bench.targets.fitted import (
+    FittedTarget,
+    centers,
+    check_use,
+    nearest,
+    perplexity,
+    sample_rows,
+)
 
 _SAMPLES = 50_000
 
@@ -57,6 +64,8 @@ class PaletteTarget(ClassTarget, FittedTarget):
             images, lambda batch: self._colors(batch).flatten(1, 2), _SAMPLES, seed=draw
         )
         self.palette.copy_(centers(rows, self.params.num_colors, "num_colors"))
+        num = self.params.num_colors
+        use = perplexity(nearest(rows, self.palette.cpu()), num)
+        check_use(use, "num_colors", num, "lower num_colors")
         self.fitted.fill_(True)
-        index = nearest(rows, self.palette.cpu())
-        return {"codebook_perplexity": perplexity(index, self.params.num_colors)}
+        return {"codebook_perplexity": use}

@@ -1,7 +1,9 @@
 """The dvae target: words of a tokenizer, its fit, and what it refuses."""
 
 import logging
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import Tensor
 from mim_bench.config.target_params import DvaeParams
 from mim_bench.errors import UserError
 from mim_bench.target import Geometry, TargetContext
-from mim_bench.targets.dvae import MIN_PERPLEXITY, DvaeTarget, factor_for, palette
+from mim_bench.targets.dvae import DvaeTarget, factor_for, palette
+from mim_bench.targets.fitted import MIN_PERPLEXITY, check_use
 from mim_bench.targets.tokenizer import training
 from mim_bench.targets.tokenizer.encoder import Block
 from mim_bench.targets.tokenizer.lanczos import resize
@@ -166,8 +169,15 @@ def test_gate_of_tokenizers__is_a_quarter_of_the_vocabulary() -> None:
     assert MIN_PERPLEXITY == 0.25
 
 
+@pytest.mark.parametrize(("use", "refused"), [(63.9, True), (64.0, False), (math.nan, True)])
+def test_gate__does_not_ask_how_many_words_are_in_use_at_all(monkeypatch, use, refused) -> None:
+    monkeypatch.setattr("mim_bench.targets.fitted.MIN_PERPLEXITY", MIN_PERPLEXITY)
+    with pytest.raises(UserError, match="vocab_size 256") if refused else nullcontext():
+        check_use(use, "vocab_size", 256, "lower vocab_size")
+
+
 def test_dvae__below_the_gate_is_an_error_that_names_the_remedy(monkeypatch) -> None:
-    monkeypatch.setattr("mim_bench.targets.dvae.MIN_PERPLEXITY", 0.25)
+    monkeypatch.setattr("mim_bench.targets.fitted.MIN_PERPLEXITY", 0.25)
     target = _target(vocab_size=512)
     images = Shapes(8)
     images.images.zero_()

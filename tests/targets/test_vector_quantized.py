@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from mim_bench.config.run import ModelConfig
 from mim_bench.errors import UserError
-from mim_bench.targets import dvae
+from mim_bench.targets import fitted
 from mim_bench.targets.build import build_target
 from mim_bench.targets.tokenizer.quantizer import Quantizer
 
@@ -99,7 +99,7 @@ def built(name, **params):
 
 @pytest.mark.parametrize("name", ["vq_perceptual", "vq_distilled"])
 def test_fit__learns_codes_that_are_used_and_depend_on_the_seed(name, monkeypatch):
-    monkeypatch.setattr(dvae, "MIN_PERPLEXITY", 0.25)
+    monkeypatch.setattr(fitted, "MIN_PERPLEXITY", 0.25)
     images = Images()
     target, again, other = (built(name) for _ in range(3))
     figures = target.fit(images, seed=0)
@@ -141,6 +141,6 @@ def test_distilled__decodes_the_teachers_features():
 
 
 def test_gate__refuses_a_codebook_that_is_hardly_used(monkeypatch):
-    monkeypatch.setattr(dvae, "MIN_PERPLEXITY", 0.999)
+    monkeypatch.setattr(fitted, "MIN_PERPLEXITY", 0.999)
     with pytest.raises(UserError, match=r"below the gate: perplexity .* vocab_size 16 .* at least"):
         built("vq_distilled", fit_epochs=1).fit(Images(), seed=0)

@@ -19,7 +19,7 @@ from mim_bench.errors import UserError
 from mim_bench.target import TargetContext, TrainingImages
 from mim_bench.targets import dvae
 from mim_bench.targets.class_target import ClassTarget
-from mim_bench.targets.fitted import FittedTarget, perplexity
+from mim_bench.targets.fitted import FittedTarget, check_use, perplexity
 from mim_bench.targets.moving_average import cosine
 from mim_bench.targets.teacher import frozen_teacher
 from mim_bench.targets.tokenizer.decoder import Decoder
@@ -152,11 +152,9 @@ class VqTarget(ClassTarget, FittedTarget):
                 yield epoch, batch
 
     def _check(self, use: float, loss: float) -> None:
-        least = dvae.MIN_PERPLEXITY * self.dim
-        if not use >= least or not math.isfinite(loss):
-            params = self.params
-            raise UserError(
-                f"the tokenizer is below the gate: perplexity {use:.1f} with vocab_size {self.dim} (loss {loss:.3g}); "
-                f"allowed: at least a quarter, {least:g}; raise fit_epochs ({params.fit_epochs}), lower decay "
-                f"({params.decay}), fit_lr ({params.fit_lr}) or vocab_size"
-            )
+        params = self.params
+        remedy = (
+            f"raise fit_epochs ({params.fit_epochs}), lower decay ({params.decay}), fit_lr ({params.fit_lr}) or "
+            "vocab_size"
+        )
+        check_use(use, "vocab_size", self.dim, remedy, loss=loss)
