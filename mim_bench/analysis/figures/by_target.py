@@ -17,6 +17,7 @@ from mim_bench.analysis.figures.layout import (
     Points,
     as_curves,
     close,
+    num_seeds,
     panel_titles,
     seeds_behind,
     sheet,
@@ -160,8 +161,10 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
         panel.axes.set(xlabel="epoch", ylabel=y)
         if points is losses and has_gate:  # the first epoch may be far above the mean's
             panel.axes.set_ylim(0, min(panel.axes.get_ylim()[1], _HIGHEST))
-    count = len({one.record.seed for one in kept})
-    note = f"Mean of {count} seeds; band: least to greatest." if count > 1 else "One seed."
+    count = num_seeds(
+        each for points in (losses, accuracies) for at in points.values() for each in at.values()
+    )
+    note = "One seed." if count == "1" else f"Mean of {count} seeds; band: least to greatest."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})
     note += (f" At {at}." if at else "") + gates.remark(found)
     return close(figure, panels, note, kept)
