@@ -63,7 +63,7 @@ def seeds_behind(values: Iterable[Sequence[float]]) -> str:
     count = num_seeds(values)
     if count == "1":
         return "One seed, so no interval."
-    if count.endswith("2"):
+    if count in ("2", "1 to 2"):
         return f"Mean of {count} seeds, and small each of them: too few for an interval."
     return f"Mean of {count} seeds; bars: 95 % interval (Student's t), of three or more."
 
