@@ -213,8 +213,8 @@ def _difference(
     variance = of_training + of_images
     stderr = math.sqrt(variance)
     # the variance over thousands of images is as good as known
-    num_effective = num_df * (variance / of_training) ** 2 if of_training > 0 else _MANY_DF
-    effective = min(num_effective, _MANY_DF)
+    effective = num_df * (variance / of_training) ** 2 if of_training > 0 else _MANY_DF
+    effective = min(effective, _MANY_DF)
     half, power = (float(special.stdtrit(effective, q)) * stderr for q in (1 - _LEVEL / 2, _POWER))
     if stderr > 0:
         p = 2 * float(special.stdtr(effective, -abs(mean) / stderr))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
 from mim_bench.analysis.difference import RANKING_SEEDS
-from mim_bench.analysis.row import RowRecords
+from mim_bench.analysis.row import RowRecords, span
 from mim_bench.config import recipe
 from mim_bench.errors import UserError
 from mim_bench.records.measure import measures
@@ -128,11 +128,10 @@ def exploratory(by_label: Mapping[str, RowRecords]) -> str:
     """Why a table of several seeds ranks nothing whatever its numbers are; empty if it may."""
     rows = [row for row in by_label.values() if row.is_pretrained]
     facts = [entry.record.data for row in rows for entry in row.found]
-    seeds = sorted({len({entry.record.seed for entry in row.found}) for row in rows})
+    seeds = [len({entry.record.seed for entry in row.found}) for row in rows]
     said = []
-    if seeds and seeds[0] < RANKING_SEEDS:
-        span = f"{seeds[0]} to {seeds[-1]}" if seeds[0] < seeds[-1] else str(seeds[0])
-        said.append(f"with {span} of {RANKING_SEEDS} seeds")
+    if seeds and min(seeds) < RANKING_SEEDS:
+        said.append(f"with {span(seeds)} of {RANKING_SEEDS} seeds")
     if any(one.limited for one in facts):
         said.append("on limited data")
     if any(one.split != "test" for one in facts):

@@ -118,7 +118,11 @@ def _gates(table: Table) -> list[str]:
 
 def _convergence(records: Sequence[Record]) -> list[str]:
     """What the probes' own checks say: solvers that stopped early, losses that still fell."""
-    failed = [f"{one.protocol} of {one.run_id}" for one in records if _has(one, "NOT converged")]
+    failed = [
+        f"{record.protocol} of {record.run_id}"
+        for record in records
+        if any("NOT converged" in note for note in record.notes)
+    ]
     falls: dict[str, list[float]] = {}
     for record in records:
         for note in record.notes:
@@ -129,10 +133,6 @@ def _convergence(records: Sequence[Record]) -> list[str]:
         f"{PROTOCOLS[name].title}: over its last tenth the training loss fell by {min(each):g} to {max(each):g} %."
         for name, each in falls.items()
     ]
-
-
-def _has(record: Record, text: str) -> bool:
-    return any(text in note for note in record.notes)
 
 
 def _ranking(table: Table) -> str:

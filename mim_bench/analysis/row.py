@@ -3,7 +3,7 @@
 Everything here is by column: the name of a measure (`mim_bench.records.measure`) or of a cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -164,6 +164,12 @@ def _add(
     if (protocol, is_fixed_image or entry.record.seed) not in have:
         changes = {"protocol": protocol, "metrics": (metric,), "declared_readout": metric.readout}
         row.found.append(replace(entry, record=entry.record.model_copy(update=changes)))
+
+
+def span(numbers: Iterable[int]) -> str:
+    """`5`, or `1 to 3` where they differ."""
+    every = sorted(set(numbers))
+    return str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
 
 
 def _column(key: str) -> str:

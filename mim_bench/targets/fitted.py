@@ -114,3 +114,11 @@ def check_use(use: float, words: str, num: int, remedy: str, *, loss: float = 0.
             f"the tokenizer is below the gate: perplexity {use:.1f} with {words} {num} (loss {loss:.3g}); "
             f"allowed: at least a quarter, {least:g}; {remedy}"
         )
+
+
+def k_means(rows: Tensor, num: int, words: str) -> tuple[Tensor, dict[str, float]]:
+    """Rows (N, D) -> centres (K, D) float32 and how evenly the rows use them; raises as `centers` and `check_use`."""
+    codebook = centers(rows, num, words)
+    use = perplexity(nearest(rows, codebook), num)
+    check_use(use, words, num, f"lower {words}")
+    return codebook, {"codebook_perplexity": use}

@@ -14,14 +14,7 @@ from mim_bench.config.target_params import PaletteParams
 from mim_bench.target import TargetContext, TrainingImages
 from mim_bench.targets.cells import Cells
 from mim_bench.targets.class_target import ClassTarget
-from mim_bench.targets.fitted import (
-    FittedTarget,
-    centers,
-    check_use,
-    nearest,
-    perplexity,
-    sample_rows,
-)
+from mim_bench.targets.fitted import FittedTarget, k_means, nearest, sample_rows
 
 _SAMPLES = 50_000
 
@@ -63,9 +56,7 @@ class PaletteTarget(ClassTarget, FittedTarget):
         rows = sample_rows(
             images, lambda batch: self._colors(batch).flatten(1, 2), _SAMPLES, seed=draw
         )
-        self.palette.copy_(centers(rows, self.params.num_colors, "num_colors"))
-        num = self.params.num_colors
-        use = perplexity(nearest(rows, self.palette.cpu()), num)
-        check_use(use, "num_colors", num, "lower num_colors")
+        codebook, figures = k_means(rows, self.params.num_colors, "num_colors")
+        self.palette.copy_(codebook)
         self.fitted.fill_(True)
-        return {"codebook_perplexity": use}
+        return figures

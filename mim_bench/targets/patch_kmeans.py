@@ -12,14 +12,7 @@ from mim_bench import rng
 from mim_bench.config.target_params import PatchKmeansParams
 from mim_bench.target import TargetContext, TrainingImages, to_rgb
 from mim_bench.targets.class_target import ClassTarget
-from mim_bench.targets.fitted import (
-    FittedTarget,
-    centers,
-    check_use,
-    nearest,
-    perplexity,
-    sample_rows,
-)
+from mim_bench.targets.fitted import FittedTarget, k_means, nearest, sample_rows
 
 _SAMPLES = 50_000
 
@@ -53,8 +46,7 @@ class PatchKmeansTarget(ClassTarget, FittedTarget):
         """k-means on 50,000 patches; figures: how evenly the clusters are used by them."""
         draw = rng.integer(seed=seed, stream="patch k-means")
         rows = sample_rows(images, self.geometry.normalized_patches, _SAMPLES, seed=draw)
-        self.codebook.copy_(centers(rows, self.dim, "num_clusters"))
-        use = perplexity(nearest(rows, self.codebook.cpu()), self.dim)
-        check_use(use, "num_clusters", self.dim, "lower num_clusters")
+        codebook, figures = k_means(rows, self.dim, "num_clusters")
+        self.codebook.copy_(codebook)
         self.fitted.fill_(True)
-        return {"codebook_perplexity": use}
+        return figures

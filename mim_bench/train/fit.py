@@ -76,9 +76,8 @@ class _FlopCount(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func._overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-            self.total += sdpa_flop_count(
-                *(tensor.shape for tensor in args[:3])
-            )  # torch has no entry for it
+            # torch's registry has no entry for it
+            self.total += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
         elif (flops := flop_registry.get(func._overloadpacket)) is not None:
             self.total += flops(*args, **kwargs, out_val=out)
         return out

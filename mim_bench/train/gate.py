@@ -203,12 +203,14 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
         shifted = gram + penalty * scale * torch.eye(len(gram), device=gram.device)
         return torch.linalg.cholesky(shifted)
 
-    def loss(views: _Views, factor: Tensor, at: range) -> tuple[Tensor, Tensor]:
+    choice_products, held_products = ((views.inputs - center) @ x.T for views in (choice, held))
+
+    def loss(views: _Views, products: Tensor, factor: Tensor, at: range) -> tuple[Tensor, Tensor]:
         """Of the hidden patches at some of the places, and which these are, (N, M)."""
         own = slice(at.start, at.stop)
         y = as_numbers(target, fit.values[:, own]) - mean[own]
         weight = torch.cholesky_solve(y.flatten(1), factor)
-        outputs = ((views.inputs - center) @ x.T @ weight).unflatten(1, y.shape[1:]) + mean[own]
+        outputs = (products @ weight).unflatten(1, y.shape[1:]) + mean[own]
         is_there = (views.hidden >= at.start) & (views.hidden < at.stop)
         view, patch = is_there.nonzero()[:, 0], views.hidden[is_there]
         prediction = _scores(target, views, outputs[view, patch - at.start][:, None])
@@ -218,11 +220,13 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
 
     def on_choice(penalty: float) -> float:
         solved = factor(penalty)
-        return float(torch.cat([loss(choice, solved, at)[0] for at in some]).mean())
+        return float(
+            torch.cat([loss(choice, choice_products, solved, at)[0] for at in some]).mean()
+        )
 
     best = factor(min(_PENALTIES, key=on_choice))
     found = torch.empty(held.hidden.shape, device=gram.device)
     for at in places:
-        values, is_there = loss(held, best, at)
+        values, is_there = loss(held, held_products, best, at)
         found[is_there] = values
     return found

@@ -108,9 +108,8 @@ def test_holm__steps_down_and_never_back():
 def test_holm__counts_rows_without_pre_training_too():
     made = rows({"a": 0.0, "b": 0.012}, 5, seed=3)
     alone = differences(made, "a")["b"]
-    control = dict.fromkeys(
-        range(5), 0.75
-    )  # indistinguishable itself, so that the other is the first of two
+    # indistinguishable itself, so that the other is the first of two
+    control = dict.fromkeys(range(5), 0.75)
     both = differences(made, "a", {"control": control})
     assert both["b"].p == pytest.approx(min(1.0, 2 * alone.p)) and alone.p < both["control"].p
 

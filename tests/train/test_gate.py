@@ -19,39 +19,14 @@ def test_gate__is_in_the_record_for_every_kind_of_target(small, tmp_path, target
     assert all(torch.isfinite(torch.tensor(list(gate.values()))))
 
 
-def test_ridge__finds_a_linear_rule_and_the_mean_does_not(small, tmp_path, monkeypatch):
-    """Images of one colour each: every hidden patch is a linear function of the visible ones."""
-    from mim_bench.data.run_data import complete, open_data
-    from mim_bench.targets.build import make_target
-    from mim_bench.train import gate, pretrain
-
-    cpu = torch.device("cpu")
-    config = small("pixel", "augment.crop=none", "data.limit_images=600")
-    data = open_data(config, cpu)
-    config = complete(config, data)
-
-    def flat_images(config, data, batches, epoch, device, num_workers):
-        for index in batches:
-            levels = (index * 37 % 256).to(torch.uint8)
-            yield levels[:, None, None, None].expand(-1, 1, 32, 32), index
-
-    monkeypatch.setattr(pretrain, "views", flat_images)
-    target = make_target(config)
-    model = pretrain.build_model(config, target.dim)
-    found = gate.gate_losses(config, data, target, model, cpu)
-    assert found["copy_loss"] == 0 and found["flat_share"] == 1
-    assert found["ridge_loss"] < 0.05 * found["mean_loss"]
-    assert found["model_loss"] > found["ridge_loss"]  # untrained: below the gate
-
-
-def found_on(images, small, monkeypatch, **changes):
+def found_on(images, small, monkeypatch, *, limit=2000, has_model=False):
     """The gate's losses of `pixel` on made-up views: index -> (B, 1, 32, 32) uint8."""
     from mim_bench.data.run_data import complete, open_data
     from mim_bench.targets.build import make_target
     from mim_bench.train import gate, pretrain
 
     cpu = torch.device("cpu")
-    config = small("pixel", "augment.crop=none", "data.limit_images=2000")
+    config = small("pixel", "augment.crop=none", f"data.limit_images={limit}")
     data = open_data(config, cpu)
     config = complete(config, data)
 
@@ -60,9 +35,21 @@ def found_on(images, small, monkeypatch, **changes):
 
     monkeypatch.setattr(pretrain, "views", views)
     target = make_target(config)
-    for name, value in changes.items():
-        monkeypatch.setattr(target, name, value)
-    return gate.gate_losses(config, data, target, None, cpu)
+    model = pretrain.build_model(config, target.dim) if has_model else None
+    return gate.gate_losses(config, data, target, model, cpu)
+
+
+def test_ridge__finds_a_linear_rule_and_the_mean_does_not(small, monkeypatch):
+    """Images of one colour each: every hidden patch is a linear function of the visible ones."""
+
+    def flat(index):
+        levels = (index * 37 % 256).to(torch.uint8)
+        return levels[:, None, None, None].expand(-1, 1, 32, 32)
+
+    found = found_on(flat, small, monkeypatch, limit=600, has_model=True)
+    assert found["copy_loss"] == 0 and found["flat_share"] == 1
+    assert found["ridge_loss"] < 0.05 * found["mean_loss"]
+    assert found["model_loss"] > found["ridge_loss"]  # untrained: below the gate
 
 
 def test_ridge__does_not_see_the_hidden_pixels(small, monkeypatch):

@@ -17,13 +17,12 @@ from mim_bench.analysis.figures.layout import (
     Points,
     as_curves,
     close,
-    num_seeds,
     panel_titles,
     seeds_behind,
     sheet,
 )
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel
-from mim_bench.analysis.row import total_tflops
+from mim_bench.analysis.row import span, total_tflops
 from mim_bench.config.benchmark import Benchmark
 from mim_bench.config.cells import config_field, row_label
 from mim_bench.config.protocol import PROTOCOLS
@@ -161,9 +160,8 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
         panel.axes.set(xlabel="epoch", ylabel=y)
         if points is losses and has_gate:  # the first epoch may be far above the mean's
             panel.axes.set_ylim(0, min(panel.axes.get_ylim()[1], _HIGHEST))
-    count = num_seeds(
-        each for points in (losses, accuracies) for at in points.values() for each in at.values()
-    )
+    drawn = [at for points in (losses, accuracies) for at in points.values()]
+    count = span(len(values) for at in drawn for values in at.values())
     note = "One seed." if count == "1" else f"Mean of {count} seeds; band: least to greatest."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})
     note += (f" At {at}." if at else "") + gates.remark(found)

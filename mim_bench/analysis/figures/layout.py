@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mim_bench.analysis.figures.color import color_numbers
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
+from mim_bench.analysis.row import span
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.store import CellRecord
 
@@ -60,18 +61,12 @@ def close(
 
 def seeds_behind(values: Iterable[Sequence[float]]) -> str:
     """How many seeds are behind the points, and what the bars are."""
-    count = num_seeds(values)
+    count = span(len(of_point) for of_point in values)
     if count == "1":
         return "One seed, so no interval."
     if count in ("2", "1 to 2"):
         return f"Mean of {count} seeds, and small each of them: too few for an interval."
     return f"Mean of {count} seeds; bars: 95 % interval (Student's t), of three or more."
-
-
-def num_seeds(values: Iterable[Sequence[float]]) -> str:
-    """`5`, or `1 to 3` where points have different numbers of them."""
-    numbers = sorted({len(of_point) for of_point in values})
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def as_curves(points: Points) -> list[Curve]:
