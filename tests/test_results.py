@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mim_bench.analysis import render, table, validate
+from mim_bench.analysis import render, table, validate, write
 from mim_bench.config.cells import cells
 from mim_bench.records import finished, png_stamp, store
 
@@ -25,8 +25,8 @@ def test_results__are_valid():
 def test_table__is_what_the_records_give(folder):
     made = table.build(folder.parent.name, folder.name, RESULTS)
     again = f"python -m mim_bench table {made.name} --preset {made.preset}"
-    for file, text in (("table.md", render.markdown(made)), ("table.csv", render.csv(made)),
-                       ("table.tex", render.tex(made))):  # fmt: skip
+    for file, text in (("table.md", render.markdown(made)), ("table.csv", write.csv(made)),
+                       ("table.tex", write.tex(made))):  # fmt: skip
         assert (folder / file).read_text() == text, f"{file} is out of date: {again}"
 
 

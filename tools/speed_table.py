@@ -25,7 +25,7 @@ import torch
 from other_maes import Shape, TimmMae, lightly_mae, official_class, official_mae
 from torch import nn
 
-from mim_bench.analysis import render
+from mim_bench.analysis import write
 from mim_bench.config.resolve import load_config
 from mim_bench.evaluate import speed
 from mim_bench.train import loop
@@ -131,7 +131,7 @@ def main() -> None:
     content = {"threads": options.threads, "torch": torch.__version__, "rows": rows}
     file, measured = alternate.write(options.out, "", device, content)
     if options.into:
-        render.put_between(options.into, "<!-- speed -->", table(measured) + "\n")
+        write.put_between(options.into, "<!-- speed -->", table(measured) + "\n")
     print(file)
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from mim_bench.analysis.column import Column, is_compared
 from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.gates import BELOW
-from mim_bench.analysis.table import Column, Row, Table, is_compared
+from mim_bench.analysis.table import Row, Table
 
 BENCHMARK = "targets"
 """The table that answers it."""

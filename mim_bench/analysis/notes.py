@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mim_bench.analysis import difference, effects
-from mim_bench.analysis.table import CONTROL, Table, is_compared
+from mim_bench.analysis.column import is_compared
+from mim_bench.analysis.table import CONTROL, Table
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records.record import Record

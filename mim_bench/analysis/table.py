@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from mim_bench.analysis import difference, gates
+from mim_bench.analysis.column import Column, columns_of, is_compared
 from mim_bench.analysis.difference import Difference
 from mim_bench.analysis.external import ExternalRow, external_rows
 from mim_bench.analysis.published import match
@@ -28,18 +29,6 @@ from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
 
 CONTROL = "random weights (control)"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of numbers."""
-
-    key: str
-    """Name of a measure, or of a cost."""
-    heading: str
-    is_fraction: bool
-    """Printed in per cent: an accuracy or a mean IoU."""
-    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,13 +108,6 @@ MOST_IN_CELL = 2
 """Published numbers that are printed in a cell of a measured row."""
 
 
-def is_compared(key: str) -> bool:
-    """Whether the differences of a measure to the reference row are printed."""
-    protocol, _, rest = key.partition(" ")
-    spec = PROTOCOLS.get(protocol)
-    return spec is not None and spec.is_compared and "@" not in rest
-
-
 def half_interval(values: Sequence[float]) -> float | None:
     """Half the 95 % interval of a mean over seeds, Student's t; None below three, where it says nothing."""
     if len(values) < 3:
@@ -148,7 +130,7 @@ def build(
     differing = comparability.check(found)
     by_label = records_by_row(benchmark, cells(name, preset, overrides), found)
     reference = _reference(benchmark, by_label)
-    columns = _columns(benchmark, by_label, gates.primary_measure(preset))
+    columns = columns_of(benchmark, by_label, gates.primary_measure(preset))
     below = gates.untrained_rows(found)
     exploratory = gates.exploratory(by_label)
     rows = [
@@ -178,38 +160,6 @@ def _reference(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> str:
     if named not in by_label:
         raise UserError(f"reference: no row '{named}'; {suggest(named, by_label)}")
     return named
-
-
-def _columns(
-    benchmark: Benchmark, by_label: Mapping[str, RowRecords], primary: str | None
-) -> list[Column]:
-    """The primary measure, accuracies in the order of importance, those of other readouts last, then costs."""
-    order = list(PROTOCOLS)
-    is_fraction = {
-        key: next(iter(of_seed.values()))[0].is_fraction
-        for line in by_label.values()
-        for key, of_seed in line.measured.items()
-    }
-    keys = [key for key, fraction in is_fraction.items() if fraction and ":" not in key]
-    keys.sort(key=lambda key: ("@" in key, key != primary, order.index(key.split()[0])))
-    columns = [Column(key, _heading(key), True) for key in keys]
-    if any("scratch" in line.protocols and line.found for line in by_label.values()):
-        columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
-    if "step_s" in is_fraction:
-        columns += [Column(key, *COSTS[key]) for key in benchmark.cost]
-    for key, heading in (("total_tflops", "TFLOPs, all"), ("fit_s", "fit s")):
-        if any(cost(key, line, line) for line in by_label.values()):
-            columns.append(Column(key, heading, False, False))
-    return columns
-
-
-def _heading(key: str) -> str:
-    """Heading of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
-    protocol, _, rest = key.partition(" ")
-    if "%" in rest:
-        return f"{PROTOCOLS[protocol].title} {rest.replace('%', ' % of labels')}"
-    shown = PROTOCOLS[protocol].title
-    return f"{shown} {rest} %" if rest else f"{shown} %"
 
 
 def _row(

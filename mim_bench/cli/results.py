@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-
 Jobs = Annotated[
     str | None,
     typer.Option(
@@ -159,12 +158,12 @@ def table(
     ] = None,
 ) -> None:
     """Print a benchmark's table and write it next to its records as md, csv and tex."""
-    from mim_bench.analysis import render
+    from mim_bench.analysis import render, write
     from mim_bench.analysis import table as tables
     from mim_bench.analysis.external import external_grid
 
     made = tables.build(benchmark, preset, results, settings_alone(overrides))
-    paths = render.write_tables(made, results)
+    paths = write.write_tables(made, results)
     grid = render.main_grid(made, brief=True) if made.rows else render.published_grid(made)
     print_table(grid.headings, grid.texts)
     if made.external:
@@ -174,7 +173,7 @@ def table(
     for note in render.notes(made) if made.rows else [made.benchmark.claim]:
         print_line(note.replace("**", "").replace("`", ""), style="dim")
     if into is not None:
-        render.insert(into, made)
+        write.insert(into, made)
         paths.append(into)
     _say_written(paths)
 

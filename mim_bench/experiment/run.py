@@ -9,16 +9,13 @@ Calling it again continues where it stopped; a finished run only reads its recor
     picture.png        target and prediction on a few images
 """
 
-import json
 import logging
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -33,6 +30,7 @@ from mim_bench.evaluate.flops import step as step_flops
 from mim_bench.evaluate.protocols import evaluate
 from mim_bench.evaluate.reconstruction import draw_picture, sample
 from mim_bench.experiment import cost
+from mim_bench.experiment.manifest import write_manifest
 from mim_bench.files import read_json, write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.records import provenance
@@ -48,7 +46,7 @@ from mim_bench.records.run_folder import (
 )
 from mim_bench.targets.build import geometry
 from mim_bench.text import duration
-from mim_bench.train import backend, distributed, environment, preemption, pretrain
+from mim_bench.train import distributed, environment, preemption, pretrain
 from mim_bench.train.backend import is_compiled
 from mim_bench.train.fit import Fitted, fitted_target
 from mim_bench.train.gate import gate_losses
@@ -135,7 +133,7 @@ def _execute(
         for line in (data.summary, *lr_lines(config), *_long_lines(config, data)):
             notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
-    distributed.on_main(lambda: _write_manifest(folder, config, data, device, origin))
+    distributed.on_main(lambda: write_manifest(folder, config, data, device, origin))
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
     random = Features(config, data, untrained, device)
     trained, facts = random, None
@@ -212,52 +210,6 @@ def is_finished(folder: Path, config: RunConfig) -> bool:
 
 def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:
     return path.is_file() and read(path).record_hash == record_hash(config, protocol)
-
-
-def _write_manifest(
-    folder: Path, config: RunConfig, data: Data, device: torch.device, command: str
-) -> None:
-    """Written before the first step: what is needed to say later where a number came from."""
-    path = folder / "manifest.json"
-    before = read_manifest(folder) if path.is_file() else {}
-    if before:
-        _check_continued(before, data, device, folder)
-    manifest = {
-        "run_id": config.run_id,
-        "run_hash": config.hash,
-        "command": command,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": provenance.code().model_dump(),
-        "versions": provenance.versions(),
-        "device": environment.device_facts(device).model_dump(),
-        "precision": backend.precision(device, config.runtime),
-        "tf32": config.runtime.tf32,
-        "compiled": is_compiled(device, config.runtime),
-        "lr": config.pretrain.lr,
-        "data": data.facts.model_dump(),
-        "first_batches": pretrain.first_batches_hash(config, data),
-        "artefacts": before.get("artefacts", {}),
-    }
-    write_text(path, json.dumps(manifest, indent=1) + "\n")
-
-
-def _check_continued(
-    manifest: dict[str, Any], data: Data, device: torch.device, folder: Path
-) -> None:
-    """A run goes on with the same images; other code or another device is reported."""
-    if manifest["data"]["fingerprint"] != data.facts.fingerprint:
-        raise UserError(
-            f"{folder} began on other images: '{data.facts.source}' has changed since; "
-            "use --force to start again, or another --out"
-        )
-    before, now = manifest["code"]["commit"], provenance.code().commit
-    if before != now:
-        _logger.warning("%s began at commit %s and goes on at %s", folder, before, now)
-    if manifest["device"]["kind"] != device.type:
-        kind = manifest["device"]["kind"]
-        _logger.warning(
-            "%s began on %s and goes on on %s: not bit-equal", folder, kind, device.type
-        )
 
 
 def _pretrained(

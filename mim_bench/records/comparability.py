@@ -6,7 +6,7 @@ from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import IDENTITY
 from mim_bench.errors import UserError
-from mim_bench.records import store
+from mim_bench.records import keys
 from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
 
@@ -76,10 +76,10 @@ def differing_fields(found: Sequence[CellRecord]) -> list[str]:
     used = {part for one in found for part in PROTOCOLS[one.record.protocol].sections}
     sections = [*IDENTITY, *sorted(used)]
     # of configs that differ in their seed alone one stands for all
-    shared = {store.shared_text(one.record): one.record for one in found}
+    shared = {keys.shared_text(one.record): one.record for one in found}
     configs = []
     for record in shared.values():
-        content = store.config_of(record).model_dump(mode="json")
+        content = keys.config_of(record).model_dump(mode="json")
         configs.append(flatten({section: content[section] for section in sections}))
     differing = [
         name

@@ -4,11 +4,8 @@ Beside it lies `<protocol>.npz` with which test images were right under each rea
 """
 
 import hashlib
-import io
 import math
-import zipfile
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,18 +14,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from mim_bench.errors import UserError
 from mim_bench.files import (
-    check_regular,
     file_sha256,
     parse_json,
     read_bytes,
-    replacing,
     write_text,
 )
 from mim_bench.records.external import ExternalFacts
+from mim_bench.records.packed import MAX_BYTES, read_packed, write_packed
 from mim_bench.records.provenance import Code, Device
 from mim_bench.schema import Frozen
 
-_MAX_ARRAY_BYTES = 1 << 28
 SCHEMA = "mim_bench.record.1"
 
 
@@ -185,7 +180,7 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
     content = record.model_dump()
     if correct:
         arrays = path.with_suffix(".npz")
-        _write_correct(arrays, correct)
+        write_packed(arrays, correct)
         content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
     unset = {"external"} if record.external is None else set()
@@ -200,12 +195,6 @@ _SHA256 = ',\n "sha256": "'
 
 def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-def _write_correct(arrays: Path, correct: Mapping[str, np.ndarray]) -> None:
-    packed: dict[str, Any] = {key: np.packbits(bits) for key, bits in correct.items()}
-    with replacing(arrays) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **packed)
 
 
 def read(path: Path) -> Record:
@@ -231,7 +220,7 @@ def check_correct(path: Path, record: Record) -> None:
     if record.correct_sha256 is None:
         read_correct(path, record)
         return
-    if file_sha256(arrays, _MAX_ARRAY_BYTES) != record.correct_sha256:
+    if file_sha256(arrays, MAX_BYTES) != record.correct_sha256:
         raise UserError(
             f"{arrays} is damaged, or of another record than {path.name}: its sha256 differs"
         )
@@ -254,7 +243,7 @@ def read_correct(
     if not metrics:
         return {}
     arrays = path.with_suffix(".npz")
-    packed = _unpack(arrays, metrics if wanted is None else wanted)
+    packed = read_packed(arrays, metrics if wanted is None else wanted)
     correct = {}
     for readout, bytes_of in packed.items():
         metric = metrics[readout]
@@ -266,40 +255,3 @@ def read_correct(
         if not does_fit or readout not in correct:
             raise UserError(f"{arrays} does not fit {path.name}: readout {readout}")
     return correct
-
-
-def _unpack(arrays: Path, readouts: Collection[str]) -> dict[str, np.ndarray]:
-    """Arrays of an `.npz` by name, after a look at the size that it declares."""
-    check_regular(arrays, _MAX_ARRAY_BYTES)
-    try:
-        with zipfile.ZipFile(arrays) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
-            if declared > _MAX_ARRAY_BYTES:
-                raise ValueError(
-                    f"{declared:,} bytes unpacked, at most {_MAX_ARRAY_BYTES:,} are expected"
-                )
-            found = {}
-            for name in readouts:
-                found[name] = _array(archive.read(f"{name}.npy"))
-            return found
-    # a damaged archive makes zipfile, zlib and numpy raise almost anything
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{arrays} cannot be read: {reason}") from None
-
-
-def _array(content: bytes) -> np.ndarray:
-    """What `np.load` makes of the content of a `.npy` file of version 1.0, as `np.savez` writes it."""
-    start = 10 + int.from_bytes(content[8:10], "little")
-    shape, dtype = _layout(content[:start])
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
-
-
-@lru_cache
-def _layout(head: bytes) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type from the head of a `.npy` file: thousands of files have the same."""
-    file = io.BytesIO(head)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("no array of version 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    return shape, dtype

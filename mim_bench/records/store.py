@@ -6,8 +6,6 @@ made from these files alone, and one that does not belong to the benchmark is na
 """
 
 import gc
-import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,21 +17,16 @@ import pandas as pd
 
 from mim_bench.config.cells import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS
-from mim_bench.config.resolve import flatten, validated
 from mim_bench.config.run import IDENTITY, RunConfig, digest
-from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
 from mim_bench.files import copy_file
+from mim_bench.records.keys import Keys, config_of
 from mim_bench.records.measure import Measure, measures
 from mim_bench.records.record import Record, check_correct, read, read_correct
 from mim_bench.records.run_folder import record_path
 
-_FROM_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
-"""Fields that a config may leave to the data; the data's fingerprint stands for it."""
 _FEW = 8
 """Readouts of a record."""
-_WHERE = ("data.source", "data.skip_bad_images")
-"""Where the images lie says nothing of which they are."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +131,7 @@ def find(
 
     Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
     """
-    keys: dict[int, _Keys] = {}  # by number of training images, which bounds the batches
+    keys: dict[int, Keys] = {}  # by number of training images, which bounds the batches
     found, foreign = [], []
     for path, record in records:
         if record.external is not None:  # divisions never share a table
@@ -146,95 +139,18 @@ def find(
             continue
         config, num_images = config_of(record), record.data.num_train_images
         if num_images not in keys:
-            keys[num_images] = _Keys.of(todo, num_images)
-        known = keys[num_images]
-        text = shared_text(record)
-        cell, old = known.exact.get((_text_key(text, None), record.seed)), ()
-        if cell is None:
-            near = (
-                of_key.get((_text_key(text, kept), record.seed))
-                for kept, of_key in known.loose.items()
-            )
-            cell, old = next((one for one in near if one is not None), None), ("target",)
+            keys[num_images] = Keys.of(todo, num_images)
+        cell, old = keys[num_images].cell_of(record)
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
             foreign.append(path)
             continue
-        wanted = known.fitted[id(cell)]
+        wanted = keys[num_images].fitted[id(cell)]
         found.append(CellRecord(record, path, cell, old + _older(record, config, wanted)))
     order = {id(cell): place for place, cell in enumerate(todo)}
     # of several records of one place the current one counts, else the newest
     found.sort(key=lambda one: (not one.stale, one.record.started))
     of_place = {(order[id(one.cell)], one.record.protocol): one for one in found}
     return [one for _, one in sorted(of_place.items())], foreign
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """Cells by what a record of theirs has in common with them."""
-
-    exact: dict[tuple[str, int], Cell]
-    loose: dict[frozenset[str], dict[tuple[str, int], Cell]]
-    fitted: dict[int, RunConfig]
-    """Config of each cell with its batches bounded."""
-
-    @classmethod
-    def of(cls, todo: Sequence[Cell], num_images: int) -> "_Keys":
-        """Keys of cells whose batches are bounded by a number of training images."""
-        found = cls({}, {}, {})
-        for cell in todo:
-            config = found.fitted[id(cell)] = fit_batches(cell.config, num_images)
-            kept = frozenset(cell.varies() | {"target.name"})
-            found.exact[_key(config, None)] = cell
-            found.loose.setdefault(kept, {})[_key(config, kept)] = cell
-        return found
-
-
-_TEXTS: dict[str | None, str] = {}
-"""A record's sha256 -> its config without the seed."""
-
-
-def config_of(record: Record) -> RunConfig:
-    """A record's config; of records that differ in their seed alone it is read once."""
-    shared = _config(shared_text(record))
-    return shared.model_copy(update={"seed": record.seed})
-
-
-def shared_text(record: Record) -> str:
-    """A record's config but for its seed, as a key; one string for all records that share it."""
-    text = _TEXTS.get(record.sha256)
-    if text is None:
-        text = sys.intern(json.dumps(record.config | {"seed": 0}, sort_keys=True))
-        if record.sha256:  # it has one as soon as it was in a file
-            _TEXTS[record.sha256] = text
-    return text
-
-
-@lru_cache(maxsize=4096)
-def _config(text: str) -> RunConfig:
-    return validated(json.loads(text))
-
-
-def _key(config: RunConfig, kept: frozenset[str] | None) -> tuple[str, int]:
-    """Key of everything that a record and its cell have in common; with `kept` these fields of the target block only,
-    so that a record of an older version of a target still finds its row."""
-    shared = config.model_copy(update={"seed": 0})
-    return _shared_key(json.dumps(shared.identity()), kept), config.seed
-
-
-@lru_cache(maxsize=16_384)
-def _text_key(text: str, kept: frozenset[str] | None) -> str:
-    """The first part of `_key` from a record's `shared_text`."""
-    return _shared_key(json.dumps(_config(text).identity()), kept)
-
-
-@lru_cache(maxsize=16_384)
-def _shared_key(text: str, kept: frozenset[str] | None) -> str:
-    identity = flatten(json.loads(text))
-    for field in (*_FROM_DATA, *_WHERE):
-        identity.pop(field, None)
-    if kept is not None:
-        identity = {k: v for k, v in identity.items() if not k.startswith("target.") or k in kept}
-    return digest(identity)
 
 
 def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:

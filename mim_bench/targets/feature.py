@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mim_bench.config.target_params import FeatureParams
+from mim_bench.config.teacher_params import FeatureParams
 from mim_bench.target import Target, TargetContext
 from mim_bench.targets.feature_picture import feature_picture
 from mim_bench.targets.teacher import frozen_teacher

@@ -14,7 +14,7 @@ Legend: B batch, C channels, H W image, L patches, R kinds, M heads and d their 
 import torch
 from torch import Tensor, nn
 
-from mim_bench.config.target_params import RelationParams
+from mim_bench.config.teacher_params import RelationParams
 from mim_bench.errors import UserError
 from mim_bench.target import TargetContext
 from mim_bench.targets.feature_picture import feature_picture

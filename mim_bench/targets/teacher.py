@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mim_bench import rng
-from mim_bench.config.target_params import TeacherParams
+from mim_bench.config.teacher_params import TeacherParams
 from mim_bench.errors import UserError
 from mim_bench.target import TargetContext
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mim_bench.config.target_params import VqDistilledParams
+from mim_bench.config.teacher_params import VqDistilledParams
 from mim_bench.targets.feature_picture import feature_picture
 from mim_bench.targets.tokenizer.decoder import Decoder
 from mim_bench.targets.tokenizer.vector_quantized import VqTarget

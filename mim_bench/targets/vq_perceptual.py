@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mim_bench.config.target_params import VqPerceptualParams
+from mim_bench.config.teacher_params import VqPerceptualParams
 from mim_bench.target import to_rgb
 from mim_bench.targets.tokenizer.decoder import Decoder
 from mim_bench.targets.tokenizer.lanczos import resize

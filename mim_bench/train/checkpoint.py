@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mim_bench.errors import UserError
 from mim_bench.files import check_regular, replacing
+from mim_bench.train import distributed
 from mim_bench.train.distributed import full_tensor, shard_like
 
 _logger = logging.getLogger(__name__)
@@ -129,6 +130,20 @@ def load_newest(folder: Path, training: str) -> Checkpoint | None:
             return found
         _logger.warning("refused checkpoint %s: it belongs to another training", path)
     return None
+
+
+def load_newest_on_all(folder: Path, training: str) -> Checkpoint | None:
+    """The newest whole checkpoint that rank 0 finds, read by every rank."""
+    found: list[Checkpoint | None] = []
+
+    def find() -> Path | None:
+        found.append(load_newest(folder, training))
+        return found[0] and found[0].path
+
+    path = distributed.on_main(find)
+    if found or path is None:
+        return found[0] if found else None
+    return load(path, training)
 
 
 def load(path: Path, training: str) -> Checkpoint | None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -105,7 +104,7 @@ class _Loop:
         self.step, self.seconds_before = 0, 0.0
         self.watch = LossWatch(training.device)
         self.recordable = recordable(task, self.schedule, training.device, training.runtime)
-        newest = _newest(training)
+        newest = checkpoint.load_newest_on_all(training.folder / training.name, training.key)
         if newest is not None:
             checkpoint.unpack(newest.tensors, self.modules, optimizer)
             self.step, self.seconds_before = newest.step, newest.seconds
@@ -288,18 +287,3 @@ class _Loop:
             final_loss=self.log.last_loss if self.log else None,
             replayed=self.graph is not None and self.graph.graph is not None,
         )
-
-
-def _newest(training: Training) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from: the one that rank 0 finds, read by every rank."""
-    folder = training.folder / training.name
-    found: list[checkpoint.Checkpoint | None] = []
-
-    def find() -> Path | None:
-        found.append(checkpoint.load_newest(folder, training.key))
-        return found[0] and found[0].path
-
-    path = distributed.on_main(find)
-    if found or path is None:
-        return found[0] if found else None
-    return checkpoint.load(path, training.key)

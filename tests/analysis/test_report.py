@@ -14,7 +14,7 @@ from fake import fake_results
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mim_bench.analysis import difference, headline, render, table
+from mim_bench.analysis import difference, headline, render, table, write
 from mim_bench.analysis.grid import TableCell
 from mim_bench.analysis.report import comparison
 from mim_bench.analysis.report.inline import cell_html, inline, svg
@@ -204,7 +204,7 @@ def test_page__numbers_are_those_of_the_csv(
 ) -> None:
     found = built("targets")
     headings, *lines = browser.run(_TABLE, _MAIN)
-    unrounded = {line["row"]: line for line in csv.DictReader(io.StringIO(render.csv(found)))}
+    unrounded = {line["row"]: line for line in csv.DictReader(io.StringIO(write.csv(found)))}
     num_checked = 0
     for column in render.main_columns(found):
         place, factor = headings.index(column.heading), 100 if column.is_fraction else 1

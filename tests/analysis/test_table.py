@@ -11,7 +11,8 @@ import pytest
 from fake import fake_results
 from scipy import stats
 
-from mim_bench.analysis import render, table
+from mim_bench.analysis import render, table, write
+from mim_bench.analysis.column import Column, is_compared
 from mim_bench.analysis.row import total_tflops
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import load_benchmark
@@ -37,10 +38,10 @@ def test_table__of_every_benchmark_is_made_as_markdown_csv_and_tex(results, name
     lines = grid.texts
     assert lines and all(len(line) == len(grid.headings) for line in lines)
     assert render.markdown(made).count("\n| ") > len(lines)
-    assert len(list(csv.DictReader(io.StringIO(render.csv(made))))) == len(made.rows) + len(
+    assert len(list(csv.DictReader(io.StringIO(write.csv(made))))) == len(made.rows) + len(
         made.published_only
     )
-    assert render.tex(made).count(r"\\") == len(lines) + 1
+    assert write.tex(made).count(r"\\") == len(lines) + 1
 
 
 def test_value__is_the_mean_over_seeds_with_students_interval(results):
@@ -59,7 +60,7 @@ def test_value__is_the_mean_over_seeds_with_students_interval(results):
 
 
 def test_cell__is_per_cent_with_its_interval():
-    column = table.Column("linear", "linear %", True)
+    column = Column("linear", "linear %", True)
     assert render.value_cell(table.Value({0: 0.70, 1: 0.72, 2: 0.74}), column).text == "72.0 ± 5.0"
     assert render.value_cell(table.Value({0: 0.7}), column).text == "70.0"
     assert render.value_cell(None, column).text == "-"
@@ -72,14 +73,14 @@ def test_heading_of_few_labels__has_one_sign_for_each_thing(results):
     assert [heading for heading in headings if "low-shot" in heading] == wanted
     assert not any(re.search(r"%.* %$|%\s*%", column.heading) for column in made.columns)
     assert {"fine-tune %", "kNN @ last/cls %"} <= {column.heading for column in made.columns}
-    assert r"low-shot 1 \% of labels" in render.tex(made)
-    frame = list(csv.DictReader(io.StringIO(render.csv(made))))
+    assert r"low-shot 1 \% of labels" in write.tex(made)
+    frame = list(csv.DictReader(io.StringIO(write.csv(made))))
     assert {"low_shot 1%", "low_shot 10%"} <= frame[0].keys()
 
 
 def test_csv__holds_the_same_numbers_unrounded(results):
     made = table.build("mask_ratio", "tiny", results)
-    lines = list(csv.DictReader(io.StringIO(render.csv(made))))
+    lines = list(csv.DictReader(io.StringIO(write.csv(made))))
     for row, line in zip(made.rows, lines, strict=False):
         if row.is_baseline:
             assert line["finetune"] == "" and float(line["linear"]) == row.values["linear"].mean
@@ -319,9 +320,9 @@ def test_stale_row__is_not_ranked(tmp_path):
 
 def test_every_accuracy__is_compared_and_the_least_detectable_difference_printed(results):
     made = table.build("targets", "tiny", results)
-    compared = {column.key for column in made.columns if table.is_compared(column.key)}
+    compared = {column.key for column in made.columns if is_compared(column.key)}
     assert {"linear", "knn", "low_shot 1%", "low_shot 10%", "finetune"} <= compared
-    assert table.is_compared("attentive") and table.is_compared("partial 0.5")
+    assert is_compared("attentive") and is_compared("partial 0.5")
     assert "Least true difference found four times in five" in render.markdown(made)
 
 
@@ -343,13 +344,13 @@ def test_table_goes_into_a_page__between_its_marks(results, tmp_path):
     made = table.build("targets", "tiny", results)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table targets tiny -->\nold\n<!-- end -->\nafter\n")
-    render.insert(page, made)
+    write.insert(page, made)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n")
     assert render.brief_markdown(made) in text and "\nold\n" not in text
     page.write_text("no marks")
     with pytest.raises(UserError, match="no marks"):
-        render.insert(page, made)
+        write.insert(page, made)
 
 
 def test_answers__are_those_of_the_rows_own_protocol(results):

@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.models.beit import Beit
 
-from mim_bench.analysis import external, render
+from mim_bench.analysis import external, render, write
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.external import external_grid, external_rows
 from mim_bench.analysis.published.rows import rows
@@ -209,7 +209,7 @@ def test_methods_table__has_it_next_to_what_was_published_of_the_same_weights(
     value = 100 * found[1].measure.value
     assert external_grid(found).texts[1][8].startswith(f"{value - 60:+.1f} [")
     made = tables.build("methods", "tiny", tmp_path / "results")
-    assert "| vit |" in render.markdown(made) and render.csv(made).count("vit") >= 2
+    assert "| vit |" in render.markdown(made) and write.csv(made).count("vit") >= 2
     assert validate(tmp_path / "results")[1] == []
     assert ">vit<" in write_report(tmp_path / "results").read_text()
 

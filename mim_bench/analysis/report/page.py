@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mim_bench.analysis import gates, headline, render
+from mim_bench.analysis import gates, headline, render, write
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.external import external_grid
 from mim_bench.analysis.figures.color import color_numbers
@@ -211,9 +211,9 @@ def _sheet(caption: str, grid: Grid) -> Sheet | None:
 
 def _downloads(name: str, table: Table) -> list[Markup]:
     """The table for programs, for papers, and the answers image by image on the first measure."""
-    links = [download(render.csv(table), f"{name}.csv"), download(render.tex(table), f"{name}.tex")]
+    links = [download(write.csv(table), f"{name}.csv"), download(write.tex(table), f"{name}.tex")]
     key = gates.primary_measure(table.preset) or next(iter(table.rows[0].values), "")
-    answers = render.answers_csv(table, key)
+    answers = write.answers_csv(table, key)
     return [*links, download(answers, f"{name}-{key}-answers.csv")] if answers else links
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mim_bench import rng
-from mim_bench.config.target_params import VqParams
+from mim_bench.config.teacher_params import VqParams
 from mim_bench.errors import UserError
 from mim_bench.target import TargetContext, TrainingImages
 from mim_bench.targets import dvae

@@ -1,0 +1,97 @@
+"""A table in files: CSV for programs, TeX for papers, Markdown in a folder or between the marks of a page."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from mim_bench.analysis.published import match
+from mim_bench.analysis.render import brief_markdown, main_grid, markdown, published_grid
+from mim_bench.analysis.table import Table, is_compared
+from mim_bench.errors import UserError
+from mim_bench.files import write_text
+from mim_bench.records import store
+
+
+def answers_csv(table: Table, key: str) -> str:
+    """How many seeds of each row were right on each test image; empty without a row that has answers."""
+    correct = {
+        label: sum(of.astype(int) for of in row.correctness(key).values())
+        for label, row in table.by_label.items()
+        if row.values(key) and not row.is_baseline
+    }
+    if not correct:
+        return ""
+    frame = pd.DataFrame({f"{label}, seeds right": right for label, right in correct.items()})
+    return frame.to_csv(index_label="test image")
+
+
+def csv(table: Table) -> str:
+    """One line a row: mean, half interval, n, difference and published value of every column, unrounded."""
+    lines = []
+    for row in table.rows:
+        line: dict[str, object] = {
+            "row": row.label,
+            "seeds": row.num_seeds,
+            "missing": row.num_missing,
+        }
+        line["stale"] = ", ".join(row.stale)
+        for column in table.columns:
+            value, found = row.values.get(column.key), row.differences.get(column.key)
+            line[column.key] = None if value is None else value.mean
+            line[f"{column.key} half"] = None if value is None else value.half
+            if is_compared(column.key):
+                line |= {
+                    f"{column.key} difference": found.mean if found else None,
+                    f"{column.key} low": found.low if found else None,
+                    f"{column.key} high": found.high if found else None,
+                }
+            several = row.published.get(column.key, [])
+            line[f"{column.key} published"] = "; ".join(one.shown() for one in several)
+            line[f"{column.key} source"] = "; ".join(one.cite for one in several)
+        line["not comparable"] = "; ".join(f"{k}: {v}" for k, v in row.reasons.items())
+        lines.append(line)
+    for row in table.external:
+        lines.append({"external": row.facts.source, "sha256": row.facts.sha256,
+                      "measure": row.measure.name, "measured": row.measure.value,
+                      "control": row.measure.control, "data": row.record.data.source,
+                      "published of it": row.published and row.published.value})  # fmt: skip
+    for row in table.published_only:
+        lines.append({"row": match.setting(row), "published only": row.value, "status": row.status,
+                      "metric": row.metric, "protocol": row.protocol, "source": row.cite})  # fmt: skip
+    frame = pd.DataFrame(lines)
+    said = {name: any(line.get(name) not in (None, "") for line in lines) for name in frame.columns}
+    kept = [name for name, is_said in said.items() if is_said or name == "stale"]
+    return frame[kept].to_csv(index=False)
+
+
+def tex(table: Table) -> str:
+    """The main table for a paper that loads `booktabs`."""
+    grid = main_grid(table) if table.rows else published_grid(table)
+    command = f"python -m mim_bench table {table.name}"
+    return f"% {table.benchmark.title}, preset {table.preset}; made by: {command}\n" + grid.tex()
+
+
+def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
+    """Writes `table.md`, `table.csv`, `table.tex` and, of every record, `records.csv`."""
+    place = store.home(table.name, table.preset, results)
+    content = {"table.md": markdown(table), "table.csv": csv(table), "table.tex": tex(table)}
+    if table.rows:
+        content["records.csv"] = store.frame(table.found).to_csv(index=False)
+    for file, text in content.items():
+        write_text(place / file, text)
+    return [place / file for file in content]
+
+
+def insert(page: Path, table: Table) -> None:
+    """Puts the brief table into a page, between `<!-- table NAME PRESET -->` and `<!-- end -->`."""
+    put_between(page, f"<!-- table {table.name} {table.preset} -->", brief_markdown(table))
+
+
+def put_between(page: Path, start: str, content: str) -> None:
+    """Puts lines into a page, between the mark `start` and `<!-- end -->`; UserError where it has them not."""
+    marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if not marks.search(text):
+        raise UserError(f"{page} has no marks {start} ... <!-- end -->")
+    write_text(page, marks.sub(lambda m: m[1] + content + m[2], text))
