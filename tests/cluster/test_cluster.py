@@ -17,9 +17,10 @@ from submitit.core.utils import cloudpickle_dump
 from mim_bench.cli.cluster import local_jobs
 from mim_bench.cli.main import main
 from mim_bench.cluster import slurm, state
+from mim_bench.cluster.batches import Batch, Dependency, arrays, split_limit
 from mim_bench.cluster.job import Job, ProgressFile, progress_path
 from mim_bench.cluster.ledger import Ledger
-from mim_bench.cluster.plan import Batch, Dependency, arrays, make_plan, split_limit
+from mim_bench.cluster.plan import make_plan
 from mim_bench.cluster.settings import Cluster, Size, check_batches, load_cluster
 from mim_bench.cluster.snapshot import snapshot
 from mim_bench.cluster.state import BenchmarkJobs
