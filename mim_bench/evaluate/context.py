@@ -76,9 +76,12 @@ class Features:
     ) -> None:
         accelerate(encoder, device, config.runtime)
         self.config, self.data, self.encoder, self.device = config, data, encoder, device
-        self.names = names
+        self.readouts = names
+        self.names = tuple(name for name in names if not name.endswith(f"/{features.ATTENTIVE}"))
+        self.attentive_layers = features.pooled_by(features.ATTENTIVE, names)
+        self.patch_layers = features.pooled_by(features.PATCHES, names)
         self.geometry = geometry(config)
-        self._stored = _parts(names)
+        self._stored = _parts(self.names)
         self._kept: dict[str, Tensor] = {}
 
     @property
@@ -90,9 +93,13 @@ class Features:
         """8-bit images (B, C, H, W) -> (B, R, D) float32, without gradient."""
         return self._encoded(lambda encoder, x: features.readouts(encoder, x, self._stored), images)
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """8-bit images (B, C, H, W) -> tokens of the last layer (B, 1 + L, D), class token first, without gradient."""
-        return self._encoded(lambda encoder, x: features.layers(encoder, x, ("last",))[0], images)
+    def tokens(self, images: Tensor, layer: str = "last") -> Tensor:
+        """8-bit images (B, C, H, W) -> tokens of a layer (B, 1 + L, D), class token first, without gradient."""
+        return self._encoded(lambda encoder, x: features.layers(encoder, x, (layer,))[0], images)
+
+    def patches(self, images: Tensor, layer: str = "last") -> Tensor:
+        """8-bit images (B, C, H, W) -> patches of a layer (B, L, D), without gradient."""
+        return self.tokens(images, layer)[:, int(features.has_class_token(self.encoder)) :]
 
     def _encoded(self, function: Callable[[Encoder, Tensor], Tensor], images: Tensor) -> Tensor:
         self.encoder.eval()
@@ -117,10 +124,25 @@ class Features:
         return features.extract(function, batches, split.num_images, num_counted)
 
     def of(self, split: Split, name: str) -> Tensor:
-        """A readout of every image of a split, (N, D) float32, or (N, 2 D) where two are joined."""
+        """A readout of every image of a split, (N, D) float32; (N, 2 D) where two are joined, (N, L D) of patches."""
+        layer, _, pooling = name.partition("/")
+        if pooling == features.PATCHES:
+            return self._all_patches(split, layer)
         kept = self.clean(split)
         parts = [kept[:, self._stored.index(part)] for part in _parts((name,))]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _all_patches(self, split: Split, layer: str) -> Tensor:
+        limit = self.config.runtime.memory_gb
+        width = self.geometry.num_patches * self.config.model.embed_dim
+        if (size := 4e-9 * split.num_images * width) > limit:
+            raise UserError(
+                f"readout '{layer}/{features.PATCHES}': {split.num_images:,} images of {width:,} values are "
+                f"{size:.1f} GB; runtime.memory_gb={limit:g} allows fewer; data.limit_images takes fewer"
+            )
+        every = torch.arange(split.num_images)
+        found = self.over(lambda x: self.patches(x, layer).flatten(1).float(), split, every)
+        return _finite(found, split)
 
     def clean(self, split: Split) -> Tensor:
         """Readouts of every image of a split, (N, R, D) float32; UserError where they are not finite.
@@ -129,20 +151,27 @@ class Features:
         """
         if split.name not in self._kept:
             every = torch.arange(split.num_images)
-            found = self._kept[split.name] = self.over(self.encode, split, every)
-            if num_bad := int((~torch.isfinite(found).flatten(1).all(1)).sum()):
-                raise UserError(
-                    f"features of {num_bad} of {split.num_images} {split.name} images are not finite: the encoder "
-                    "overflows on them; nothing is recorded"
-                )
+            self._kept[split.name] = _finite(self.over(self.encode, split, every), split)
         return self._kept[split.name]
 
 
+def _finite(found: Tensor, split: Split) -> Tensor:
+    """Features (N, ...) of a split's images, none of them infinite; else UserError."""
+    if num_bad := int((~torch.isfinite(found).flatten(1).all(1)).sum()):
+        raise UserError(
+            f"features of {num_bad} of {split.num_images} {split.name} images are not finite: the encoder "
+            "overflows on them; nothing is recorded"
+        )
+    return found
+
+
 def _parts(names: Sequence[str]) -> tuple[str, ...]:
-    """Readouts without those that join two: their parts instead."""
+    """Readouts without those that join several: the parts of two, nothing of all patches."""
     apart = []
     for name in names:
         layer, _, poolings = name.partition("/")
+        if poolings == features.PATCHES:
+            continue
         apart += [f"{layer}/{pooling}" for pooling in poolings.split("+")]
     return tuple(dict.fromkeys(apart))
 

@@ -5,7 +5,9 @@ training and test images: one choice alone can reorder targets (microsoft/SimMIM
 
 - `last` is after the final norm; `middle` is the output of block depth // 2 and `block7` that of the 7th of them, not
   normalised; `block7+norm` is what the final norm makes of it (SimMIM probes a middle layer, BEiT the best one).
-- `cls` is the class token, `patch_mean` the mean over patches, `cls+patch_mean` one beside the other (DINOv2).
+- `cls` is the class token, `patch_mean` the mean over patches, `cls+patch_mean` one beside the other (DINOv2),
+  `patches` all patches one after the other, which keeps where they are: (N, L D), for small grids. `attentive` is
+  what the attentive probe alone reads, and it trains one probe a layer.
 
 Registers are left out. An encoder without class token has the readouts of its patches only.
 
@@ -24,6 +26,8 @@ from mim_bench.train import distributed
 
 READOUTS = ("last/cls", "last/patch_mean", "middle/cls", "middle/patch_mean")
 POOLINGS = ("cls", "patch_mean", "cls+patch_mean")
+PATCHES, ATTENTIVE = "patches", "attentive"
+"""Poolings that are taken where they are named, never by `all`."""
 _BLOCK = re.compile(r"block([1-9]\d*)(\+norm)?")
 
 
@@ -74,6 +78,12 @@ def place(layer: str, depth: int) -> tuple[int, bool]:
     return int(found[1]), found[2] is not None
 
 
+def pooled_by(pooling: str, names: Sequence[str]) -> list[str]:
+    """Layers of the readouts of one pooling, the last one first where it is not named."""
+    found = [name.partition("/")[0] for name in names if name.endswith(f"/{pooling}")]
+    return list(dict.fromkeys(["last", *found]))
+
+
 def default_readouts(encoder: nn.Module) -> tuple[str, ...]:
     """Those of `READOUTS` that an encoder has."""
     return tuple(n for n in READOUTS if has_class_token(encoder) or not n.endswith("/cls"))
@@ -90,7 +100,7 @@ def chosen_readouts(text: str, encoder: nn.Module) -> tuple[str, ...]:
         names = [name for name in names if has_class or name.endswith("/patch_mean")]
     for name in names:
         layer, _, pooling = name.partition("/")
-        allowed = POOLINGS if has_class else ("patch_mean",)
+        allowed = (*(POOLINGS if has_class else ("patch_mean",)), PATCHES, ATTENTIVE)
         if pooling not in allowed:
             raise UserError(f"readout '{name}': pooling '{pooling}'; allowed: {', '.join(allowed)}")
         place(layer, depth)

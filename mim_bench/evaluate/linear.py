@@ -122,7 +122,7 @@ def _solve(context: EvalContext) -> ProtocolResult:
 def _train(context: EvalContext) -> ProtocolResult:
     config, data, device = context.config, context.data, context.device
     schedule, names = config.linear, context.features.names
-    if joined := [name for name in names if name.endswith("/cls+patch_mean")]:
+    if joined := [name for name in names if name.endswith(("/cls+patch_mean", "/patches"))]:
         raise UserError(f"readout '{joined[0]}' is of another width: linear.solver=lbfgs takes it")
     probes = Probes(config.model.embed_dim, data.num_classes, len(names), seed=config.seed)
     probes.to(device)

@@ -95,7 +95,7 @@ def evaluate(
 
     def keep() -> None:
         write(record_path(folder, name), record, result.correct)
-        for done in (folder / name, folder / "control"):
+        for done in (folder / name, *folder.glob(f"{name}-*/"), folder / "control"):
             shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
 
     distributed.on_main(keep)

@@ -11,6 +11,7 @@ Legend: N images, L patches on a grid h x w, D width, K classes, H W image.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from mim_bench.evaluate.logistic import Logistic, logistic_regression, standardi
 from mim_bench.records.record import Metric
 
 _RESAMPLES = 200
-READOUTS = ("last/patches", "pixels/patches")
+PIXELS = "pixels/patches"
 
 
 def run(context: EvalContext) -> ProtocolResult:
@@ -42,11 +43,11 @@ def run(context: EvalContext) -> ProtocolResult:
     )
     num_classes = _num_classes(known[1])
     metrics, states = [], []
-    functions = (
-        lambda images: context.features.tokens(images)[:, -_num_patches(context) :],
-        _pixels(context),
-    )
-    for name, function in zip(READOUTS, functions, strict=True):
+    functions = {
+        f"{layer}/patches": partial(context.features.patches, layer=layer)
+        for layer in context.features.patch_layers
+    }
+    for name, function in (functions | {PIXELS: _pixels(context)}).items():
         confusion, solution = _segment(context, function, known, query, num_classes)
         value, error = mean_iou(confusion)
         metrics.append(
@@ -83,10 +84,6 @@ def _num_classes(masks: Tensor) -> int:
     if len(found) == 0 or found.max() == found.min():
         raise UserError("segment.source: the training masks hold fewer than two classes")
     return int(found.max()) + 1
-
-
-def _num_patches(context: EvalContext) -> int:
-    return context.features.geometry.num_patches
 
 
 def _pixels(context: EvalContext) -> Callable[[Tensor], Tensor]:

@@ -45,6 +45,8 @@ def embed(
         spec, preset, given, readout=",".join(readouts), num_heads=num_heads, notify=notify
     )
     names = tuple(readouts) or _declared(ready)
+    if trained := [name for name in names if name not in ready.features.names]:
+        raise UserError(f"readout '{trained[0]}' is a probe's, which has no features of its own")
     tables = [_table(ready, split, names) for split in (ready.data.train, ready.data.evaluate)]
     about = {
         "encoder": ready.facts.model_dump(mode="json"),

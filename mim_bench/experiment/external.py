@@ -164,7 +164,9 @@ def evaluate_encoder(
         )
     folder, device = out / config.run_id, ready.features.device
     untrained = _untrained(ready.loaded, config.seed).to(device)
-    random = ExternalFeatures(config, ready.data, ready.loaded, untrained, device, names)
+    random = ExternalFeatures(
+        config, ready.data, ready.loaded, untrained, device, ready.features.readouts
+    )
     command = " ".join(["python -m mim_bench", *sys.argv[1:]])
     records = []
     for name in config.evaluate.protocols:

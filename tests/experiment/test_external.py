@@ -18,9 +18,10 @@ from mim_bench.config.cells import cells
 from mim_bench.data.run_data import complete, open_data
 from mim_bench.errors import UserError
 from mim_bench.evaluate.encoders.named import open_named
-from mim_bench.experiment.external import ExternalFeatures, evaluate_encoder, open_any
+from mim_bench.experiment.external import ExternalFeatures, evaluate_encoder, open_any, prepare
 from mim_bench.experiment.run import execute
 from mim_bench.records import record, store
+from mim_bench.records.measure import measures
 from mim_bench.records.run_folder import record_path
 
 SHAPE = {
@@ -118,6 +119,61 @@ def test_readouts__can_be_every_layer_and_pooling(saved, tmp_path):
     by_name = {metric.readout: metric.value for metric in done.records[0].metrics}
     assert by_name["middle/cls"] == by_name["block1/cls"]
     assert done.records[0].declared_readout == "last/cls"
+
+
+def test_all_patches_and_attentive_layers__are_read_where_they_are_named(saved, tmp_path):
+    given = [*FEW, "evaluate.protocols=linear,attentive,segment", "attentive.epochs=1", "segment.source=scenes",
+             "segment.max_train_images=32", "segment.max_test_images=16"]  # fmt: skip
+    names = "block1/patches,block1/attentive"
+    done = evaluate_encoder(
+        str(saved[0]), "tiny", given, num_heads=3, readout=names, out=tmp_path / "out"
+    )
+    linear, attentive, segment = done.records
+    assert "block1/patches" in {metric.readout for metric in linear.metrics}
+    assert not any(metric.readout.endswith("attentive") for metric in linear.metrics)
+    assert [m.readout for m in attentive.metrics] == ["last/attentive", "block1/attentive"]
+    assert list(measures(attentive)) == ["attentive", "attentive @ block1/attentive"]
+    assert len({m.readout for m in attentive.control}) == 2  # random weights are probed alike
+    assert [m.readout for m in segment.metrics] == [
+        "last/patches",
+        "block1/patches",
+        "pixels/patches",
+    ]
+    assert (done.folder / "attentive-block1.jsonl").is_file()
+    assert not (done.folder / "attentive-block1").exists()
+
+
+def test_all_patches__are_the_tokens_in_their_order_and_are_bounded_by_memory(saved):
+    ready = prepare(
+        str(saved[0]),
+        "tiny",
+        [*FEW, "runtime.precision=float32"],
+        readout="block1/patches",
+        num_heads=3,
+    )
+    features, split = ready.features, ready.data.evaluate
+    found = features.of(split, "block1/patches").view(
+        split.num_images, -1, ready.config.model.embed_dim
+    )
+    index = torch.arange(4)
+    images = next(iter(split.batches([index], features.crop, device=torch.device("cpu"))))[0]
+    x = features.normalize(images.float() / 255)
+    with torch.no_grad():
+        tokens = features.encoder.blocks[0](
+            features.encoder._pos_embed(features.encoder.patch_embed(x))
+        )
+    assert torch.allclose(found[index], tokens[:, 1:], atol=1e-5)
+    small = prepare(
+        str(saved[0]),
+        "tiny",
+        [*FEW, "runtime.memory_gb=0.0001", "runtime.precision=float32"],
+        readout="last/patches",
+        num_heads=3,
+    )
+    with pytest.raises(
+        UserError, match="readout 'last/patches': .* values are .* GB; runtime.memory_gb="
+    ):
+        small.features.of(small.data.train, "last/patches")
 
 
 def test_encoder_without_class_token__is_read_at_its_patches(tmp_path):
