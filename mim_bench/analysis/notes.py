@@ -9,6 +9,7 @@ from mim_bench.analysis.column import is_compared
 from mim_bench.analysis.table import CONTROL, Table
 from mim_bench.config.benchmark import load_benchmark
 from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.records import replay
 from mim_bench.records.record import Record
 
 
@@ -58,7 +59,7 @@ def notes(table: Table) -> list[str]:
     lines.append(f"Cells failed or not run: {missing}.")
     if stale := {reason for row in table.rows for reason in row.stale}:
         lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
-    lines.append(_provenance(records))
+    lines.append(_provenance(table))
     return lines
 
 
@@ -210,15 +211,17 @@ def _cited(table: Table) -> list[str]:
     ]
 
 
-def _provenance(records: Sequence[Record]) -> str:
+def _provenance(table: Table) -> str:
+    records = table.records
     commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
     devices = sorted({f"{r.device.name}, {r.device.cpu_threads} threads" if r.device.kind == "cpu"
                       else f"{r.device.count} x {r.device.name}" for r in records})  # fmt: skip
+    alike = replay.says(table.found[0].path.parents[1], records)
     runs, last = (
         len({record.run_hash for record in records}),
         max(record.started for record in records),
     )
     return (
-        f"Commit {', '.join(commits)}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
+        f"Commit {', '.join(commits)}{alike}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
         f"{len(records)} records, the last of {last[:10]}."
     )

@@ -1,0 +1,61 @@
+"""What `tools/replay.py` found: whether the commits behind a folder of records train alike, bit for bit."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mim_bench.errors import UserError
+from mim_bench.files import read_json
+from mim_bench.records.record import Record
+from mim_bench.schema import Frozen
+
+FILE = "replay.json"
+
+
+class Replay(Frozen):
+    """The beginning of one target's run, at one commit and at the newest."""
+
+    target: str
+    commit: str
+    precision: str
+    weights_sha256: str
+    equal: bool
+    """To those of the newest commit."""
+
+
+class Replays(Frozen):
+    """The content of the file."""
+
+    commit: str
+    """The newest, which the others are compared with."""
+    made: str
+    settings: tuple[str, ...]
+    """How the runs were shortened."""
+    rows: tuple[Replay, ...]
+
+
+def trained_by(records: Iterable[Record]) -> set[tuple[str, str, str]]:
+    """(target, commit, precision) of every pre-training behind records."""
+    return {
+        (record.target, (record.pretrain.code or record.code).commit, record.precision)
+        for record in records
+        if record.pretrain
+    }
+
+
+def says(folder: Path, records: Iterable[Record]) -> str:
+    """What a replay says of the commits of a folder's records, to go behind them; empty where none was made of them."""
+    path, wanted = folder / FILE, trained_by(records)
+    if not path.is_file():
+        return ""
+    try:
+        found = Replays.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {error.errors()[0]['msg']}") from None
+    known = {(row.target, row.commit, row.precision): row.equal for row in found.rows}
+    if missing := len(wanted - known.keys()):
+        return f" ({missing} of {len(wanted)} not replayed since)"
+    if unequal := sorted({f"{t} at {c[:12]}" for t, c, p in wanted if not known[t, c, p]}):
+        return f" (NOT the weights of {found.commit[:12]} after a few steps: {', '.join(unequal)})"
+    return f" (all train the weights of {found.commit[:12]}, bit for bit over a few steps)"
