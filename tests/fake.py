@@ -13,7 +13,7 @@ from mim_bench.config.trainings import fit_batches
 from mim_bench.evaluate import low_shot, partial
 from mim_bench.evaluate.features import READOUTS
 from mim_bench.records.provenance import Code, Device
-from mim_bench.records.record import DataFacts, PretrainFacts, Record, figure, top1, write
+from mim_bench.records.record import DataFacts, Metric, PretrainFacts, Record, figure, top1, write
 from mim_bench.records.run_folder import record_hash
 from mim_bench.records.store import home
 
@@ -101,6 +101,9 @@ def fake_record(
         figures = {"images_per_s": 1000 / slow, "step_s": 0.05 * slow, "target_s": 0.01,
                    "step_flops": 1e9 * slow, "peak_gb": 0.5}  # fmt: skip
         metrics = [figure(name, value, 40) for name, value in figures.items()]
+    if entry.sections[:1] == ("scratch",):
+        spent = {"name": "train_flops", "readout": "model", "value": 5e12, "stderr": 0.0, "n": 40}
+        metrics.append(Metric.model_validate(spent | {"higher_is_better": False}))
     control = [top1(m.readout, right(-0.1)) for m in metrics] if entry.has_control else []
     losses = tuple((epoch, 0.5 / epoch) for epoch in range(1, config.pretrain.epochs + 1))
     facts = PretrainFacts(
@@ -119,6 +122,7 @@ def fake_record(
         data=DataFacts(
             source=config.data.source, fingerprint="f" * 64, split="test", num_train_images=_NUM_TRAIN_IMAGES,
             num_evaluated_images=NUM_IMAGES, num_skipped_images=0, limited=False,
+            class_names=("shirt", "shoe"),
         ),
         pretrain=facts if entry.needs_encoder else None, code=Code(commit="c" * 40, dirty=False),
         versions={"torch": "2.11.0"}, device=Device(kind="cpu", name="a CPU", count=1, cpu_threads=1),

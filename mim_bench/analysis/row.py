@@ -187,7 +187,8 @@ def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
             if entry.record.pretrain and "fit_seconds" in entry.record.pretrain.fit
         }
     if key == "total_tflops":
-        return total_tflops(row.found)
+        trained = {seed: flops / 1e12 for seed, flops in row.values("train_flops").items()}
+        return total_tflops(row.found) or trained
     if key == "epochs_to_scratch":
         return _epochs_to_scratch(row, reference)
     steps, of_reference = row.values("step_s"), reference.values("step_s")

@@ -86,7 +86,8 @@ def _index_labels(
             raise UserError(f"{name}: test label {unknown[0]!r} is not among those of training")
     is_index = classes.dtype.kind in "iu" and classes[0] >= 0
     if is_index and classes[-1] < max(len(classes), len(names or ())):
-        return names if names is None or classes[-1] < len(names) else None
+        has_names = names is not None and classes[-1] < len(names)
+        return names if has_names else tuple(map(str, range(int(classes[-1]) + 1)))
     for image_set in (train, test):
         if image_set.labels is not None:
             image_set.labels = np.searchsorted(classes, image_set.labels).astype(np.int64)

@@ -15,6 +15,7 @@ from mim_bench.config.evaluation import ScratchConfig
 from mim_bench.config.run import RunConfig
 from mim_bench.evaluate import finetune, flops
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
+from mim_bench.records.record import Metric
 from mim_bench.targets.build import geometry
 
 
@@ -35,7 +36,21 @@ def run_equal_flops(context: EvalContext) -> ProtocolResult:
 
 def _train(context: EvalContext, name: str, schedule: ScratchConfig) -> ProtocolResult:
     model = finetune.build_classifier(context, schedule, pretrained=False)
-    return finetune.train_classifier(context, model, name, schedule)
+    result = finetune.train_classifier(context, model, name, schedule)
+    config, data = context.config, context.data
+    kept, _ = finetune.hold_out(data.train.num_images, schedule.holdout_fraction)
+    num_steps = schedule.epochs * (len(kept) // schedule.batch_size)
+    each = flops.classifier(config.model, geometry(config), data.num_classes).step
+    value = float(num_steps * schedule.batch_size * each)
+    spent = Metric(
+        name="train_flops",
+        readout="model",
+        value=value,
+        stderr=0.0,
+        n=num_steps,
+        higher_is_better=False,
+    )
+    return replace(result, metrics=(spent,))
 
 
 def equal_flops(config: RunConfig, num_classes: int) -> ScratchConfig:

@@ -35,6 +35,7 @@ def _lacking(record: Record) -> list[str]:
         "versions": record.versions,
         "device": record.device.name,
         "data fingerprint": record.data.fingerprint,
+        "class names": record.data.class_names or not any(m.name == "top1" for m in record.metrics),
         "wall time": record.seconds > 0,
     }
     if record.pretrain:

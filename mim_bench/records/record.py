@@ -29,8 +29,10 @@ SCHEMA = "mim_bench.record.1"
 
 FRACTIONS = ("top1", "miou")
 """Metrics that are fractions, printed in per cent."""
-MetricName = Literal["top1", "miou", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops"]
-LOWER_IS_BETTER = ("step_s", "target_s", "peak_gb", "step_flops")
+MetricName = Literal[
+    "top1", "miou", "images_per_s", "step_s", "target_s", "peak_gb", "step_flops", "train_flops"
+]
+LOWER_IS_BETTER = ("step_s", "target_s", "peak_gb", "step_flops", "train_flops")
 
 
 class Metric(Frozen):
@@ -40,7 +42,7 @@ class Metric(Frozen):
     """`top1`: share of test images whose most likely class is right, a fraction. `miou`: mean over classes of the
     intersection of predicted and true pixels over their union, a fraction. Of a pre-training step:
     `images_per_s`; `step_s` and `target_s` in s, the whole and the target alone; `peak_gb` of memory;
-    `step_flops`."""
+    `step_flops`. `train_flops`: of all the images that a training from scratch saw."""
     readout: str
     """Layer and pooling of the features (`last/patch_mean`), with share and draw of the labels for few
     labels (`... 1% draw 0`); `last/patches` for a class a pixel; `model` for a trained classifier, `blocks=k`

@@ -171,6 +171,7 @@ def test_scratch__is_a_row_that_the_others_are_compared_with(results):
     first, pixel = made.rows[:2]
     at_equal_flops = made.row("scratch at equal FLOPs")
     assert "finetune" in at_equal_flops.differences and not at_equal_flops.published
+    assert first.values["total_tflops"].mean == at_equal_flops.values["total_tflops"].mean == 5
     assert "epochs_to_scratch" in pixel.values and "epochs_to_scratch" not in first.values
 
 
@@ -245,6 +246,7 @@ def changed(results, tmp_path, change, pattern="*.json"):
         (lambda c: c.update(versions={}), "names no versions"),
         (lambda c: c["device"].update(name=""), "names no device"),
         (lambda c: c["data"].update(fingerprint=""), "names no data fingerprint"),
+        (lambda c: c["data"].update(class_names=None), "names no class names"),
         (lambda c: c.update(seconds=0.0), "names no wall time"),
         (lambda c: c["pretrain"].update(images_seen=0), "names no number of images seen"),
         (lambda c: c["pretrain"].update(seconds=0.0), "names no wall time of its pre-training"),

@@ -225,8 +225,8 @@ def test_parquet__evaluates_where_there_are_labels(tmp_path, label):
         (ints(1, 2), ("1", "2")),
         (pa.array(["bee", "ant"] * 6), ("ant", "bee")),
         (pa.array(["bee", "ant"] * 6).dictionary_encode(), ("ant", "bee")),
-        (ints(True, False, kind=pa.bool_()), None),
-        (ints(1.0, 0.0, kind=pa.float64()), None),
+        (ints(True, False, kind=pa.bool_()), ("0", "1")),
+        (ints(1.0, 0.0, kind=pa.float64()), ("0", "1")),
     ],
 )
 def test_parquet__labels_become_class_indices_with_their_names(tmp_path, labels, names):

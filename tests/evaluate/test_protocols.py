@@ -1,5 +1,7 @@
 """Protocols: features by the official numbers, kNN by brute force, the test split read once."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -327,6 +329,13 @@ def test_scratch_protocols__train_by_their_own_section(small, tmp_path):
     assert len(records["scratch"].curves["model"]) == 3
     assert "scratch_flops: " in records["scratch_flops"].notes[0]
     assert "epochs for the FLOPs of pre-training" in records["scratch_flops"].notes[0]
+    spent = {name: record.metrics[1] for name, record in records.items()}
+    assert [metric.name for metric in spent.values()] == ["train_flops", "train_flops"]
+    epochs = {"scratch": 3, "scratch_flops": len(records["scratch_flops"].curves["model"])}
+    each = {name: metric.value / epochs[name] for name, metric in spent.items()}
+    assert each["scratch"] == each["scratch_flops"]  # the same images and model
+    log = next(tmp_path.glob("*/scratch.jsonl")).read_text().splitlines()
+    assert spent["scratch"].n == max(json.loads(line).get("step", 0) for line in log)
 
 
 def test_low_shot__draws_equally_many_of_each_class_and_the_same_for_everybody():
