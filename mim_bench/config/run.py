@@ -182,7 +182,8 @@ class RuntimeConfig(Frozen):
     graph: Literal["auto", "on", "off"] = "auto"
     """Replay pre-training steps as one CUDA graph; `auto`: on cuda, with one process and `accumulation_steps` 1."""
     num_workers: int | None = Field(default=None, ge=0, le=1024)
-    """Processes that read images when they do not fit in memory; unset: from the core count."""
+    """Processes that read images when they do not fit in memory, and beside a GPU augment them for fine-tuning;
+    unset: from the core count."""
     memory_gb: float = Field(default=8.0, gt=0)
     """Images are decoded once and kept if they take no more than this (GB of 8-bit pixels), in each process
     of a run."""

@@ -34,6 +34,9 @@ class Data:
     """Mean and std per channel, of images in [0, 1]."""
     facts: DataFacts
     num_workers: int
+    """Reading processes, where the images are not in memory."""
+    num_augment_workers: int = 0
+    """Processes that augment image by image, which one core does more slowly than a GPU trains."""
 
     @property
     def summary(self) -> str:
@@ -96,7 +99,10 @@ def open_data(config: RunConfig, device: torch.device) -> Data:
         evaluate=splits[1],
         normalisation=normalisation(splits[0], source),
         facts=facts,
-        num_workers=_num_workers(config, splits[0]),
+        num_workers=_num_workers(config, is_needed=not splits[0].in_memory),
+        num_augment_workers=_num_workers(
+            config, is_needed=not splits[0].in_memory or device.type != "cpu"
+        ),
     )
 
 
@@ -115,11 +121,11 @@ def _check_labels(config: RunConfig, train: ImageSet, evaluated: ImageSet, rule:
         )
 
 
-def _num_workers(config: RunConfig, split: Split) -> int:
-    """Reading processes: none for images in memory unless `runtime.num_workers` is set, else one a core up to 16."""
+def _num_workers(config: RunConfig, *, is_needed: bool) -> int:
+    """`runtime.num_workers` where it is set, else one a core up to 16, or none."""
     if config.runtime.num_workers is not None:
         return config.runtime.num_workers
-    if split.in_memory:
+    if not is_needed:
         return 0
     return min(16, max(2, _own_cores()))
 

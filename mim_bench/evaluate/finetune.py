@@ -281,7 +281,7 @@ def _batches(context: EvalContext, kept: Tensor, schedule: FinetuneConfig) -> lo
             seed=config.seed,
             epoch=epoch,
             device=context.device,
-            num_workers=data.num_workers,
+            num_workers=data.num_augment_workers if augment else data.num_workers,
             per_image=augment,
         )
 

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
+from mim_bench.config.resolve import load_config
+from mim_bench.data import run_data
 from mim_bench.data.crop import Crop, EvalCrop
 from mim_bench.data.image_set import ArraySet, Source, limit
 from mim_bench.data.sources import open_source
@@ -197,3 +199,14 @@ def test_normalisation__constants_and_constant_images():
     assert normalisation(split) == ((0.2,), (round(1 / 255, 4),))
     source = Source("x", flat, flat, None, "", ((0.5,), (0.25,)))
     assert normalisation(split, source) == ((0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    ("given", "needed", "expected"), [("3", False, 3), ("none", False, 0), ("none", True, 2)]
+)
+def test_workers__are_as_many_as_given_else_one_a_core_where_they_are_needed(
+    monkeypatch, given, needed, expected
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    config = load_config("pixel", "tiny", [f"runtime.num_workers={given}"])
+    assert run_data._num_workers(config, is_needed=needed) == expected
