@@ -50,6 +50,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_folder(path: Path) -> None:
+    """UserError where a folder, there or to be made, is a file or below one."""
+    for part in (path, *path.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise UserError(
+                    f"{path}: {'' if part == path else f'{part} '}is a file, not a folder"
+                )
+            return
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file's content, atomically: others may read the folder meanwhile."""
     with replacing(target) as temporary:

@@ -22,6 +22,7 @@ from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord
 
 BELOW = "below the gate"
+NO_RIDGE = "no ridge regression to compare with"
 
 
 @cache
@@ -41,7 +42,7 @@ def untrained_rows(found: Sequence[CellRecord]) -> dict[str, str]:
             continue
         gate, label = entry.record.pretrain.gate, entry.cell.label
         if "ridge_loss" not in gate:
-            failed[label] = math.inf, "no ridge regression to compare with"
+            failed[label] = math.inf, NO_RIDGE
         elif gate["model_loss"] >= gate["ridge_loss"]:
             text = f"loss {gate['model_loss']:.3f}, ridge {gate['ridge_loss']:.3f}"
             worse = gate["model_loss"] / gate["ridge_loss"], text
@@ -131,7 +132,9 @@ def exploratory(by_label: Mapping[str, RowRecords]) -> str:
     seeds = [len({entry.record.seed for entry in row.found}) for row in rows]
     said = []
     if seeds and min(seeds) < RANKING_SEEDS:
-        said.append(f"with {span(seeds)} of {RANKING_SEEDS} seeds")
+        said.append(
+            f"with {span(seeds)} seed{'s' * (max(seeds) != 1)} a row where a ranking needs {RANKING_SEEDS}"
+        )
     if any(one.limited for one in facts):
         said.append("on limited data")
     if any(one.split != "test" for one in facts):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mim_bench.analysis import difference, effects
+from mim_bench.analysis import difference, effects, gates
 from mim_bench.analysis.column import is_compared
 from mim_bench.analysis.table import CONTROL, Table
 from mim_bench.config.benchmark import load_benchmark
@@ -51,14 +51,17 @@ def notes(table: Table) -> list[str]:
     lines += _gates(table)
     lines += _convergence(records)
     lines += _division(table)
-    lines.append(
-        f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
-    )
+    if table.differing:
+        lines.append(
+            f"Rows differ in {fields(table.differing)}; in nothing else. Same seed, same images, crops and masks."
+        )
     lines += _cited(table)
     missing = sum(row.num_missing for row in table.rows)
     lines.append(f"Cells failed or not run: {missing}.")
     if stale := {reason for row in table.rows for reason in row.stale}:
-        lines.append(f"Stale rows were made with another version of: {', '.join(sorted(stale))}.")
+        lines.append(
+            f"Stale rows are not what the command makes today: {', '.join(sorted(stale))}."
+        )
     lines.append(_provenance(table))
     return lines
 
@@ -101,11 +104,14 @@ def _gates(table: Table) -> list[str]:
     lines = []
     if table.below_gate:
         lines.append(f"Below the gate: {table.below_gate}. Nothing is ranked.")
-    if failed := [f"{row.label} ({row.below_gate})" for row in table.rows if row.below_gate]:
+    failed = {row.label: row.below_gate for row in table.rows if row.below_gate}
+    if worse := [f"{label} ({why})" for label, why in failed.items() if why != gates.NO_RIDGE]:
         lines.append(
             "Below the gate, pre-training no better than ridge regression from visible pixels: "
-            f"{', '.join(failed)}."
+            f"{', '.join(worse)}."
         )
+    if unknown := [label for label, why in failed.items() if why == gates.NO_RIDGE]:
+        lines.append(f"Below the gate, {gates.NO_RIDGE}: {', '.join(unknown)}.")
     r2: dict[str, list[float]] = {}
     for entry in table.found:
         if entry.record.pretrain and "model_r2" in entry.record.pretrain.gate:
@@ -146,7 +152,7 @@ def _ranking(table: Table) -> str:
             "test images; no row is called the best."
         )
     if table.exploratory:
-        return f"Exploratory: {table.exploratory} no row is called the best."
+        return f"Exploratory, {table.exploratory}: no row is called the best."
     return "**Bold**: better than every other row, by Holm over all pairs."
 
 

@@ -65,7 +65,7 @@ class Row:
     below_gate: str
     """Why its pre-training does not count; empty if it does. See `mim_bench.analysis.gates`."""
     num_missing: int
-    """Declared seeds for which a record of a protocol is missing: failed, or not run yet."""
+    """Declared seeds that lack the record of a protocol, or of all: failed, or not run yet."""
     stale: tuple[str, ...]
 
 
@@ -187,7 +187,9 @@ def _row(
             record = records.record(_protocol_of(named))
             why |= {} if record is None else reasons(counterparts[0], record)
     have = {(entry.record.seed, entry.record.protocol) for entry in records.found}
-    wanted = {(seed, protocol) for seed in records.declared for protocol in records.protocols}
+    lacking = {
+        seed for seed in records.declared if any((seed, p) not in have for p in records.protocols)
+    }
     return Row(
         label=records.label,
         values=values,
@@ -197,7 +199,7 @@ def _row(
         num_seeds=len({seed for seed, _ in have}),
         is_baseline=records.is_baseline,
         below_gate=below_gate,
-        num_missing=len(wanted - have),
+        num_missing=len(lacking),
         stale=tuple(sorted({why for entry in records.found for why in entry.stale})),
     )
 

@@ -16,6 +16,7 @@ from mim_bench.config.benchmark import Benchmark, load_benchmark
 from mim_bench.config.cells import cells
 from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError, suggest
+from mim_bench.files import check_folder
 from mim_bench.records import comparability, run_folder, store, swept
 
 
@@ -28,6 +29,9 @@ def validate(
         out: folder of run folders, whose files are checked too.
         verify: hash each file of a run, rather than look at its size.
     """
+    check_folder(results)
+    if not results.is_dir() and results != Path("results"):
+        raise UserError(f"no folder {results}")
     checked: list[str] = []
     faults: list[str] = []
 

@@ -8,7 +8,7 @@ import pandas as pd
 from mim_bench.analysis.published import match
 from mim_bench.analysis.render import brief_markdown, main_grid, markdown, published_grid
 from mim_bench.analysis.table import Table, is_compared
-from mim_bench.errors import UserError
+from mim_bench.errors import UserError, suggest
 from mim_bench.files import write_text
 from mim_bench.records import store
 
@@ -93,5 +93,7 @@ def put_between(page: Path, start: str, content: str) -> None:
     marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if not marks.search(text):
-        raise UserError(f"{page} has no marks {start} ... <!-- end -->")
+        others = [mark for mark in re.findall(r"<!-- .+? -->", text) if mark != "<!-- end -->"]
+        near = f"; {suggest(start, others)}" if others else ""
+        raise UserError(f"{page} has no marks {start} ... <!-- end -->{near}")
     write_text(page, marks.sub(lambda m: m[1] + content + m[2], text))

@@ -153,7 +153,10 @@ def _handler() -> logging.Handler:
 
 
 def _with_hint(line: str) -> str:
-    """A complaint of click's, with what to type where it is of an unknown command."""
+    """A complaint of click's, with what to type where it is of an unknown command or a benchmark that is missing."""
+    line = line.replace("Value error, ", "")
+    if line.startswith("Missing argument 'benchmark'"):
+        return "the benchmark is missing; `list benchmarks` names them"
     name = line.partition("No such command '")[2].rstrip("'.")
     if not name:
         return line

@@ -116,6 +116,10 @@ def settings(
     skip_bad_images: bool = False,
 ) -> list[str]:
     """Options as overrides, before the positional ones, so that both mean the same thing."""
+    if protocols is not None and not protocols.replace(",", " ").strip():
+        raise UserError(
+            "--protocols names none; see `list protocols`, or give `none` to pre-train only"
+        )
     options = {
         "seed": seed,
         "data.source": data,

@@ -163,7 +163,9 @@ def table(
     from mim_bench.analysis.external import external_grid
 
     made = tables.build(benchmark, preset, results, settings_alone(overrides))
-    paths = write.write_tables(made, results)
+    if into is not None:
+        write.insert(into, made)
+    paths = [*write.write_tables(made, results), *([into] if into else [])]
     grid = render.main_grid(made, brief=True) if made.rows else render.published_grid(made)
     print_table(grid.headings, grid.texts)
     if made.external:
@@ -172,9 +174,6 @@ def table(
         print_table(outside.headings, outside.texts)
     for note in render.notes(made) if made.rows else [made.benchmark.claim]:
         print_line(note.replace("**", "").replace("`", ""), style="dim")
-    if into is not None:
-        write.insert(into, made)
-        paths.append(into)
     _say_written(paths)
 
 
@@ -261,17 +260,18 @@ def compare(
     """Paired difference of two runs with its interval, and the difference of their configs."""
     from mim_bench.analysis import compare as comparison
     from mim_bench.analysis import render
-    from mim_bench.analysis.grid import Grid, TableCell
 
     a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
     shared, fields = comparison.compare(a, b)
     names = [next(iter(found.values())).run_id for found in (a, b)]
     rows = []
     for number in shared:
-        scale = 100 if number.difference else 1
-        texts = (number.measure, *(f"{scale * value:.4g}" for value in (number.a, number.b)))
-        rows.append([*map(TableCell, texts), render.difference_cell(number.difference)])
-    print_table(["measure", *names, "difference"], Grid([], rows).texts)
+        texts, delta = [f"{value:.4g}" for value in (number.a, number.b)], "-"
+        if number.difference:
+            texts = [f"{100 * value:.2f}" for value in (number.a, number.b)]
+            delta = f"{100 * number.difference.mean:+.2f} {render.interval_text(number.difference)}"
+        rows.append([number.measure, *texts, delta])
+    print_table(["measure", *names, "difference"], rows)
     print_line(
         "accuracies in per cent; difference paired by test image, with its 95 % interval over "
         "images; one run each, so chance between seeds is not in it",

@@ -49,7 +49,10 @@ def run(
         bool, typer.Option("--skip-bad-images", help="Leave unreadable images out and count them.")
     ] = False,
     out: Out = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="What happens anyway.")] = True,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where the run stopped, as it does without this flag."),
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Start again even if finished.")] = False,
     readouts: Annotated[
         bool, typer.Option("--readouts", help="Print every readout, not the declared one alone.")

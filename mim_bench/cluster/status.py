@@ -32,6 +32,8 @@ class JobRow:
     state: str
     missing: tuple[str, ...] = ()
     """Protocols without a record."""
+    has_some: bool = False
+    """Whether others have one."""
     job_id: str | None = None
     reason: str = ""
     """Why it waits."""
@@ -43,8 +45,11 @@ class JobRow:
 
     @property
     def detail(self) -> str:
-        """Progress of a running job, or why another one waits, in a line."""
-        return _progress_line(self.progress or {}) if self.state == "running" else self.reason
+        """Progress of a running job, why another one waits, or what a cell lacks, in a line."""
+        if self.state == "running":
+            return _progress_line(self.progress or {})
+        lacks = f"lacks {', '.join(self.missing)}" if self.missing and self.has_some else ""
+        return self.reason or lacks
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,10 @@ def status(
         return State("running") if is_here else found
 
     cells = [
-        _row(cell_state(task), task.cell.label, task.cell.config.seed, task.missing)
+        replace(
+            _row(cell_state(task), task.cell.label, task.cell.config.seed, task.missing),
+            has_some=len(task.missing) < len(task.wanted),
+        )
         for task in tasks
     ]
     newest_fits = {job.key: jobs.states[job.job_id] for job in jobs.jobs if job.kind == "fit"}

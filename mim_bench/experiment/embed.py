@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mim_bench.data.split import Split
 from mim_bench.errors import UserError
 from mim_bench.experiment.external import Prepared, prepare
-from mim_bench.files import replacing
+from mim_bench.files import check_folder, replacing
 
 
 def embed(
@@ -40,6 +40,7 @@ def embed(
     """
     if out.suffix != ".parquet":
         raise UserError(f"out={out}: the name of a .parquet file is needed")
+    check_folder(out.parent)
     given = [*overrides, "evaluate.protocols=[]"]
     ready = prepare(
         spec, preset, given, readout=",".join(readouts), num_heads=num_heads, notify=notify

@@ -13,7 +13,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from mim_bench.evaluate.protocols import evaluate
 from mim_bench.evaluate.reconstruction import draw_picture, sample
 from mim_bench.experiment import cost
 from mim_bench.experiment.manifest import write_manifest
-from mim_bench.files import read_json, write_text
+from mim_bench.files import check_folder, read_json, write_text
 from mim_bench.model.mae import MaskedAutoencoder, build_encoder
 from mim_bench.records import provenance
 from mim_bench.records.record import PretrainFacts, Record, check_correct, read
@@ -42,6 +42,7 @@ from mim_bench.records.run_folder import (
     read_manifest,
     record_hash,
     record_path,
+    removed_unless_begun,
     seal,
 )
 from mim_bench.targets.build import geometry
@@ -98,6 +99,7 @@ def execute(
         UserError: anything that the user can put right.
     """
     stages = stages if stages and distributed.is_main() else Quiet()
+    check_folder(Path(out))
     device = environment.choose_device(config.runtime.device)
     torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
     torch.backends.cudnn.allow_tf32 = config.runtime.tf32
@@ -128,11 +130,19 @@ def _execute(
         distributed.on_main(lambda: _check(folder))
         records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
         return Result(folder, records, was_finished=True)
-
     if distributed.is_main():
         for line in (data.summary, *lr_lines(config), *_long_lines(config, data)):
             notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
+    with removed_unless_begun(folder) if distributed.is_main() else nullcontext():
+        records = _records(config, data, device, folder, stages, origin)
+    return Result(folder, records, was_finished=False)
+
+
+def _records(
+    config: RunConfig, data: Data, device: torch.device, folder: Path, stages: Stages, origin: str
+) -> list[Record]:
+    """Trains and evaluates what is not there yet."""
     distributed.on_main(lambda: write_manifest(folder, config, data, device, origin))
     untrained = build_encoder(config.model, geometry(config), seed=config.seed).to(device)
     random = Features(config, data, untrained, device)
@@ -156,7 +166,7 @@ def _execute(
         lambda: check(folder, content=False)
     )  # somebody may have deleted it meanwhile
     distributed.on_main(lambda: _remove_checkpoints(folder, config.evaluate.protocols))
-    return Result(folder, records, was_finished=False)
+    return records
 
 
 def _long_lines(config: RunConfig, data: Data) -> list[str]:

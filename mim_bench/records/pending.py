@@ -78,6 +78,7 @@ def plan(
             check_source(source)
         swept.remember(name, preset, results, overrides)
         remove_unfinished(home(name, preset, results), older_than_s=3600)
+    _check_same_data(todo, home(name, preset, results))
     have = _have(todo, home(name, preset, results) / "records", copy)
     tasks = []
     for number, cell in enumerate(todo, start=1):
@@ -86,6 +87,17 @@ def plan(
         missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
         tasks.append(PendingCell(cell, number, len(todo), wanted, missing))
     return tasks
+
+
+def _check_same_data(todo: Sequence[Cell], folder: Path) -> None:
+    """Refuses records of other images than a benchmark's: no table would take both."""
+    source = todo[0].config.data.source
+    for _, record in store.read_folder(folder / "records"):
+        if record.external is None and not store.of_same_data(record, todo[0].config):
+            raise UserError(
+                f"{folder} holds records of data.source={record.data.source}, not of {source}: "
+                f"give --data {record.data.source}, or another --results"
+            )
 
 
 def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:

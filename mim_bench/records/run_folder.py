@@ -72,6 +72,20 @@ def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
     return folder
 
 
+@contextmanager
+def removed_unless_begun(folder: Path) -> Iterator[None]:
+    """What the user has to put right before a first step leaves no run folder behind; the caller has claimed it."""
+    try:
+        yield
+    except UserError:
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {
+            "config.json",
+            "manifest.json",
+        }:
+            shutil.rmtree(folder)
+        raise
+
+
 def read_config(folder: Path) -> RunConfig:
     """The config of a run folder."""
     path = folder / "config.json"

@@ -19,7 +19,7 @@ from mim_bench.config.cells import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import IDENTITY, RunConfig, digest
 from mim_bench.errors import UserError
-from mim_bench.files import copy_file
+from mim_bench.files import check_folder, copy_file
 from mim_bench.records.keys import Keys, config_of
 from mim_bench.records.measure import Measure, measures
 from mim_bench.records.record import Record, check_correct, read, read_correct
@@ -67,7 +67,8 @@ _PACKED: dict[tuple[Path, str | None, tuple[str, ...]], dict[str, _Packed]] = {}
 
 
 def home(name: str, preset: str, results: Path) -> Path:
-    """Where records, tables and figures of a benchmark at a preset lie."""
+    """Where records, tables and figures of a benchmark at a preset lie; UserError below a file."""
+    check_folder(results)
     return results / Path(name).stem / Path(preset).stem
 
 
@@ -163,7 +164,7 @@ def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, .
     if entry.has_readouts and config.evaluate.readout != wanted.evaluate.readout:
         reasons.append("readout")
     if record.pretrain and record.pretrain.flops is None:
-        reasons.append("records, without FLOPs")
+        reasons.append("a record without FLOPs")
     return tuple(reasons)
 
 

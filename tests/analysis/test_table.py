@@ -107,7 +107,7 @@ def test_best_row__is_marked_only_if_it_differs_from_every_other(tmp_path):
         made = table.build("decoder_depth", "small", results)
         best = [row.label for row in made.rows if row.values["linear"].is_best]
         assert best == (["decoder depth 4"] if num_seeds == 5 else [])  # fewer rank nothing
-        assert ("Exploratory: with 3 of 5 seeds" in render.markdown(made)) == (num_seeds == 3)
+        assert ("Exploratory, with 3 seeds a row" in render.markdown(made)) == (num_seeds == 3)
     assert re.search(r"\*\*\d+\.\d ± \d+\.\d\*\*", render.markdown(made))
 
 
@@ -263,7 +263,7 @@ def test_record_without_flops__makes_its_row_stale(results, tmp_path):
         content["pretrain"].update(flops=None)
 
     made = table.build("targets", "tiny", changed(results, tmp_path, change, "*__linear.json"))
-    assert [row.stale for row in made.rows].count(("records, without FLOPs",)) == 1
+    assert [row.stale for row in made.rows].count(("a record without FLOPs",)) == 1
 
 
 FIVE = ["benchmark.seeds=0,1,2,3,4"]
@@ -294,8 +294,8 @@ def test_table_of_five_seeds__ranks(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c["data"].update(limited=True), "Exploratory: on limited data no row"),
-        (lambda c: c["data"].update(split="tune"), "on a slice of the training images no row"),
+        (lambda c: c["data"].update(limited=True), "Exploratory, on limited data: no row"),
+        (lambda c: c["data"].update(split="tune"), "on a slice of the training images: no row"),
     ],
 )
 def test_table__ranks_on_the_full_test_split_alone(tmp_path, change, said):
@@ -312,7 +312,10 @@ def test_table__with_fewer_seeds_of_one_row_is_exploratory(tmp_path):
             path.unlink()
     made = table.build("decoder_depth", "small", tmp_path)
     assert not any(value.is_best for row in made.rows for value in row.values.values())
-    assert "Exploratory: with 2 to 5 of 5 seeds no row is called the best." in render.markdown(made)
+    assert (
+        "Exploratory, with 2 to 5 seeds a row where a ranking needs 5: no row is called the best."
+        in render.markdown(made)
+    )
 
 
 def test_stale_row__is_not_ranked(tmp_path):
@@ -350,6 +353,11 @@ def test_table_goes_into_a_page__between_its_marks(results, tmp_path):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n")
     assert render.brief_markdown(made) in text and "\nold\n" not in text
+    page.write_text("<!-- table targets small -->\nold\n<!-- end -->\n")
+    with pytest.raises(
+        UserError, match="has no marks <!-- table targets tiny .* nearest .* targets small -->"
+    ):
+        write.insert(page, made)
     page.write_text("no marks")
     with pytest.raises(UserError, match="no marks"):
         write.insert(page, made)

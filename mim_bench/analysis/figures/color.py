@@ -11,9 +11,12 @@ _NUMBERS = {
 
 
 def color_numbers(labels: Sequence[str]) -> dict[str, int]:
-    """Label, or target -> index of its colour and marker."""
+    """Label, or target -> number of its colour and marker: one that has the colour of another has its next marker."""
     others = [label for label in dict.fromkeys(labels) if label not in _NUMBERS]
     taken = set(_NUMBERS.values()) if len(others) < len(set(labels)) else set()
     free = [number for number in range(NUM_COLORS) if number not in taken]
-    own = {label: free[place % len(free)] for place, label in enumerate(others)}
+    own = {
+        label: free[place % len(free)] + NUM_COLORS * (place // len(free))
+        for place, label in enumerate(others)
+    }
     return own | {label: _NUMBERS[label] for label in labels if label in _NUMBERS}

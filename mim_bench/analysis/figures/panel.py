@@ -48,7 +48,7 @@ class Curve:
     values: tuple[tuple[float, ...], ...]
     """(P,) times the seeds of the point."""
     number: int = 0
-    """Index of its colour and marker."""
+    """Number of its colour and marker; see `color_numbers`."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class Curve:
 
     @property
     def marker(self) -> str:
-        return _MARKERS[self.number % len(_MARKERS)]
+        return _MARKERS[sum(divmod(self.number, NUM_COLORS)) % len(_MARKERS)]
 
 
 @dataclass

@@ -54,9 +54,10 @@ def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
 
 
 def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) -> Markup | None:
-    """How places change with the measure; unset for a single one, or more rows than a page holds."""
+    """How places of the rows above the gate change with the measure; unset for a single measure or row, or more rows
+    than a page holds."""
     labels = [row.label for row in table.rows if not row.is_baseline and not row.below_gate]
-    if len(shown) < 2 or len(labels) > 2 * _MOST_IN_MATRIX:
+    if len(shown) < 2 or not 2 <= len(labels) <= 2 * _MOST_IN_MATRIX:
         return None
     places: dict[str, list[int | None]] = {label: [] for label in labels}
     for one in shown:

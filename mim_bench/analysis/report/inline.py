@@ -105,8 +105,8 @@ def svg(text: str, alt: str, prefix: str) -> Markup:
     return head.format(prefix, alt, box[1], box[2], box[1]) + Markup(body + "</svg>")
 
 
-def download(text: str, name: str) -> Markup:
-    """A link that saves a text as a file."""
+def download(text: str, name: str, title: str) -> Markup:
+    """A link that saves a text as a file of that name."""
     data = base64.b64encode(text.encode()).decode("ascii")
     link = Markup('<a download="{}" href="data:text/plain;base64,{}">{}</a>')
-    return link.format(name, data, name.rpartition(".")[2])
+    return link.format(name, data, title)

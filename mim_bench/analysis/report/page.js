@@ -71,6 +71,11 @@ function show() {
   for (const row of document.querySelectorAll("table.sortable tbody tr")) {
     row.hidden = !row.cells[0].textContent.toLowerCase().includes(rows);
   }
+  // a table without a row that is left says nothing
+  for (const table of document.querySelectorAll("table.sortable")) {
+    table.closest(".scroll").hidden = !table.querySelector("tbody tr:not([hidden])");
+  }
+  document.querySelector("[data-no-row]").hidden = document.querySelector("table.sortable tbody tr:not([hidden])");
   return document.getElementById(place);
 }
 function go() {

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mim_bench.analysis import gates, headline, render, write
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.external import external_grid
-from mim_bench.analysis.figures.color import color_numbers
+from mim_bench.analysis.figures.color import NUM_COLORS, color_numbers
 from mim_bench.analysis.grid import Grid
 from mim_bench.analysis.report import provenance
 from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
@@ -35,7 +35,7 @@ from mim_bench.analysis.table import Table
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, load_benchmark
 from mim_bench.errors import UserError
-from mim_bench.files import write_text
+from mim_bench.files import check_folder, write_text
 from mim_bench.records import store, swept
 from mim_bench.records.record import Record
 
@@ -96,6 +96,7 @@ class Lead:
 
 def write_report(results: Path = Path("results"), warn: Callable[[str], object] = print) -> Path:
     """Writes `report.html` over everything in a folder of results; `warn` is called with each damage."""
+    check_folder(results)
     if not results.is_dir():
         raise UserError(
             f"no folder {results}; `sweep targets` makes records, `report` a page of them"
@@ -107,6 +108,7 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
     for name in dict.fromkeys([*first, *recipe.names("benchmarks"), *swept.names(results)]):
         entry = _entry(name, results, warn)
         (entries if entry.parts else missing).append(entry)
+    entries.sort(key=lambda entry: not any(part.records for part in entry.parts))
     for folder in sorted(results.iterdir()):
         if _presets(folder) and folder.name not in [entry.name for entry in entries]:
             warn(f"{folder}: left out, as no benchmark has that name")
@@ -194,7 +196,8 @@ def _fill(part: Part, table: Table, overrides: Sequence[str]) -> None:
     part.main = Sheet(title, render.main_grid(table, brief=True))
     part.headline = headline.sentence(table)
     part.notes = [inline(note) for note in render.notes(table)]
-    colors = color_numbers(list(table.by_label))
+    numbers = color_numbers(list(table.by_label))
+    colors = {label: number % NUM_COLORS for label, number in numbers.items()}
     part.comparisons = comparisons(table, colors)
     part.ranks = ranks(table, part.comparisons, colors)
     part.readouts = _sheet(f"{title}: every readout", render.readout_grid(table))
@@ -211,10 +214,15 @@ def _sheet(caption: str, grid: Grid) -> Sheet | None:
 
 def _downloads(name: str, table: Table) -> list[Markup]:
     """The table for programs, for papers, and the answers image by image on the first measure."""
-    links = [download(write.csv(table), f"{name}.csv"), download(write.tex(table), f"{name}.tex")]
+    links = [
+        download(write.csv(table), f"{name}.csv", "table as CSV"),
+        download(write.tex(table), f"{name}.tex", "as LaTeX"),
+    ]
     key = gates.primary_measure(table.preset) or next(iter(table.rows[0].values), "")
     answers = write.answers_csv(table, key)
-    return [*links, download(answers, f"{name}-{key}-answers.csv")] if answers else links
+    if answers:
+        links.append(download(answers, f"{name}-{key}-answers.csv", "answers image by image (CSV)"))
+    return links
 
 
 def _leads(entries: Sequence[Entry]) -> list[Lead]:
