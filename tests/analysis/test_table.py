@@ -355,7 +355,7 @@ def test_table_goes_into_a_page__between_its_marks(results, tmp_path):
     assert render.brief_markdown(made) in text and "\nold\n" not in text
     page.write_text("<!-- table targets small -->\nold\n<!-- end -->\n")
     with pytest.raises(
-        UserError, match="has no marks <!-- table targets tiny .* nearest .* targets small -->"
+        UserError, match="has no marks <!-- table targets tiny .* nearest: .* targets small -->"
     ):
         write.insert(page, made)
     page.write_text("no marks")
