@@ -11,6 +11,7 @@ from mim_bench.errors import UserError
 from mim_bench.records.provenance import Device
 from mim_bench.targets.build import geometry
 from mim_bench.train import distributed
+from mim_bench.train.backend import precision
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,8 +42,9 @@ def choose_device(name: str) -> torch.device:
 def check_memory(config: RunConfig, device: torch.device) -> None:
     """Refuses a training whose least need for memory is above all that the machine has.
 
-    Counted are float32 weights, gradients and AdamW's two moments, and of each token in each block the
-    values that the backward pass cannot do without (8 times its width); what is really used is more.
+    Counted are float32 weights and AdamW's two moments, with all gradients when the optimiser steps, or with the
+    values that the backward pass cannot do without when it begins: of each token in each block 8 times its width.
+    What is really used is more.
     """
     model, patches = config.model, geometry(config).num_patches
     visible = patches if model.mask_tokens != "decoder" else int(patches * (1 - config.mask.ratio))
@@ -58,8 +60,8 @@ def check_memory(config: RunConfig, device: torch.device) -> None:
         total = torch.cuda.get_device_properties(device).total_memory
     else:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    half = 0.5 if device.type == "cuda" else 1.0  # values may be bfloat16
-    if 16 * weights + 4 * half * local * values > total:
+    half = 0.5 if precision(device, config.runtime) == "bfloat16" else 1.0
+    if max(16 * weights, 12 * weights + 4 * half * local * values) > total:
         raise UserError(
             f"model.embed_dim={model.embed_dim}, model.depth={model.depth}, pretrain.batch_size="
             f"{config.pretrain.batch_size}: training needs at least {16 * weights / 1e9:,.1f} GB for weights and "

@@ -223,6 +223,8 @@ def test_relative_table_of_another_grid__is_interpolated_as_timm_does_and_said(t
     torch.save(model.state_dict(), tmp_path / "w.pth")
     encoder = load_encoder(tmp_path / "w.pth", image_size=64).eval()
     assert "relative position table interpolated from 4 x 4 to 8 x 8 patches" in caplog.text
+    if not hasattr(model, "set_input_size"):
+        pytest.skip("this timm brings no BEiT to another size")
     model.set_input_size((64, 64))
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():

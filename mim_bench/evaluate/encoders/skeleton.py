@@ -83,6 +83,8 @@ def _beit(
     grid = fit_relative(tensors, grid, notes)
     if "pos_embed" in tensors:
         grid, _ = fit_absolute(tensors, 1, grid, notes)
+    # the pooling decides where the final norm is
+    pooled: dict[str, Any] = shape | {"global_pool": "token" if has_norm else "avg"}
     encoder = Beit(
         img_size=(grid[0] * patch_size, grid[1] * patch_size),
         qkv_bias="attn.q_bias" in block,
@@ -90,9 +92,9 @@ def _beit(
         use_abs_pos_emb="pos_embed" in tensors,
         use_rel_pos_bias="attn.relative_position_bias_table" in block,
         use_shared_rel_pos_bias="rel_pos_bias.relative_position_bias_table" in tensors,
-        use_fc_norm=not has_norm,
-        **shape,
+        **pooled,
     )
+    encoder.global_pool = shape["global_pool"]
     encoder.fc_norm = nn.Identity()  # behind the pooling, which is not the encoder's
     return encoder
 
