@@ -83,8 +83,7 @@ def sweep(
     """Run every missing cell of a benchmark, here or on a cluster. The same command again continues."""
     from mim_bench.experiment.request import SweepRequest
 
-    separately = evaluate_separately or evaluate_apart
-    words = settings_alone(overrides)
+    words, separately = settings_alone(overrides), evaluate_separately or evaluate_apart
     for_site = [text for text in words if text.startswith("cluster.")]
     for_runs = [text for text in words if text not in for_site]
     for_runs += [f"benchmark.seeds={seeds}"] if seeds else []
@@ -292,6 +291,8 @@ def validate(
     """Check every recipe, preset, benchmark, record and run; exit code 2 with what is wrong."""
     from mim_bench.analysis.validate import validate as check
 
+    if not results.is_dir() and results != Path("results"):
+        raise UserError(f"no folder {results}")
     checked, faults = check(results, out, verify=verify)
     for fault in faults:
         print_line(fault, console=err_console)

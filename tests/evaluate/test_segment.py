@@ -157,11 +157,11 @@ def test_features_that_know_the_class__segment_perfectly(monkeypatch, small, tmp
 
     monkeypatch.setattr(segment, "open_masked", lambda source: (Halves(), Halves()))
 
-    def tokens(self, images):
+    def patches(self, images, layer):
         corners = images[:, :, ::8, ::8].flatten(2).mT
         return torch.cat([corners == level for level in (0, 120, 240)], dim=2).float()
 
-    monkeypatch.setattr(Features, "tokens", tokens)
+    monkeypatch.setattr(Features, "patches", patches)
     record = execute(
         small("pixel", "evaluate.protocols=segment", "segment.c=10"), out=tmp_path
     ).records[0]
