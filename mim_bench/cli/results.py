@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mim_bench.experiment.request import SweepRequest
 
 app = typer.Typer()
-
 Jobs = Annotated[
     str | None,
     typer.Option(

@@ -130,11 +130,11 @@ def _execute(
         distributed.on_main(lambda: _check(folder))
         records = [read(record_path(folder, name)) for name in config.evaluate.protocols]
         return Result(folder, records, was_finished=True)
-    if distributed.is_main():
-        for line in (data.summary, *lr_lines(config), *_long_lines(config, data)):
-            notify(line)
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     with removed_unless_begun(folder) if distributed.is_main() else nullcontext():
+        if distributed.is_main():
+            for line in (data.summary, *lr_lines(config), *_long_lines(config, data)):
+                notify(line)
         records = _records(config, data, device, folder, stages, origin)
     return Result(folder, records, was_finished=False)
 
