@@ -58,6 +58,11 @@ class Difference:
     """The least true difference that data like these would find four times in five."""
 
     @property
+    def interval(self) -> str:
+        """`[+0.8, +3.1]`, in points of accuracy."""
+        return f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+    @property
     def is_distinguishable(self) -> bool:
         """Whether it is more than chance; never with a single seed, whose chance is not in it."""
         return self.num_seeds > 1 and self.p < _LEVEL

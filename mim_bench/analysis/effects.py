@@ -78,8 +78,7 @@ def sentence(one: Effects, heading: str) -> str:
 
 
 def _points(found: Difference) -> str:
-    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    shown = f"{100 * found.mean:+.1f} {found.interval}"
     if found.num_seeds == 1:
-        return f"{100 * found.mean:+.1f} {interval}, one seed"
-    said = "" if found.is_distinguishable else ", indistinguishable"
-    return f"{100 * found.mean:+.1f} {interval}{said}"
+        return f"{shown}, one seed"
+    return shown if found.is_distinguishable else f"{shown}, indistinguishable"

@@ -98,7 +98,7 @@ def _means(table: Table, column: Column) -> str:
 def _clause(deltas: Mapping[str, Difference]) -> str:
     """`hog +1.0 points [+0.4, +1.6]; cannot be separated at this budget: dvae (least detectable 2.7 points)`."""
     apart = [
-        f"{label} {100 * one.mean:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+        f"{label} {100 * one.mean:+.1f} points {one.interval}"
         for label, one in deltas.items()
         if one.is_distinguishable
     ]

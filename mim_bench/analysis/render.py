@@ -45,16 +45,10 @@ def difference_cell(difference: Difference | None) -> TableCell:
     interval."""
     if difference is None:
         return MISSING
-    interval = interval_text(difference)
     if not difference.is_distinguishable:
         said = "one seed" if difference.num_seeds == 1 else "indistinguishable"
-        return TableCell(said, 0.0, interval, is_faint=True)
-    return TableCell(f"{100 * difference.mean:+.1f}", 100 * difference.mean, interval)
-
-
-def interval_text(difference: Difference) -> str:
-    """`[+0.8, +3.1]`, in points of accuracy."""
-    return f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+        return TableCell(said, 0.0, difference.interval, is_faint=True)
+    return TableCell(f"{100 * difference.mean:+.1f}", 100 * difference.mean, difference.interval)
 
 
 def _published_cell(rows: Sequence[PublishedRow], cited: Sequence[str]) -> TableCell:

@@ -35,6 +35,23 @@ Limit = Annotated[
 ]
 Protocols = Annotated[str | None, typer.Option(help="Comma-separated; see `list protocols`.")]
 Out = Annotated[Path, typer.Option(help="Folder for run folders, or an existing run folder.")]
+Jobs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto", help="Cells at a time, each on its share of the cores; auto: one a core."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs.")
+]
+DeviceTflops = Annotated[
+    float | None,
+    typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
+]
+Gpus = Annotated[int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")]
+QueueLimit = Annotated[
+    int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
+]
 
 
 def print_line(line: str, *, console: Console = out_console, style: str = "") -> None:

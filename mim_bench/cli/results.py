@@ -12,11 +12,16 @@ from mim_bench.cli.options import (
     WORDS,
     Data,
     Device,
+    DeviceTflops,
+    DryRun,
+    Gpus,
+    Jobs,
     Limit,
     Out,
     Overrides,
     Preset,
     Protocols,
+    QueueLimit,
     err_console,
     print_fields,
     print_line,
@@ -31,23 +36,6 @@ if TYPE_CHECKING:
     from mim_bench.experiment.request import SweepRequest
 
 app = typer.Typer()
-Jobs = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|auto", help="Cells at a time, each on its share of the cores; auto: one a core."
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what is done, what is missing, what it costs.")
-]
-DeviceTflops = Annotated[
-    float | None,
-    typer.Option(min=0, help="Sustained TFLOP/s to estimate with; by default measured here."),
-]
-Gpus = Annotated[int | None, typer.Option(min=1, help="With --dry-run: plan for so many devices.")]
-QueueLimit = Annotated[
-    int | None, typer.Option(min=1, help="With --gpus: jobs queued or running at a time.")
-]
 
 
 @app.command(
@@ -82,7 +70,8 @@ def sweep(
     """Run every missing cell of a benchmark, here or on a cluster. The same command again continues."""
     from mim_bench.experiment.request import SweepRequest
 
-    words, separately = settings_alone(overrides), evaluate_separately or evaluate_apart
+    separately = evaluate_separately or evaluate_apart
+    words = settings_alone(overrides)
     for_site = [text for text in words if text.startswith("cluster.")]
     for_runs = [text for text in words if text not in for_site]
     for_runs += [f"benchmark.seeds={seeds}"] if seeds else []
@@ -257,7 +246,6 @@ def compare(
 ) -> None:
     """Paired difference of two runs with its interval, and the difference of their configs."""
     from mim_bench.analysis import compare as comparison
-    from mim_bench.analysis import render
 
     a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
     shared, fields = comparison.compare(a, b)
@@ -267,7 +255,7 @@ def compare(
         texts, delta = [f"{value:.4g}" for value in (number.a, number.b)], "-"
         if number.difference:
             texts = [f"{100 * value:.2f}" for value in (number.a, number.b)]
-            delta = f"{100 * number.difference.mean:+.2f} {render.interval_text(number.difference)}"
+            delta = f"{100 * number.difference.mean:+.2f} {number.difference.interval}"
         rows.append([number.measure, *texts, delta])
     print_table(["measure", *names, "difference"], rows)
     print_line(

@@ -39,17 +39,12 @@ def _train(context: EvalContext, name: str, schedule: ScratchConfig) -> Protocol
     result = finetune.train_classifier(context, model, name, schedule)
     config, data = context.config, context.data
     kept, _ = finetune.hold_out(data.train.num_images, schedule.holdout_fraction)
-    num_steps = schedule.epochs * (len(kept) // schedule.batch_size)
+    num_steps = context.training(name, schedule, len(kept)).num_steps
     each = flops.classifier(config.model, geometry(config), data.num_classes).step
     value = float(num_steps * schedule.batch_size * each)
     spent = Metric(
-        name="train_flops",
-        readout="model",
-        value=value,
-        stderr=0.0,
-        n=num_steps,
-        higher_is_better=False,
-    )
+        name="train_flops", readout="model", value=value, stderr=0.0, n=num_steps, higher_is_better=False,
+    )  # fmt: skip
     return replace(result, metrics=(spent,))
 
 

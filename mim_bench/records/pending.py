@@ -11,7 +11,11 @@ from mim_bench.config.source import check_source
 from mim_bench.errors import UserError, suggest
 from mim_bench.files import remove_unfinished
 from mim_bench.records import store, swept
+from mim_bench.records.record import Record
 from mim_bench.records.store import CellRecord, home
+
+Records = Sequence[tuple[Path, Record]]
+"""The content of a folder of records."""
 
 
 @dataclass(frozen=True)
@@ -68,34 +72,35 @@ def plan(
     todo = cells(name, preset, overrides)
     if not todo:
         raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
-    own = {protocol for cell in todo for protocol in cell.config.evaluate.protocols}
-    for foreign in sorted(set(protocols or ()) - own):
+    known = {protocol for cell in todo for protocol in cell.config.evaluate.protocols}
+    for foreign in sorted(set(protocols or ()) - known):
         raise UserError(
-            f"protocols: benchmark '{name}' has no '{foreign}'; {suggest(foreign, own)}"
+            f"protocols: benchmark '{name}' has no '{foreign}'; {suggest(foreign, known)}"
         )
+    folder = home(name, preset, results)
+    own = store.read_folder(folder / "records")
+    _check_same_data(todo[0].config, folder, own)  # before anything is written
     if copy:
         for source in {cell.config.data.source for cell in todo}:
             check_source(source)
         swept.remember(name, preset, results, overrides)
-        remove_unfinished(home(name, preset, results), older_than_s=3600)
-    _check_same_data(todo, home(name, preset, results))
-    have = _have(todo, home(name, preset, results) / "records", copy)
+        remove_unfinished(folder, older_than_s=3600)
+    have = _have(todo, folder / "records", own, copy)
     tasks = []
     for number, cell in enumerate(todo, start=1):
-        own = cell.config.evaluate.protocols
-        wanted = tuple(name for name in own if protocols is None or name in protocols)
+        mine = cell.config.evaluate.protocols
+        wanted = tuple(name for name in mine if protocols is None or name in protocols)
         missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
         tasks.append(PendingCell(cell, number, len(todo), wanted, missing))
     return tasks
 
 
-def _check_same_data(todo: Sequence[Cell], folder: Path) -> None:
+def _check_same_data(config: RunConfig, folder: Path, records: Records) -> None:
     """Refuses records of other images than a benchmark's: no table would take both."""
-    source = todo[0].config.data.source
-    for _, record in store.read_folder(folder / "records"):
-        if record.external is None and not store.of_same_data(record, todo[0].config):
+    for _, record in records:
+        if record.external is None and not store.of_same_data(record, config):
             raise UserError(
-                f"{folder} holds records of data.source={record.data.source}, not of {source}: "
+                f"{folder} holds records of data.source={record.data.source}, not of {config.data.source}: "
                 f"give --data {record.data.source}, or another --results"
             )
 
@@ -107,20 +112,20 @@ def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
         records: the benchmark's, `results/<benchmark>/<preset>/records`.
     """
     cell = Cell(config, {}, {})
-    have = _have([cell], records, copy=True)[id(cell)]
+    have = _have([cell], records, store.read_folder(records), copy=True)[id(cell)]
     return tuple(protocol for protocol in config.evaluate.protocols if protocol not in have)
 
 
-def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]:
-    """Protocols of each cell that have a record, in the benchmark's own folder or in another's."""
+def _have(todo: Sequence[Cell], folder: Path, own: Records, copy: bool) -> dict[int, set[str]]:
+    """Protocols of each cell that have a record: `own`, those of the benchmark's folder, or another's."""
     have: dict[int, set[str]] = {id(cell): set() for cell in todo}
-    for cell, one in _matching(todo, folder):
+    for cell, one in _matching(todo, own):
         have[id(cell)].add(one.record.protocol)
     results, preset = folder.parents[2], folder.parent.name
     for other in sorted(results.glob(f"*/{preset}/records")):
         if other != folder:
             lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
-            for cell, one in _matching(lack, other):
+            for cell, one in _matching(lack, store.read_folder(other)):
                 if one.record.protocol not in have[id(cell)]:
                     if copy:
                         store.copy(one.path, one.record, folder)
@@ -128,8 +133,8 @@ def _have(todo: Sequence[Cell], folder: Path, copy: bool) -> dict[int, set[str]]
     return have
 
 
-def _matching(todo: Sequence[Cell], folder: Path) -> list[tuple[Cell, CellRecord]]:
-    matching, _ = store.find(todo, store.read_folder(folder))
+def _matching(todo: Sequence[Cell], records: Records) -> list[tuple[Cell, CellRecord]]:
+    matching, _ = store.find(todo, records)
     return [
         (one.cell, one)
         for one in matching

@@ -24,14 +24,17 @@ def test_out_below_a_file__is_refused_by_name(small, tmp_path):
         execute(small("pixel"), out=tmp_path / "file" / "runs")
 
 
-def test_sweep_of_other_images__is_refused_before_anything_is_run(tmp_path):
+@pytest.mark.parametrize("copy", [False, True])
+def test_sweep_of_other_images__is_refused_before_anything_is_run_or_written(tmp_path, copy):
     fake_results("targets", "tiny", tmp_path)
+    before = sorted(path for path in tmp_path.rglob("*"))
     with pytest.raises(
         UserError, match=r"holds records of data.source=embedded, not of cifar10: give --data"
     ):
         pending.plan(
-            "targets", "tiny", results=tmp_path, overrides=["data.source=cifar10"], copy=False
+            "targets", "tiny", results=tmp_path, overrides=["data.source=cifar10"], copy=copy
         )
+    assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
 def test_status__says_what_a_half_done_cell_lacks(tmp_path):
