@@ -55,9 +55,7 @@ def check_folder(path: Path) -> None:
     for part in (path, *path.parents):
         if part.exists():
             if not part.is_dir():
-                raise UserError(
-                    f"{path}: {'' if part == path else f'{part} '}is a file, not a folder"
-                )
+                raise UserError(f"{part} is a file, not a folder")
             return
 
 
