@@ -69,16 +69,16 @@ def check_regular(path: Path, max_bytes: int | None = None) -> int:
     """Size of a file in bytes; UserError for a pipe, device or folder, which would be read for ever, and for a
     file that is not there, or larger than `max_bytes`."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} cannot be read: no regular file")
-    if max_bytes is not None and found.st_size > max_bytes:
+    if max_bytes is not None and status.st_size > max_bytes:
         raise UserError(
-            f"{path} cannot be read: {found.st_size:,} bytes, at most {max_bytes:,} are expected"
+            f"{path} cannot be read: {status.st_size:,} bytes, at most {max_bytes:,} are expected"
         )
-    return found.st_size
+    return status.st_size
 
 
 def read_bytes(path: Path) -> bytes:

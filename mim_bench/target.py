@@ -245,10 +245,10 @@ def target_class(class_path: str) -> type[Target]:
     module, _, name = class_path.partition(":")
     if not module or not name:
         raise UserError(f"target class '{class_path}' is not of the form 'module:Class'")
-    found = import_object(class_path, f"target class '{class_path}'")
-    if not (isinstance(found, type) and issubclass(found, Target)):
+    imported = import_object(class_path, f"target class '{class_path}'")
+    if not (isinstance(imported, type) and issubclass(imported, Target)):
         raise UserError(f"target class '{class_path}' is no mim_bench.target.Target")
-    return found
+    return imported
 
 
 def to_rgb(images: Tensor) -> Tensor:

@@ -34,19 +34,19 @@ def records_of(name: str, *, out: Path, results: Path) -> dict[Path, Record]:
     """Path -> record of a run, wherever it lies."""
     for folder in (Path(name), out / name):
         if (folder / "config.json").is_file():
-            found = {path: read(path) for path in sorted((folder / "records").glob("*.json"))}
-            if not found:
+            records = {path: read(path) for path in sorted((folder / "records").glob("*.json"))}
+            if not records:
                 raise UserError(f"{folder} has no records yet")
-            return found
+            return records
     committed = sorted(results.glob(f"*/*/records/{name}__*.json"))
-    found = {path: read(path) for path in committed}
-    if not found:
+    records = {path: read(path) for path in committed}
+    if not records:
         there = [path.parent.name for path in out.glob("*/config.json")]
         there += [path.name.partition("__")[0] for path in results.glob("*/*/records/*.json")]
         raise UserError(f"no run '{name}' here, in '{out}' or in '{results}'; {_near(name, there)}")
     # several benchmarks may hold the same record
-    first = {record.protocol: path for path, record in reversed(found.items())}
-    return {path: found[path] for path in first.values()}
+    first = {record.protocol: path for path, record in reversed(records.items())}
+    return {path: records[path] for path in first.values()}
 
 
 def _near(name: str, there: Sequence[str]) -> str:
@@ -58,7 +58,7 @@ def compare(
     a: dict[Path, Record], b: dict[Path, Record]
 ) -> tuple[list[Compared], dict[str, tuple[object, object]]]:
     """Every number that both runs have, a minus b, and the fields in which their configs differ."""
-    prints = {record.data.fingerprint for found in (a, b) for record in found.values()}
+    prints = {record.data.fingerprint for records in (a, b) for record in records.values()}
     if len(prints) > 1:
         raise UserError(
             "the two runs were evaluated on different images, so they cannot be compared"
@@ -70,25 +70,25 @@ def compare(
     return shared, config_difference(_config(a), _config(b))
 
 
-def _named(found: dict[Path, Record]) -> dict[str, tuple[Path, Measure]]:
+def _named(records: dict[Path, Record]) -> dict[str, tuple[Path, Measure]]:
     return {
         name: (path, measure)
-        for path, record in found.items()
+        for path, record in records.items()
         for name, measure in measures(record).items()
     }
 
 
 def _compared(name: str, left: tuple[Path, Measure], right: tuple[Path, Measure]) -> Compared:
     (path_a, a), (path_b, b) = left, right
-    found = None
+    result = None
     if a.is_accuracy and b.is_accuracy:
         # one run against one run: only the images are drawn anew
-        found = difference.paired(
+        result = difference.paired(
             a.of_images(read_correct(path_a, wanted=a.readouts)),
             b.of_images(read_correct(path_b, wanted=b.readouts)),
         )
-    return Compared(name, a.value, b.value, found)
+    return Compared(name, a.value, b.value, result)
 
 
-def _config(found: dict[Path, Record]) -> RunConfig:
-    return validated(next(iter(found.values())).config)
+def _config(records: dict[Path, Record]) -> RunConfig:
+    return validated(next(iter(records.values())).config)

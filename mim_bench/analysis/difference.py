@@ -78,26 +78,26 @@ def differences(
     """
     model = _Model.of(rows)
     others = [label for label in rows if label != reference]
-    found = {label: one for label in others if (one := model.pair(rows, label, reference))}
+    results = {label: result for label in others if (result := model.pair(rows, label, reference))}
     for label, accuracy in (unpaired or {}).items():
-        if one := model.against(rows[reference], accuracy):
-            found[label] = one
-    return dict(zip(found, _holm(list(found.values())), strict=True))
+        if result := model.against(rows[reference], accuracy):
+            results[label] = result
+    return dict(zip(results, _holm(list(results.values())), strict=True))
 
 
 def contrasts(rows: Rows, weights: Mapping[str, Mapping[str, float]]) -> dict[str, Difference]:
     """Name -> a weighted sum of rows whose weights sum to 0, of each that has a seed common to its rows."""
     model = _Model.of(rows)
-    found = {name: one for name, of in weights.items() if (one := model.contrast(rows, of))}
-    return dict(zip(found, _holm(list(found.values())), strict=True))
+    results = {name: result for name, of in weights.items() if (result := model.contrast(rows, of))}
+    return dict(zip(results, _holm(list(results.values())), strict=True))
 
 
 def all_pairs(rows: Rows) -> dict[tuple[str, str], Difference]:
     """First minus second of every two rows that have a seed in common, each pair once."""
     model = _Model.of(rows)
     pairs = {(a, b): model.pair(rows, a, b) for a, b in itertools.combinations(rows, 2)}
-    found = {pair: one for pair, one in pairs.items() if one}
-    return dict(zip(found, _holm(list(found.values())), strict=True))
+    results = {pair: result for pair, result in pairs.items() if result}
+    return dict(zip(results, _holm(list(results.values())), strict=True))
 
 
 def best(rows: Rows) -> str | None:
@@ -105,27 +105,27 @@ def best(rows: Rows) -> str | None:
 
     Nor with fewer than `RANKING_SEEDS` seeds, or where a pair of rows has no seed in common.
     """
-    found = all_pairs(rows)
+    pairs = all_pairs(rows)
     num_pairs = len(rows) * (len(rows) - 1) // 2
     if (
         not num_pairs
-        or len(found) < num_pairs
-        or min(d.num_seeds for d in found.values()) < RANKING_SEEDS
+        or len(pairs) < num_pairs
+        or min(d.num_seeds for d in pairs.values()) < RANKING_SEEDS
     ):
         return None
     wins: dict[str, int] = dict.fromkeys(rows, 0)
-    for (a, b), one in found.items():
-        if one.is_distinguishable:
-            wins[a if one.mean > 0 else b] += 1
+    for (a, b), result in pairs.items():
+        if result.is_distinguishable:
+            wins[a if result.mean > 0 else b] += 1
     return next((label for label, num in wins.items() if num == len(rows) - 1), None)
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> Difference:
     """One run minus another, (N,) correctness each: the chance of the images alone."""
     rows = {"a": {0: a}, "b": {0: b}}
-    found = _Model.of(rows).pair(rows, "a", "b")
-    assert found is not None
-    return found
+    result = _Model.of(rows).pair(rows, "a", "b")
+    assert result is not None
+    return result
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,11 @@ def _difference(
     return Difference(mean, mean - half, mean + half, stderr, num_seeds, p, half + power)
 
 
-def _holm(found: Sequence[Difference]) -> list[Difference]:
+def _holm(differences: Sequence[Difference]) -> list[Difference]:
     """The same with p values that hold for all of them together."""
     adjusted, least = {}, 0.0
-    order = sorted(range(len(found)), key=lambda place: found[place].p)
-    for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(found) - rank) * found[place].p))
-        adjusted[place] = least
-    return [replace(one, p=adjusted[place]) for place, one in enumerate(found)]
+    order = sorted(range(len(differences)), key=lambda index: differences[index].p)
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(differences) - rank) * differences[index].p))
+        adjusted[index] = least
+    return [replace(difference, p=adjusted[index]) for index, difference in enumerate(differences)]

@@ -70,15 +70,17 @@ def _effects(
     return Effects(field, base, others, difference.contrasts(rows, weights))
 
 
-def sentence(one: Effects, heading: str) -> str:
+def sentence(effects: Effects, heading: str) -> str:
     """`Effect of mask.ratio on linear (points, mean over target; against 0.75): 0.5 +1.2 [+0.4, +2.0]; ...`."""
-    shown = "; ".join(f"{level} {_points(found)}" for level, found in one.of_level.items())
-    setting = f"points, mean over {' and '.join(one.others)}; against {one.reference}"
-    return f"Effect of `{one.field}` on {heading} ({setting}): {shown}."
+    shown = "; ".join(
+        f"{level} {_points(difference)}" for level, difference in effects.of_level.items()
+    )
+    setting = f"points, mean over {' and '.join(effects.others)}; against {effects.reference}"
+    return f"Effect of `{effects.field}` on {heading} ({setting}): {shown}."
 
 
-def _points(found: Difference) -> str:
-    shown = f"{100 * found.mean:+.1f} {found.interval}"
-    if found.num_seeds == 1:
+def _points(difference: Difference) -> str:
+    shown = f"{100 * difference.mean:+.1f} {difference.interval}"
+    if difference.num_seeds == 1:
         return f"{shown}, one seed"
-    return shown if found.is_distinguishable else f"{shown}, indistinguishable"
+    return shown if difference.is_distinguishable else f"{shown}, indistinguishable"

@@ -40,17 +40,17 @@ def external_rows(
 
     Raises UserError for a record of a run, which belongs to another table.
     """
-    found: list[ExternalRow] = []
+    rows: list[ExternalRow] = []
     for path, record in store.read_folder(store.home(name, preset, results) / "records"):
         if record.external is None:
             raise UserError(f"{path}: a run's record; benchmark '{name}' has no runs")
         for measure in measures(record).values():
             if "@" not in measure.name and measure.is_fraction:
                 counterpart = _of_same_weights(record.external, measure, available)
-                found.append(ExternalRow(record, record.external, measure, counterpart))
+                rows.append(ExternalRow(record, record.external, measure, counterpart))
     order = list(PROTOCOLS)
     return sorted(
-        found,
+        rows,
         key=lambda row: (row.facts.source, row.facts.sha256, order.index(row.record.protocol)),
     )
 
@@ -61,8 +61,8 @@ def _of_same_weights(
     """The published row of these weights and this protocol."""
     for row in available:
         for name in (row.checkpoint or "").split():
-            kind, _, value = name.partition(":")
-            is_same = facts.md5.startswith(value) if kind == "md5" else facts.source == name
+            scheme, _, value = name.partition(":")
+            is_same = facts.md5.startswith(value) if scheme == "md5" else facts.source == name
             if is_same and row.protocol == measure.name:
                 return row
     return None

@@ -34,10 +34,10 @@ def primary_measure(preset: str) -> str | None:
         return None
 
 
-def untrained_rows(found: Sequence[CellRecord]) -> dict[str, str]:
+def untrained_rows(entries: Sequence[CellRecord]) -> dict[str, str]:
     """Label of a row -> why it is below the gate: in some seed its loss is not below ridge's."""
     failed: dict[str, tuple[float, str]] = {}
-    for entry in found:
+    for entry in entries:
         if entry.record.pretrain is None:
             continue
         gate, label = entry.record.pretrain.gate, entry.cell.label
@@ -50,13 +50,13 @@ def untrained_rows(found: Sequence[CellRecord]) -> dict[str, str]:
     return {label: text for label, (_, text) in failed.items()}
 
 
-def remark(found: Sequence[CellRecord]) -> str:
+def remark(entries: Sequence[CellRecord]) -> str:
     """What the note under a figure says of rows and tiers below the gate; empty if all pass."""
-    rows = list(untrained_rows(found))
-    is_plumbing = any(primary_measure(entry.record.preset) is None for entry in found)
-    said = [f"{', '.join(rows)}: {BELOW}."] if rows else []
-    said += [f"The preset is plumbing: {BELOW}, no finding."] if is_plumbing else []
-    return "".join(f" {text}" for text in said)
+    rows = list(untrained_rows(entries))
+    is_plumbing = any(primary_measure(entry.record.preset) is None for entry in entries)
+    sentences = [f"{', '.join(rows)}: {BELOW}."] if rows else []
+    sentences += [f"The preset is plumbing: {BELOW}, no finding."] if is_plumbing else []
+    return "".join(f" {text}" for text in sentences)
 
 
 def verdict(records: Sequence[Record]) -> str:
@@ -65,18 +65,18 @@ def verdict(records: Sequence[Record]) -> str:
         name: measure.value for record in records for name, measure in measures(record).items()
     }
     gate = next((r.pretrain.gate for r in records if r.pretrain and r.pretrain.gate), {})
-    said = []
+    sentences = []
     if "ridge_loss" in gate:
         is_below = gate["model_loss"] >= gate["ridge_loss"]
-        said.append(
+        sentences.append(
             f"on unseen views its loss is {gate['model_loss']:.3f}, ridge regression's from visible pixels "
             f"{gate['ridge_loss']:.3f}"
             + (f": {BELOW}, as training it does not count" if is_below else "")
         )
-    pixels, pca = (named.get(f"baselines {kind}:linear") for kind in ("pixels", "pca"))
+    pixels, pca = (named.get(f"baselines {baseline}:linear") for baseline in ("pixels", "pca"))
     if "linear" in named and pixels is not None and pca is not None:
         best, is_above = max(pixels, pca), named["linear"] > max(pixels, pca)
-        said.append(
+        sentences.append(
             f"its linear probe is {'above' if is_above else 'not above'} the better of raw pixels and PCA "
             f"({100 * named['linear']:.1f} and {100 * best:.1f} %)"
             + (
@@ -85,7 +85,7 @@ def verdict(records: Sequence[Record]) -> str:
                 else ", so it shows that everything runs, not that anything useful was learned"
             )
         )
-    return "; ".join(said) and f"This run: {'; '.join(said)}. One seed ranks nothing."
+    return "; ".join(sentences) and f"This run: {'; '.join(sentences)}. One seed ranks nothing."
 
 
 def tier(
@@ -128,15 +128,15 @@ def tier(
 def exploratory(by_label: Mapping[str, RowRecords]) -> str:
     """Why a table of several seeds ranks nothing whatever its numbers are; empty if it may."""
     rows = [row for row in by_label.values() if row.is_pretrained]
-    facts = [entry.record.data for row in rows for entry in row.found]
-    seeds = [len({entry.record.seed for entry in row.found}) for row in rows]
-    said = []
+    facts = [entry.record.data for row in rows for entry in row.entries]
+    seeds = [len({entry.record.seed for entry in row.entries}) for row in rows]
+    reasons = []
     if seeds and min(seeds) < RANKING_SEEDS:
-        said.append(
+        reasons.append(
             f"with {span(seeds)} seed{'s' * (max(seeds) != 1)} a row where a ranking needs {RANKING_SEEDS}"
         )
-    if any(one.limited for one in facts):
-        said.append("on limited data")
-    if any(one.split != "test" for one in facts):
-        said.append("on a slice of the training images")
-    return ", ".join(said)
+    if any(data.limited for data in facts):
+        reasons.append("on limited data")
+    if any(data.split != "test" for data in facts):
+        reasons.append("on a slice of the training images")
+    return ", ".join(reasons)

@@ -45,32 +45,32 @@ def sentence(table: Table) -> str:
     ]
     if len(deltas) > 1:
         labels = dict.fromkeys(label for of in deltas.values() for label in of)
-        every = [_over_measures(label, deltas) for label in labels]
-        parts.append(f"Over all {len(deltas)} measures, {'; '.join(every)}")
+        clauses = [_over_measures(label, deltas) for label in labels]
+        parts.append(f"Over all {len(deltas)} measures, {'; '.join(clauses)}")
     return ". ".join(parts) + "."
 
 
 def _over_measures(label: str, deltas: Mapping[str, Mapping[str, Difference]]) -> str:
     """`norm_pixel is better on kNN (+2.3), worse on linear, low-shot (-0.9 to -1.3), not separated on attentive`."""
     own = {name: of[label] for name, of in deltas.items() if label in of}
-    kinds = {
+    groups = {
         "better": {n: d for n, d in own.items() if d.is_distinguishable and d.mean > 0},
         "worse": {n: d for n, d in own.items() if d.is_distinguishable and d.mean < 0},
     }
-    said = [
-        f"{kind} on {'each' if len(found) == len(own) else ', '.join(found)} ({_span(found)} points)"
-        for kind, found in kinds.items()
-        if found
+    clauses = [
+        f"{verdict} on {_names(differences, own)} ({_span(differences)} points)"
+        for verdict, differences in groups.items()
+        if differences
     ]
-    alike = [name for name, one in own.items() if not one.is_distinguishable]
+    alike = [name for name, difference in own.items() if not difference.is_distinguishable]
     if alike:
-        said.append(f"not separated on {'any' if len(alike) == len(own) else ', '.join(alike)}")
-    return f"{label} is {', '.join(said)}"
+        clauses.append(f"not separated on {'any' if len(alike) == len(own) else ', '.join(alike)}")
+    return f"{label} is {', '.join(clauses)}"
 
 
-def _span(found: Mapping[str, Difference]) -> str:
+def _span(differences: Mapping[str, Difference]) -> str:
     """`+1.6 to +5.1`, the least first."""
-    order = sorted((100 * one.mean for one in found.values()), key=abs)
+    order = sorted((100 * difference.mean for difference in differences.values()), key=abs)
     least, most = f"{order[0]:+.1f}", f"{order[-1]:+.1f}"
     return least if least == most else f"{least} to {most}"
 
@@ -98,11 +98,11 @@ def _means(table: Table, column: Column) -> str:
 def _clause(deltas: Mapping[str, Difference]) -> str:
     """`hog +1.0 points [+0.4, +1.6]; cannot be separated at this budget: dvae (least detectable 2.7 points)`."""
     apart = [
-        f"{label} {100 * one.mean:+.1f} points {one.interval}"
-        for label, one in deltas.items()
-        if one.is_distinguishable
+        f"{label} {100 * difference.mean:+.1f} points {difference.interval}"
+        for label, difference in deltas.items()
+        if difference.is_distinguishable
     ]
-    alike = [label for label, one in deltas.items() if not one.is_distinguishable]
+    alike = [label for label, difference in deltas.items() if not difference.is_distinguishable]
     if alike:
         least = max(deltas[label].detectable for label in alike)
         apart.append(

@@ -71,8 +71,8 @@ def _effects(table: Table) -> list[str]:
     column = next((c for c in table.columns if is_compared(c.key)), None)
     if column is None:
         return []
-    found = effects.effects(table.by_label, table.reference, column.key)
-    return [effects.sentence(one, column.heading.removesuffix(" %")) for one in found]
+    factors = effects.effects(table.by_label, table.reference, column.key)
+    return [effects.sentence(effect, column.heading.removesuffix(" %")) for effect in factors]
 
 
 def _division(table: Table) -> list[str]:
@@ -113,7 +113,7 @@ def _gates(table: Table) -> list[str]:
     if unknown := [label for label, why in failed.items() if why == gates.NO_RIDGE]:
         lines.append(f"Below the gate, {gates.NO_RIDGE}: {', '.join(unknown)}.")
     r2: dict[str, list[float]] = {}
-    for entry in table.found:
+    for entry in table.entries:
         if entry.record.pretrain and "model_r2" in entry.record.pretrain.gate:
             r2.setdefault(entry.cell.label, []).append(entry.record.pretrain.gate["model_r2"])
     if r2:
@@ -222,7 +222,7 @@ def _provenance(table: Table) -> str:
     commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
     devices = sorted({f"{r.device.name}, {r.device.cpu_threads} threads" if r.device.kind == "cpu"
                       else f"{r.device.count} x {r.device.name}" for r in records})  # fmt: skip
-    alike = replay.says(table.found[0].path.parents[1], records)
+    alike = replay.says(table.entries[0].path.parents[1], records)
     runs, last = (
         len({record.run_hash for record in records}),
         max(record.started for record in records),

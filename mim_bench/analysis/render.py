@@ -29,7 +29,7 @@ def value_cell(value: Value | None, column: Column) -> TableCell:
     if value.half is not None and (column.is_fraction or value.half > 0):
         detail = f"± {factor * value.half:.{decimals}f}"
     elif len(value.of_seed) == 2 and column.is_fraction:
-        detail = f"({', '.join(f'{factor * one:.{decimals}f}' for one in value.of_seed.values())})"
+        detail = f"({', '.join(f'{factor * seed_value:.{decimals}f}' for seed_value in value.of_seed.values())})"
     mean = factor * value.mean
     return TableCell(f"{mean:.{decimals}f}", mean, detail, is_bold=value.is_best)
 
@@ -46,8 +46,8 @@ def difference_cell(difference: Difference | None) -> TableCell:
     if difference is None:
         return MISSING
     if not difference.is_distinguishable:
-        said = "one seed" if difference.num_seeds == 1 else "indistinguishable"
-        return TableCell(said, 0.0, difference.interval, is_faint=True)
+        verdict = "one seed" if difference.num_seeds == 1 else "indistinguishable"
+        return TableCell(verdict, 0.0, difference.interval, is_faint=True)
     return TableCell(f"{100 * difference.mean:+.1f}", 100 * difference.mean, difference.interval)
 
 
@@ -69,7 +69,7 @@ def main_columns(table: Table) -> list[Column]:
 
 def first_heading(table: Table) -> str:
     """Heading of the row labels: `target`, `target, ratio`."""
-    cell = next((one.cell for one in table.found), None)
+    cell = next((entry.cell for entry in table.entries), None)
     fields = (
         ["" if field == "variant" else field.rpartition(".")[2] for field in cell.point]
         if cell
@@ -184,8 +184,8 @@ def markdown(table: Table) -> str:
 def brief_markdown(table: Table) -> str:
     """The table for a first screen: the answer in a sentence, the numbers and where to find the rest."""
     shown, answer = notes(table), headline.sentence(table)
-    place = f"results/{table.name}/{table.preset}/table.md"
-    rest = f"Published numbers, every readout and the config difference of the rows: [table.md]({place})."
+    path = f"results/{table.name}/{table.preset}/table.md"
+    rest = f"Published numbers, every readout and the config difference of the rows: [table.md]({path})."
     kept = [note for note in shown if note.startswith(_BRIEF_NOTES)]
     parts = [answer, main_grid(table, brief=True).markdown(), _bullets([*kept, rest])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -214,13 +214,13 @@ def published_beside(table: Table) -> Grid:
             TableCell(row.label),
             TableCell(columns[key].heading.removesuffix(" %")),
             value_cell(row.values.get(key), columns[key]),
-            TableCell(one.shown(), one.value),
+            TableCell(number.shown(), number.value),
             TableCell(_status(row.reasons)),
-            TableCell(one.cite),
+            TableCell(number.cite),
         ]
         for row in table.rows
         for key, several in row.published.items()
-        for one in several
+        for number in several
     ]
     return Grid(["row", "measure", "measured", "published", "status", "source"], rows)
 
@@ -230,5 +230,5 @@ def _status(reasons: Mapping[str, str]) -> str:
     return f"claimed; not comparable because of {', '.join(reasons)}" if reasons else "comparable"
 
 
-def _bullets(found: Sequence[str]) -> str:
-    return "\n".join(f"- {note}" for note in found)
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {note}" for note in sentences)

@@ -40,7 +40,7 @@ class RowRecords:
     protocols: set[ProtocolName]
     declared: list[int]
     """Seeds."""
-    found: list[CellRecord] = field(default_factory=list)
+    entries: list[CellRecord] = field(default_factory=list)
     is_baseline: bool = False
     """True for a row that needs no pre-training and no seeds."""
     is_fixed_image: bool = False
@@ -53,7 +53,7 @@ class RowRecords:
     def measured(self) -> dict[str, dict[int, tuple[Measure, CellRecord]]]:
         """Column -> seed -> number and where it comes from; `scratch` is in the column of `finetune`."""
         named: dict[str, dict[int, tuple[Measure, CellRecord]]] = {}
-        for entry in self.found:
+        for entry in self.entries:
             for key, measure in entry.measures.items():
                 column = _column(key)
                 named.setdefault(column, {})[entry.record.seed] = (measure, entry)
@@ -62,7 +62,7 @@ class RowRecords:
     @property
     def is_pretrained(self) -> bool:
         """True for the row of an encoder with its pre-training; neither a baseline nor `scratch` has one."""
-        return not self.is_baseline and any(entry.record.pretrain for entry in self.found)
+        return not self.is_baseline and any(entry.record.pretrain for entry in self.entries)
 
     def values(self, column: str) -> dict[int, float]:
         """Seed -> number."""
@@ -74,19 +74,19 @@ class RowRecords:
     def correctness(self, column: str) -> dict[int, np.ndarray]:
         """Seed -> (N,) correctness of each test image."""
         return {
-            seed: measure.of_images(found.correct(measure.readouts))
-            for seed, (measure, found) in self.measured.get(column, {}).items()
+            seed: measure.of_images(entry.correct(measure.readouts))
+            for seed, (measure, entry) in self.measured.get(column, {}).items()
         }
 
     def record(self, protocol: str) -> Record | None:
         """Its first record of a protocol."""
         return next(
-            (entry.record for entry in self.found if entry.record.protocol == protocol), None
+            (entry.record for entry in self.entries if entry.record.protocol == protocol), None
         )
 
 
 def records_by_row(
-    benchmark: Benchmark, todo: Sequence[Cell], found: Sequence[CellRecord]
+    benchmark: Benchmark, todo: Sequence[Cell], entries: Sequence[CellRecord]
 ) -> dict[str, RowRecords]:
     """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
     seeds = list(benchmark.seeds)
@@ -101,46 +101,46 @@ def records_by_row(
         protocols = set(benchmark.protocols)
         by_label.setdefault(cell.label, RowRecords(cell.label, cell, protocols, seeds))
     by_label |= shared_rows
-    for entry in found:
+    for entry in entries:
         is_shared = entry.record.protocol in benchmark.first_only
         if is_shared and entry.record.protocol == BASELINES:
             continue
         shared = PROTOCOLS[entry.record.protocol].title
-        by_label[shared if is_shared else entry.cell.label].found.append(entry)
-    return by_label | baseline_rows(found)
+        by_label[shared if is_shared else entry.cell.label].entries.append(entry)
+    return by_label | baseline_rows(entries)
 
 
-def baseline_rows(found: Sequence[CellRecord]) -> dict[str, RowRecords]:
+def baseline_rows(entries: Sequence[CellRecord]) -> dict[str, RowRecords]:
     """Label -> a row for each baseline: raw pixels and PCA once, for they depend on neither seed nor grid; a target
     as a feature once a seed, for its fit may be the seed's.
 
     Of a record of `baselines` each probe's accuracy becomes a record of that probe, so that it stands in its column.
     """
     rows: dict[str, RowRecords] = {}
-    for entry in found:
+    for entry in entries:
         spec = PROTOCOLS[entry.record.protocol]
         for metric in entry.record.metrics:
             if spec.baseline_readout and metric.readout == spec.baseline_readout:
                 _add(rows, "raw pixels", entry, spec.name, metric, is_fixed_image=True)
             if spec.name != BASELINES:
                 continue
-            kind, _, probe = metric.readout.partition(":")
+            baseline, _, probe = metric.readout.partition(":")
             width = entry.record.config["model"]["embed_dim"]
             label = {"pixels": "raw pixels", "pca": f"PCA, {width} components"}.get(
-                kind, f"{entry.record.target} as a feature"
+                baseline, f"{entry.record.target} as a feature"
             )
-            _add(rows, label, entry, probe, metric, is_fixed_image=kind in ("pixels", "pca"))
+            _add(rows, label, entry, probe, metric, is_fixed_image=baseline in ("pixels", "pca"))
     for row in rows.values():
         row.has_seeds = not _is_same_in_all_seeds(row)
         if not row.has_seeds:
-            first = row.found[0].record.seed
-            row.found = [one for one in row.found if one.record.seed == first]
+            first = row.entries[0].record.seed
+            row.entries = [entry for entry in row.entries if entry.record.seed == first]
     return rows
 
 
 def _is_same_in_all_seeds(row: RowRecords) -> bool:
     """Of a baseline: of a target as a feature known by its numbers of two seeds or more."""
-    records = [one.record for one in row.found]
+    records = [entry.record for entry in row.entries]
     values = {(record.protocol, record.metrics[0].value) for record in records}
     has_several = len({record.seed for record in records}) > 1
     return row.is_fixed_image or (
@@ -160,16 +160,16 @@ def _add(
     """Puts a number into a baseline's row, as a record of its protocol, unless it has one that counts for it."""
     row = RowRecords(label, entry.cell, set(), [], is_baseline=True, is_fixed_image=is_fixed_image)
     row = rows.setdefault(label, row)
-    have = {(one.record.protocol, is_fixed_image or one.record.seed) for one in row.found}
+    have = {(other.record.protocol, is_fixed_image or other.record.seed) for other in row.entries}
     if (protocol, is_fixed_image or entry.record.seed) not in have:
         changes = {"protocol": protocol, "metrics": (metric,), "declared_readout": metric.readout}
-        row.found.append(replace(entry, record=entry.record.model_copy(update=changes)))
+        row.entries.append(replace(entry, record=entry.record.model_copy(update=changes)))
 
 
 def span(numbers: Iterable[int]) -> str:
     """`5`, or `1 to 3` where they differ."""
-    every = sorted(set(numbers))
-    return str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
+    distinct = sorted(set(numbers))
+    return str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
 
 
 def _column(key: str) -> str:
@@ -183,12 +183,12 @@ def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
     if key == "fit_s":
         return {
             entry.record.seed: entry.record.pretrain.fit["fit_seconds"]
-            for entry in row.found
+            for entry in row.entries
             if entry.record.pretrain and "fit_seconds" in entry.record.pretrain.fit
         }
     if key == "total_tflops":
         trained = {seed: flops / 1e12 for seed, flops in row.values("train_flops").items()}
-        return total_tflops(row.found) or trained
+        return total_tflops(row.entries) or trained
     if key == "epochs_to_scratch":
         return _epochs_to_scratch(row, reference)
     steps, of_reference = row.values("step_s"), reference.values("step_s")
@@ -213,11 +213,11 @@ def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
     return {seed: images / each / 3600 for seed, each in row.values("images_per_s").items()}
 
 
-def total_tflops(found: Sequence[CellRecord]) -> dict[int, float]:
+def total_tflops(entries: Sequence[CellRecord]) -> dict[int, float]:
     """Seed -> 10^12 FLOPs of pre-training, target, teacher and fit included."""
     return {
         entry.record.seed: (facts.flops + facts.fit.get("fit_flops", 0.0)) / 1e12
-        for entry in found
+        for entry in entries
         if (facts := entry.record.pretrain)
         and facts.flops
         and ("fit_seconds" not in facts.fit or "fit_flops" in facts.fit)
@@ -228,11 +228,11 @@ def _epochs_to_scratch(row: RowRecords, reference: RowRecords) -> dict[int, floa
     """Seed -> first epoch of fine-tuning whose held-out accuracy is that of the last epoch from scratch."""
     goals = {
         entry.record.seed: entry.record.curves["model"][-1]
-        for entry in reference.found
+        for entry in reference.entries
         if entry.record.protocol == "scratch" and "model" in entry.record.curves
     }
     epochs = {}
-    for entry in row.found:
+    for entry in row.entries:
         curve = entry.record.curves.get("model", ())
         goal = goals.get(entry.record.seed)
         if entry.record.protocol == "finetune" and goal is not None:

@@ -84,7 +84,7 @@ class Table:
     """Published rows without a measured counterpart."""
     differing: list[str] = field(default_factory=list)
     """Fields in which the rows' configs differ."""
-    found: list[CellRecord] = field(default_factory=list)
+    entries: list[CellRecord] = field(default_factory=list)
     """The records that it was made from."""
     below_gate: str | None = None
     """Why the table as a whole is no finding; unset if it is informative."""
@@ -97,7 +97,7 @@ class Table:
 
     @property
     def records(self) -> list[Record]:
-        return [one.record for one in self.found]
+        return [entry.record for entry in self.entries]
 
     def row(self, label: str) -> Row:
         """The row of a label."""
@@ -126,19 +126,19 @@ def build(
     if benchmark.division == "published":
         external = external_rows(name, preset, results, available)
         return Table(benchmark, name, preset, [], [], "", available, external=external)
-    found = store.benchmark_records(name, preset, results, overrides)
-    differing = comparability.check(found)
-    by_label = records_by_row(benchmark, cells(name, preset, overrides), found)
+    entries = store.benchmark_records(name, preset, results, overrides)
+    differing = comparability.check(entries)
+    by_label = records_by_row(benchmark, cells(name, preset, overrides), entries)
     reference = _reference(benchmark, by_label)
     columns = columns_of(benchmark, by_label, gates.primary_measure(preset))
-    below = gates.untrained_rows(found)
+    below = gates.untrained_rows(entries)
     exploratory = gates.exploratory(by_label)
     rows = [
         _row(line, columns, by_label[reference], benchmark, available, below.get(line.label, ""))
         for line in by_label.values()
     ]
     tier = gates.tier(by_label, preset, below)
-    if control := _control(found, columns):
+    if control := _control(entries, columns):
         rows.append(control)
     _compare(rows, columns, by_label, reference, ranks=not (tier or exploratory))
     taken = {
@@ -151,7 +151,7 @@ def build(
     return Table(
         benchmark, name, preset, columns, rows, reference,
         [row for row in available if id(row) not in taken],
-        differing, found, tier, exploratory, by_label,
+        differing, entries, tier, exploratory, by_label,
     )  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def _row(
             published[key] = counterparts
             record = records.record(_protocol_of(named))
             why |= {} if record is None else reasons(counterparts[0], record)
-    have = {(entry.record.seed, entry.record.protocol) for entry in records.found}
+    have = {(entry.record.seed, entry.record.protocol) for entry in records.entries}
     lacking = {
         seed for seed in records.declared if any((seed, p) not in have for p in records.protocols)
     }
@@ -200,7 +200,7 @@ def _row(
         is_baseline=records.is_baseline,
         below_gate=below_gate,
         num_missing=len(lacking),
-        stale=tuple(sorted({why for entry in records.found for why in entry.stale})),
+        stale=tuple(sorted({why for entry in records.entries for why in entry.stale})),
     )
 
 
@@ -264,13 +264,13 @@ def _accuracies(
     return known
 
 
-def _control(found: Sequence[CellRecord], columns: Sequence[Column]) -> Row | None:
+def _control(entries: Sequence[CellRecord], columns: Sequence[Column]) -> Row | None:
     """The encoder at its random initial weights: one row, where it is the same for every row of a seed."""
     values: dict[str, dict[int, set[float]]] = {}
-    for one in found:
-        for key, measure in one.measures.items():
+    for entry in entries:
+        for key, measure in entry.measures.items():
             if measure.control is not None:
-                values.setdefault(key, {}).setdefault(one.record.seed, set()).add(measure.control)
+                values.setdefault(key, {}).setdefault(entry.record.seed, set()).add(measure.control)
     keys = {column.key for column in columns}
     shared = {
         key: Value({seed: next(iter(each)) for seed, each in sorted(of_seed.items())})

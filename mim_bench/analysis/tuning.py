@@ -34,12 +34,12 @@ def choices(name: str, preset: str, results: Path) -> list[Choice]:
 
     Raises UserError where a trial is missing, so that no target has had fewer, or where one saw the test split.
     """
-    found = swept.recall(name, preset, results)
-    benchmark = at_preset(load_benchmark(found.name), found.preset)
+    sweep = swept.recall(name, preset, results)
+    benchmark = at_preset(load_benchmark(sweep.name), sweep.preset)
     measure = gates.primary_measure(preset) or benchmark.protocols[0]
     trials = {variant.name: variant.set for variant in benchmark.variants}
     scores: dict[str, dict[str, list[float]]] = {}
-    for entry in store.benchmark_records(found.name, found.preset, results, found.overrides):
+    for entry in store.benchmark_records(sweep.name, sweep.preset, results, sweep.overrides):
         if entry.record.config["data"]["evaluate_on"] != "tune":
             raise UserError(
                 f"{entry.path}: a trial evaluated on the test split; set data.evaluate_on = 'tune'"
@@ -71,12 +71,12 @@ def _choice(
     return Choice(target, means, best, settings)
 
 
-def as_toml(found: list[Choice], preset: str) -> str:
+def as_toml(choices: list[Choice], preset: str) -> str:
     """The block of a benchmark file that says what was chosen."""
     lines = [f"[tuned.{Path(preset).stem}]"]
-    for one in found:
-        fields = ", ".join(f'"{field}" = {json.dumps(v)}' for field, v in one.settings.items())
-        lines.append(f"{one.target} = {{ {fields} }}" if fields else f"{one.target} = {{}}")
+    for choice in choices:
+        fields = ", ".join(f'"{field}" = {json.dumps(v)}' for field, v in choice.settings.items())
+        lines.append(f"{choice.target} = {{ {fields} }}" if fields else f"{choice.target} = {{}}")
     return "\n".join(lines)
 
 
@@ -87,9 +87,9 @@ def check(name: str, results: Path) -> None:
         assert benchmark.tuning is not None
         if not (store.home(benchmark.tuning, preset, results) / "records").is_dir():
             raise UserError(f"tuned.{preset}: {benchmark.tuning} has no trials at this preset")
-        for one in choices(benchmark.tuning, preset, results):
-            if written.get(one.target) != dict(one.settings):
+        for choice in choices(benchmark.tuning, preset, results):
+            if written.get(choice.target) != dict(choice.settings):
                 raise UserError(
-                    f"tuned.{preset}.{one.target}: the file says {written.get(one.target)}, the trials chose "
-                    f"{dict(one.settings)} ({one.best})"
+                    f"tuned.{preset}.{choice.target}: the file says {written.get(choice.target)}, the trials chose "
+                    f"{dict(choice.settings)} ({choice.best})"
                 )

@@ -33,7 +33,7 @@ def validate(
     checked: list[str] = []
     faults: list[str] = []
 
-    def run(kind: str, checks: Iterator[tuple[str, Callable[[], object]]]) -> None:
+    def run(subject: str, checks: Iterator[tuple[str, Callable[[], object]]]) -> None:
         count = 0
         for name, check in checks:
             count += 1
@@ -41,7 +41,7 @@ def validate(
                 check()
             except UserError as error:
                 faults.append(f"{name}: {error}")
-        checked.append(f"{count} {kind}")
+        checked.append(f"{count} {subject}")
 
     run("target recipes", _recipes())
     run("presets", _presets())
@@ -96,13 +96,13 @@ def _records(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _folder(name: str, preset: str, results: Path) -> None:
-    found = swept.recall(name, preset, results)
-    for kind, value, file in (("benchmarks", name, found.name), ("preset", preset, found.preset)):
-        if value not in recipe.names(kind) and not file.endswith(".toml"):
+    sweep = swept.recall(name, preset, results)
+    for option, value, file in (("benchmarks", name, sweep.name), ("preset", preset, sweep.preset)):
+        if value not in recipe.names(option) and not file.endswith(".toml"):
             raise UserError(
-                f"no {kind.removesuffix('s')} '{value}'; {suggest(value, recipe.names(kind))}"
+                f"no {option.removesuffix('s')} '{value}'; {suggest(value, recipe.names(option))}"
             )
-    name, preset, overrides = found
+    name, preset, overrides = sweep
     if load_benchmark(name).division == "published":
         external_rows(name, preset, results, [])
         return

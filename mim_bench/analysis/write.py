@@ -37,18 +37,18 @@ def csv(table: Table) -> str:
         }
         line["stale"] = ", ".join(row.stale)
         for column in table.columns:
-            value, found = row.values.get(column.key), row.differences.get(column.key)
+            value, difference = row.values.get(column.key), row.differences.get(column.key)
             line[column.key] = None if value is None else value.mean
             line[f"{column.key} half"] = None if value is None else value.half
             if is_compared(column.key):
                 line |= {
-                    f"{column.key} difference": found.mean if found else None,
-                    f"{column.key} low": found.low if found else None,
-                    f"{column.key} high": found.high if found else None,
+                    f"{column.key} difference": difference.mean if difference else None,
+                    f"{column.key} low": difference.low if difference else None,
+                    f"{column.key} high": difference.high if difference else None,
                 }
             several = row.published.get(column.key, [])
-            line[f"{column.key} published"] = "; ".join(one.shown() for one in several)
-            line[f"{column.key} source"] = "; ".join(one.cite for one in several)
+            line[f"{column.key} published"] = "; ".join(published.shown() for published in several)
+            line[f"{column.key} source"] = "; ".join(published.cite for published in several)
         line["not comparable"] = "; ".join(f"{k}: {v}" for k, v in row.reasons.items())
         lines.append(line)
     for row in table.external:
@@ -60,8 +60,10 @@ def csv(table: Table) -> str:
         lines.append({"row": match.setting(row), "published only": row.value, "status": row.status,
                       "metric": row.metric, "protocol": row.protocol, "source": row.cite})  # fmt: skip
     frame = pd.DataFrame(lines)
-    said = {name: any(line.get(name) not in (None, "") for line in lines) for name in frame.columns}
-    kept = [name for name, is_said in said.items() if is_said or name == "stale"]
+    has_value = {
+        name: any(line.get(name) not in (None, "") for line in lines) for name in frame.columns
+    }
+    kept = [name for name, is_said in has_value.items() if is_said or name == "stale"]
     return frame[kept].to_csv(index=False)
 
 
@@ -74,13 +76,13 @@ def tex(table: Table) -> str:
 
 def write_tables(table: Table, results: Path = Path("results")) -> list[Path]:
     """Writes `table.md`, `table.csv`, `table.tex` and, of every record, `records.csv`."""
-    place = store.home(table.name, table.preset, results)
+    folder = store.home(table.name, table.preset, results)
     content = {"table.md": markdown(table), "table.csv": csv(table), "table.tex": tex(table)}
     if table.rows:
-        content["records.csv"] = store.frame(table.found).to_csv(index=False)
+        content["records.csv"] = store.frame(table.entries).to_csv(index=False)
     for file, text in content.items():
-        write_text(place / file, text)
-    return [place / file for file in content]
+        write_text(folder / file, text)
+    return [folder / file for file in content]
 
 
 def insert(page: Path, table: Table) -> None:

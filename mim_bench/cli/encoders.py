@@ -184,9 +184,9 @@ def reconstruct(
     ratios = None if mask_ratio == "all" else _ratio(mask_ratio)
     config, samples = predict(folder, images, ratios, choose_device(device or "auto"))
     figures = {}
-    for one in samples:
-        hidden = f"{one.mask.float().mean():.0%} hidden"
-        figures[hidden] = sample_figure(config, one, f"{config.run_id}, {hidden}")
+    for sample in samples:
+        hidden = f"{sample.mask.float().mean():.0%} hidden"
+        figures[hidden] = sample_figure(config, sample, f"{config.run_id}, {hidden}")
     if len(figures) > 1:
         picture.write_frames(figures, out)
     else:
@@ -221,14 +221,14 @@ def look(
     """Draw attention, features as false colour and nearest neighbours of your own images."""
     from mim_bench.experiment import look as looking
 
-    place = None
+    clicked = None
     if patch is not None:
         row, comma, column = patch.partition(",")
         if not (comma and row.strip().isdigit() and column.strip().isdigit()):
             raise UserError(f"patch={patch}: two whole numbers are needed, such as 2,1")
-        place = (int(row), int(column))
+        clicked = (int(row), int(column))
     looking.look(
-        _encoder(encoder), images, out, patch=place, data=data, num_heads=num_heads, notify=_say
+        _encoder(encoder), images, out, patch=clicked, data=data, num_heads=num_heads, notify=_say
     )
     print_line(f"wrote {out}")
 

@@ -105,22 +105,22 @@ def target_and_settings(target: str | None, words: Sequence[str] | None) -> tupl
     from mim_bench.cli.words import read_words
     from mim_bench.config import recipe
 
-    named, found = read_words(words)
+    named, overrides = read_words(words)
     if target and named:
         raise UserError(f"two targets: {target} and {named}")
     if not (target or named):
         raise UserError(f"--target is missing; allowed: {', '.join(recipe.names('targets'))}")
-    return str(target or named), found
+    return str(target or named), overrides
 
 
 def settings_alone(words: Sequence[str] | None) -> list[str]:
     """The settings among the words after a benchmark's name; a target is refused there."""
     from mim_bench.cli.words import read_words
 
-    named, found = read_words(words)
+    named, overrides = read_words(words)
     if named:
         raise UserError(f"'{named}': which targets are compared is in the benchmark's file")
-    return found
+    return overrides
 
 
 def settings(

@@ -20,7 +20,7 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
         facts = record.pretrain
         fit_seconds = facts.fit.get("fit_seconds", 0.0) if facts else 0.0
         seconds = (facts.seconds if facts else 0) + fit_seconds + record.seconds
-        for place, (name, measure) in enumerate(measures(record).items()):
+        for position, (name, measure) in enumerate(measures(record).items()):
             is_segment = measure.metrics[0].name == "miou"  # its baseline stands beside it
             if "@" in name and not (readouts or is_segment):
                 continue
@@ -28,11 +28,11 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
             if measure.is_fraction:
                 value = f"{100 * measure.value:.1f} ± {100 * measure.stderr:.1f} %{' mIoU' * is_segment}"
                 control = f"{100 * measure.control:.1f} %" if measure.control is not None else "-"
-            speed = f"{facts.images_per_s:,.0f}" if facts and not place else ""
-            time = "" if place else f"{seconds:.0f}"
+            speed = f"{facts.images_per_s:,.0f}" if facts and not position else ""
+            time = "" if position else f"{seconds:.0f}"
             if record.protocol == "baselines":
-                kind, _, probe = name.removeprefix("baselines ").partition(":")
-                name = f"{probe}, {_BASELINES.get(kind, f'{record.target} as a feature')}"
+                baseline, _, probe = name.removeprefix("baselines ").partition(":")
+                name = f"{probe}, {_BASELINES.get(baseline, f'{record.target} as a feature')}"
             rows.append([record.target, name, value, control, speed, time])
     if not records:
         return
@@ -45,5 +45,5 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
         "error over its images" + ("; wall time of the protocol" if records[0].external else times),
         style="dim",
     )
-    if said := gates.verdict(records):
-        print_line(said)
+    if verdict := gates.verdict(records):
+        print_line(verdict)

@@ -149,17 +149,17 @@ def table(
     from mim_bench.analysis import table as tables
     from mim_bench.analysis.external import external_grid
 
-    made = tables.build(benchmark, preset, results, settings_alone(overrides))
+    built = tables.build(benchmark, preset, results, settings_alone(overrides))
     if into is not None:
-        write.insert(into, made)
-    paths = [*write.write_tables(made, results), *([into] if into else [])]
-    grid = render.main_grid(made, brief=True) if made.rows else render.published_grid(made)
+        write.insert(into, built)
+    paths = [*write.write_tables(built, results), *([into] if into else [])]
+    grid = render.main_grid(built, brief=True) if built.rows else render.published_grid(built)
     print_table(grid.headings, grid.texts)
-    if made.external:
-        outside = external_grid(made.external)
+    if built.external:
+        outside = external_grid(built.external)
         print_line(render.EXTERNAL)
         print_table(outside.headings, outside.texts)
-    for note in render.notes(made) if made.rows else [made.benchmark.claim]:
+    for note in render.notes(built) if built.rows else [built.benchmark.claim]:
         print_line(note.replace("**", "").replace("`", ""), style="dim")
     _say_written(paths)
 
@@ -195,13 +195,13 @@ def tune(
     """What the trials of a tuning benchmark chose for each target, and the lines of the benchmark file that say it."""
     from mim_bench.analysis.tuning import as_toml, choices
 
-    found = choices(benchmark, preset, results)
+    chosen = choices(benchmark, preset, results)
     rows = [
-        [one.target, *(f"{100 * score:.1f}" for score in one.scores.values()), one.best]
-        for one in found
+        [choice.target, *(f"{100 * score:.1f}" for score in choice.scores.values()), choice.best]
+        for choice in chosen
     ]
-    print_table(["target", *found[0].scores, "best"], rows)
-    print_line(as_toml(found, preset))
+    print_table(["target", *chosen[0].scores, "best"], rows)
+    print_line(as_toml(chosen, preset))
 
 
 @app.command()
@@ -249,7 +249,7 @@ def compare(
 
     a, b = (comparison.records_of(name, out=out, results=results) for name in (run_a, run_b))
     shared, fields = comparison.compare(a, b)
-    names = [next(iter(found.values())).run_id for found in (a, b)]
+    names = [next(iter(records.values())).run_id for records in (a, b)]
     rows = []
     for number in shared:
         texts, delta = [f"{value:.4g}" for value in (number.a, number.b)], "-"

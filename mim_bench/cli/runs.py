@@ -105,8 +105,8 @@ def list_(
 
         rows = {name: protocol.description for name, protocol in PROTOCOLS.items()}
     else:
-        kind = "preset" if what == "presets" else what
-        rows = {name: recipe.read(kind, name).get("description", "") for name in recipe.names(kind)}
+        room = "preset" if what == "presets" else what
+        rows = {name: recipe.read(room, name).get("description", "") for name in recipe.names(room)}
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print_line(f"{name:<{width}}  {description}")
@@ -127,13 +127,13 @@ def config_show(
     from mim_bench.config.resolve import resolve
 
     target, words = target_and_settings(target, overrides)
-    found = resolve(target, preset, settings(words, seed, data))
+    config = resolve(target, preset, settings(words, seed, data))
     if as_json:
-        print(found.config.model_dump_json(indent=1))
+        print(config.config.model_dump_json(indent=1))
         return
-    content = found.config.model_dump()
+    content = config.config.model_dump()
     rows = []
-    for key, origin in sorted(found.origin.items(), key=lambda item: _place(item[0], content)):
+    for key, origin in sorted(config.origin.items(), key=lambda item: _place(item[0], content)):
         section, _, name = key.partition(".")
         if section == "target":
             value = content["target"]["params"][name]
@@ -144,7 +144,7 @@ def config_show(
         rows.append([key, shown, "" if origin == "default" else origin])
     print_table(["field", "value", "from"], rows)
     print_line(
-        f"lr {found.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
+        f"lr {config.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
     )
 
 

@@ -30,18 +30,18 @@ def show(target: Named, preset: Preset = "tiny") -> None:
     from mim_bench.config.resolve import load_config, target_schema
     from mim_bench.experiment.about import definition, shape
 
-    found, config = load_recipe(target), load_config(target, preset)
+    recipe, config = load_recipe(target), load_config(target, preset)
     published = as_published(target, preset)
-    print_line(f"{Path(target).stem}: {found.description}", style="bold")
-    print_line(definition(found.class_path))
+    print_line(f"{Path(target).stem}: {recipe.description}", style="bold")
+    print_line(definition(recipe.class_path))
     print_line("")
-    methods = [["methods", ", ".join(found.methods)]] if found.methods else []
+    methods = [["methods", ", ".join(recipe.methods)]] if recipe.methods else []
     print_table(
         ["", "value"],
-        [["paper", found.paper], *methods, ["class", f"{found.class_path}, version {config.target.version}"],
+        [["paper", recipe.paper], *methods, ["class", f"{recipe.class_path}, version {config.target.version}"],
          [f"at {preset}", shape(config)]],
     )  # fmt: skip
-    schema, _ = target_schema(found.class_path)
+    schema, _ = target_schema(recipe.class_path)
     params = [
         [name, str(config.target.params[name]), " ".join((field.description or "").split())]
         for name, field in schema.model_fields.items()
@@ -95,12 +95,12 @@ def diagnose(
 
     names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
     given = settings([word for word in words or [] if "=" in word], None, data)
-    found, paths = [], list[Path]()
-    for one in diagnose(names, preset, given, out=out, notify=print_line):
-        found.append(one)
-        paths = [write_diagnosis(one, preset, results)]
+    diagnoses, paths = [], list[Path]()
+    for diagnosis in diagnose(names, preset, given, out=out, notify=print_line):
+        diagnoses.append(diagnosis)
+        paths = [write_diagnosis(diagnosis, preset, results)]
     if paths:
         paths += draw_diagnoses(paths[0], preset, results)
-        print_table(*shown(found))
+        print_table(*shown(diagnoses))
         print_line(LEGEND, style="dim")
         print_line("wrote " + ", ".join(map(str, paths)))

@@ -134,8 +134,8 @@ class Cluster(Size):
             text = str(self.sbatch.get(key, ""))
             if not text or (key == "gres" and "gpu" not in text):
                 continue
-            found = re.search(r"gpu(?::[a-z][\w-]*)?:(\d+)|^(\d+)$|:(\d+)$", text)
-            number = int(next(filter(None, found.groups()))) if found else 1
+            match = re.search(r"gpu(?::[a-z][\w-]*)?:(\d+)|^(\d+)$|:(\d+)$", text)
+            number = int(next(filter(None, match.groups()))) if match else 1
             processes = self.ranks if key == "gpus" else self.ranks_per_node if key == "gres" else 1
             if number != processes:
                 raise ValueError(

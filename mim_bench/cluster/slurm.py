@@ -39,10 +39,10 @@ def queue(jobs: Collection[Job]) -> dict[str, str]:
         if "Invalid job id" in done.stderr:  # finished so long ago that Slurm has forgotten them
             return {}
         raise UserError(f"squeue: {one_line(done.stderr)}")
-    found = _own(jobs, done.stdout)
+    queued = _own(jobs, done.stdout)
     return {
         job_id: reason or state if state in _WAITING else ""
-        for job_id, (state, reason) in found.items()
+        for job_id, (state, reason) in queued.items()
     }
 
 
@@ -68,7 +68,7 @@ def _own(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
     somebody else's. (A job that was queued again has a later time.)
     """
     by_id = {job.job_id: job for job in jobs}
-    found = {}
+    queued = {}
     for line in lines.splitlines():
         job_id, *rest = line.split("|", 5)
         job = by_id.get(job_id)
@@ -76,8 +76,8 @@ def _own(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
             continue
         state, user, submitted, detail, name = rest
         if name == job.name and user == str(os.getuid()) and _is_after(submitted, job.submitted):
-            found[job_id] = state, detail
-    return found
+            queued[job_id] = state, detail
+    return queued
 
 
 def _is_after(local_time: str, submitted: str) -> bool:

@@ -106,9 +106,9 @@ def status(
     here = running(out, [task.cell.config for task in tasks if task.missing])
 
     def cell_state(task: pending.PendingCell) -> State:
-        found = jobs.cell_state(task)
-        is_here = not found.is_live and task.missing and task.cell.config.hash in here
-        return State("running") if is_here else found
+        state = jobs.cell_state(task)
+        is_here = not state.is_live and task.missing and task.cell.config.hash in here
+        return State("running") if is_here else state
 
     cells = [
         replace(

@@ -80,15 +80,15 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
         return []
     seeds = _seeds(benchmark, overrides)
     overrides = [text for text in overrides if not text.startswith(SEEDS)]
-    found = []
+    grid_cells = []
     grid_points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
     for number, (variant, *values) in enumerate(grid_points):
         point = dict(zip(benchmark.grid, values, strict=True))
         protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
         fields = {**(variant.set if variant else {}), **point}
         brought = _brought(benchmark, str(fields.get("target", "norm_pixel")), preset)
-        found.append(_cell(point, variant, brought, seeds[0], protocols, preset, overrides))
-    labels = [cell.label for cell in found] + list(benchmark.first_only)
+        grid_cells.append(_cell(point, variant, brought, seeds[0], protocols, preset, overrides))
+    labels = [cell.label for cell in grid_cells] + list(benchmark.first_only)
     if benchmark.reference and benchmark.reference not in labels:
         raise UserError(
             f"reference: no row '{benchmark.reference}'; {suggest(benchmark.reference, labels)}"
@@ -97,7 +97,7 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
     return [
         replace(cell, config=cell.config.model_copy(update={"seed": seed}))
         for seed in seeds
-        for cell in found
+        for cell in grid_cells
     ]
 
 
@@ -122,17 +122,17 @@ def as_published(target: str, preset: str) -> dict[str, Any]:
 
     Raises UserError naming recipe and block where a field is unknown or a value not allowed.
     """
-    found = flatten(recipe.load_recipe(target).as_published)
+    overrides = flatten(recipe.load_recipe(target).as_published)
     plain = {
         field: 1 if isinstance(value, str) and _RELATIVE.fullmatch(value) else value
-        for field, value in found.items()
+        for field, value in overrides.items()
     }
     try:
         resolve(target, preset, (), plain)
     except UserError as error:
-        said = str(error).removeprefix("benchmark: ")
-        raise UserError(f"target recipe '{target}', [as_published]: {said}") from None
-    return found
+        reason = str(error).removeprefix("benchmark: ")
+        raise UserError(f"target recipe '{target}', [as_published]: {reason}") from None
+    return overrides
 
 
 def _brought(benchmark: Benchmark, target: str, preset: str) -> dict[str, Any]:
@@ -169,9 +169,9 @@ def _cell(
     base = resolve(target, preset, overrides).config
     for field, value in fields.items():
         grid[field] = value
-        if isinstance(value, str) and (found := _RELATIVE.fullmatch(value)):
+        if isinstance(value, str) and (match := _RELATIVE.fullmatch(value)):
             own = flatten(base.model_dump())[config_field(field, base)]
-            relative[field] = float(found[1])
+            relative[field] = float(match[1])
             scaled = own * relative[field]
             grid[field] = max(1, round(scaled)) if isinstance(own, int) else scaled
     # a setting is what a relative value is relative to; over another one it would make all rows the same

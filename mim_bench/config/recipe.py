@@ -21,20 +21,20 @@ from mim_bench.schema import Frozen
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def folder(kind: str) -> Path:
+def folder(room: str) -> Path:
     """Folder of the shipped `targets`, `benchmarks` or `preset` files."""
-    if kind == "preset":
+    if room == "preset":
         return PACKAGE / "config" / "presets"
-    checkout = PACKAGE.parent / kind
+    checkout = PACKAGE.parent / room
     if (PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir():
         return checkout
-    return PACKAGE / "_shipped" / kind
+    return PACKAGE / "_shipped" / room
 
 
-def names(kind: str) -> list[str]:
+def names(room: str) -> list[str]:
     """Names of the shipped files of a kind, and of targets that installed packages bring, sorted."""
-    shipped = {path.stem for path in folder(kind).glob("*.toml")}
-    return sorted(shipped | set(_outside() if kind == "targets" else ()))
+    shipped = {path.stem for path in folder(room).glob("*.toml")}
+    return sorted(shipped | set(_outside() if room == "targets" else ()))
 
 
 @cache
@@ -54,17 +54,17 @@ def _content_of(entry: EntryPoint) -> dict[str, Any]:
     }
 
 
-def read(kind: str, name: str) -> dict[str, Any]:
+def read(room: str, name: str) -> dict[str, Any]:
     """The content of a file by name, or by a path ending in `.toml`."""
-    singular = kind.removesuffix("s")
+    singular = room.removesuffix("s")
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{singular} file '{name}' does not exist")
     else:
-        path = folder(kind) / f"{name}.toml"
-        if name not in names(kind):
-            raise UserError(f"unknown {singular} '{name}'; {_meant(kind, name)}")
+        path = folder(room) / f"{name}.toml"
+        if name not in names(room):
+            raise UserError(f"unknown {singular} '{name}'; {_meant(room, name)}")
         if not path.is_file():  # a shipped recipe comes before a package's of the same name
             return _content_of(_outside()[name])
     try:
@@ -75,18 +75,18 @@ def read(kind: str, name: str) -> dict[str, Any]:
         raise UserError(f"{path} is no valid TOML: {error}") from None
 
 
-def _meant(kind: str, name: str) -> str:
+def _meant(room: str, name: str) -> str:
     """What somebody probably meant: another spelling, a file without its suffix, a method instead of its target."""
     plain = name.lower().replace("-", "_")
     if Path(f"{name}.toml").is_file():
         return f"a file is named with its suffix: {name}.toml"
-    if plain in names(kind):
+    if plain in names(room):
         return f"nearest: {plain}"
-    if kind == "targets":
-        for own in names(kind):
-            if plain in (method.lower() for method in read(kind, own).get("methods", ())):
+    if room == "targets":
+        for own in names(room):
+            if plain in (method.lower() for method in read(room, own).get("methods", ())):
                 return f"the target of {name} is {own}"
-    return suggest(name, names(kind))
+    return suggest(name, names(room))
 
 
 def _check_texts(content: Any, where: str) -> None:

@@ -175,9 +175,9 @@ def resolve(
         overrides: `section.field=value`; `hog.num_bins=12` means the target's own field.
         grid: a benchmark's cell, dotted field -> value.
     """
-    found = recipes.load_recipe(target)
+    recipe = recipes.load_recipe(target)
     name = Path(target).stem
-    schema, version = target_schema(found.class_path)
+    schema, version = target_schema(recipe.class_path)
     layers = _Layers(name, schema)
 
     content = recipes.read("preset", preset)
@@ -189,7 +189,7 @@ def resolve(
                 {f"target.{key}": value for key, value in params.items()}, f"preset {preset}"
             )
     layers.add(flatten(content), f"preset {preset}")
-    layers.add({f"target.{key}": value for key, value in found.params.items()}, f"recipe {name}")
+    layers.add({f"target.{key}": value for key, value in recipe.params.items()}, f"recipe {name}")
     layers.add(grid or {}, "benchmark")
     layers.add(dict(map(split_override, overrides)), "command line")
 
@@ -209,7 +209,7 @@ def resolve(
         raise UserError(f"target.{explain(error)}") from None
     nested["target"] = {
         "name": name,
-        "class_path": found.class_path,
+        "class_path": recipe.class_path,
         "version": version,
         "params": full_params,
     }

@@ -291,9 +291,9 @@ class RunConfig(Frozen):
         num_patches = (height // patch) * (width // patch)
         visible = int(num_patches * (1 - self.mask.ratio))
         if not 2 <= visible < num_patches:  # a single patch says nothing of any other
-            kind = f"{visible} visible" if visible < 2 else "no hidden"
+            fault = f"{visible} visible" if visible < 2 else "no hidden"
             raise ValueError(
-                f"mask.ratio={self.mask.ratio} leaves {kind} of {num_patches} patches "
+                f"mask.ratio={self.mask.ratio} leaves {fault} of {num_patches} patches "
                 f"({height // patch}x{width // patch}); allowed: from above 0 to "
                 f"{max(0.0, 1 - 2 / num_patches):.4g}, so that two stay visible"
             )

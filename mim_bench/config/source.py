@@ -102,23 +102,23 @@ SOURCES: dict[str, SourceSpec] = {spec.name: spec for spec in _BUILT_IN}
 
 def check_source(name: str) -> None:
     """Refuses an unknown source, and a path too few or too many."""
-    spec, (kind, colon, place) = source_spec(name), name.partition(":")
-    if spec.path == "required" and not place:
-        raise UserError(f"data source {kind!r} needs a path: {kind}:PATH")
-    if colon and (spec.path == "none" or not place):
+    spec, (scheme, colon, argument) = source_spec(name), name.partition(":")
+    if spec.path == "required" and not argument:
+        raise UserError(f"data source {scheme!r} needs a path: {scheme}:PATH")
+    if colon and (spec.path == "none" or not argument):
         raise UserError(
-            f"data source {kind!r} takes no path" if place else f"{name!r}: no path given"
+            f"data source {scheme!r} takes no path" if argument else f"{name!r}: no path given"
         )
 
 
 def source_spec(name: str) -> SourceSpec:
     """The spec of `name` or `name:PATH`."""
-    kind = name.partition(":")[0]
-    if kind not in SOURCES and ("/" in name or Path(name).exists()):
+    scheme = name.partition(":")[0]
+    if scheme not in SOURCES and ("/" in name or Path(name).exists()):
         path = name.removeprefix("folder=").removeprefix("parquet=")
         raise UserError(
             f"no data source {name!r}; images in class folders: folder:{path}, Parquet files: parquet:{path}"
         )
-    if kind not in SOURCES:
-        raise UserError(f"no data source {kind!r}; {suggest(kind, SOURCES)}")
-    return SOURCES[kind]
+    if scheme not in SOURCES:
+        raise UserError(f"no data source {scheme!r}; {suggest(scheme, SOURCES)}")
+    return SOURCES[scheme]

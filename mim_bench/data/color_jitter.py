@@ -40,7 +40,7 @@ class ColorJitter:
         )[0]
         factors = (1 + self.strength * (2 * draws[:3] - 1)).tolist()
         changed = Image.fromarray(image[:, :, 0] if num_channels == 1 else image)
-        for place in draws[3:].argsort().tolist():
-            changed = _OPERATIONS[place](changed, factors[place])
+        for operation in draws[3:].argsort().tolist():
+            changed = _OPERATIONS[operation](changed, factors[operation])
         array = np.asarray(changed)
         return array[:, :, None] if num_channels == 1 else array

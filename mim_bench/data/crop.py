@@ -97,9 +97,9 @@ class Crop(Frozen):
         if self.mode == "fixed_size":
             height, width = _largest(source_sizes, self.size, _FIXED_FRACTION)
             return _place(height, width, source_sizes, draws[:, :2]), turned
-        height, width, found = self._tries(source_sizes, draws[:, 2:])
+        height, width, has_box = self._tries(source_sizes, draws[:, 2:])
         placed = _place(height, width, source_sizes, draws[:, :2])
-        return torch.where(found[:, None], placed, self._fallback(source_sizes)), turned
+        return torch.where(has_box[:, None], placed, self._fallback(source_sizes)), turned
 
     def _ratios(self) -> tuple[float, float]:
         aspect = self.size[1] / self.size[0]
@@ -116,11 +116,11 @@ class Crop(Frozen):
         fits = (height > 0) & (height <= source_sizes[:, :1])
         fits &= (width > 0) & (width <= source_sizes[:, 1:])
         first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
-        found = fits.any(dim=1)
+        has_box = fits.any(dim=1)
         # Where no try fits the size is that of a 1 x 1 crop, which `plan` replaces.
-        height = torch.where(found, height.gather(1, first)[:, 0], 1)
-        width = torch.where(found, width.gather(1, first)[:, 0], 1)
-        return height, width, found
+        height = torch.where(has_box, height.gather(1, first)[:, 0], 1)
+        width = torch.where(has_box, width.gather(1, first)[:, 0], 1)
+        return height, width, has_box
 
     def _fallback(self, source_sizes: Tensor) -> Tensor:
         """(B, 4): the whole image, its longer direction cut until the aspect is allowed."""

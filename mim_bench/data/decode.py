@@ -49,8 +49,8 @@ def decode(data: bytes | Path, where: str) -> Image8:
     """Encoded bytes or a file -> (H, W, C) uint8; UserError naming `where` if that fails."""
     try:
         if isinstance(data, Path) and not stat.S_ISREG(data.stat().st_mode):
-            kind = "a folder" if data.is_dir() else "a pipe, socket or device"
-            raise ValueError(f"{kind}, not a regular file")
+            file_type = "a folder" if data.is_dir() else "a pipe, socket or device"
+            raise ValueError(f"{file_type}, not a regular file")
         if isinstance(data, Path) and data.suffix.lower() == ".npy":
             array = _numpy(data)
         else:

@@ -26,16 +26,16 @@ def count_duplicates(train: Split, evaluated: Split, source: str) -> int:
     """
     if train.pixels is not None and evaluated.pixels is not None:
         compared = evaluated.num_images
-        found = _same_pixels(train.pixels, evaluated.pixels)
+        duplicates = _same_pixels(train.pixels, evaluated.pixels)
     else:
         positions = evenly(evaluated.num_images, _NUM_STREAMED)
         compared = len(positions)
-        found = _same_files(train.image_set, evaluated.image_set, positions)
-    if found:
+        duplicates = _same_files(train.image_set, evaluated.image_set, positions)
+    if duplicates:
         _logger.warning(
-            "%s: %d of %d evaluated images are training images too", source, found, compared
+            "%s: %d of %d evaluated images are training images too", source, duplicates, compared
         )
-    return found
+    return duplicates
 
 
 def _same_pixels(train: torch.Tensor, evaluated: torch.Tensor) -> int:
@@ -46,8 +46,8 @@ def _same_pixels(train: torch.Tensor, evaluated: torch.Tensor) -> int:
     keys = [_keys(pixels) for pixels in rows]
     near = np.flatnonzero(np.isin(keys[1], keys[0]))  # a few bytes agree: all are compared
     known: dict[bytes, set[bytes]] = {}
-    for place in np.flatnonzero(np.isin(keys[0], keys[1][near])):
-        known.setdefault(keys[0][place].tobytes(), set()).add(rows[0][place].tobytes())
+    for index in np.flatnonzero(np.isin(keys[0], keys[1][near])):
+        known.setdefault(keys[0][index].tobytes(), set()).add(rows[0][index].tobytes())
     return sum(rows[1][i].tobytes() in known[keys[1][i].tobytes()] for i in near)
 
 

@@ -65,10 +65,10 @@ def fingerprint_files(files: list[Path], names: list[str]) -> str:
 def file_size(file: Path) -> int:
     """Bytes of a regular file; -1 for a link to nothing, a pipe, a device."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 class FolderSet(ImageSet):
@@ -106,7 +106,9 @@ class FolderSet(ImageSet):
 
 def _suffixes() -> set[str]:
     Image.init()
-    return {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN} | {".npy"}
+    return {
+        suffix for suffix, format_name in Image.EXTENSION.items() if format_name in Image.OPEN
+    } | {".npy"}
 
 
 def _images_below(
@@ -121,11 +123,11 @@ def _images_below(
         raise UserError(f"{error.filename}: {error.strerror}")
 
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        found = Path(parent).stat()
-        if (found.st_dev, found.st_ino) in seen:
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = os.path.relpath(os.path.join(parent, name), folder)
@@ -213,16 +215,16 @@ def _match(
 
 def split_folders(path: Path) -> dict[str, Path]:
     """Split name in lower case -> its folder. UserError where two spellings of a name are there."""
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for entry in sorted(path.iterdir()):
         name = entry.name.lower()
         if name in (*TRAIN_NAMES, *TEST_NAMES) and entry.is_dir():
-            if name in found:
+            if name in by_split:
                 raise UserError(
-                    f"{path}: both {found[name].name} and {entry.name}; which one is meant?"
+                    f"{path}: both {by_split[name].name} and {entry.name}; which one is meant?"
                 )
-            found[name] = entry
-    return found
+            by_split[name] = entry
+    return by_split
 
 
 def existing_folder(path: Path | None) -> Path:
@@ -253,9 +255,9 @@ def open_folder(name: str, path: Path | None) -> Opened:
     if len(trains) > 1:
         raise UserError(f"{path}: both {trains[0].name} and {trains[1].name}; which one is meant?")
     if tests and not trains:
-        found = next(iter(tests.values())).name
+        test_name = next(iter(tests.values())).name
         raise UserError(
-            f"{path}: a folder {found!r} has the name of a split, but there is no train; needed are class "
+            f"{path}: a folder {test_name!r} has the name of a split, but there is no train; needed are class "
             "folders, or train and test (or val)"
         )
     train, names = _scan(trains[0] if trains else path)
@@ -263,7 +265,7 @@ def open_folder(name: str, path: Path | None) -> Opened:
     _report(path, [], [e.name for e in entries if e.is_dir() and e.name.lower() not in splits])
     if tests:
         scanned = {own: _scan(folder) for own, folder in tests.items()}
-        labelled = {own: found is not None for own, (_, found) in scanned.items()}
+        labelled = {name: classes is not None for name, (_, classes) in scanned.items()}
         chosen, left_out = first_labelled(labelled)
         test, test_names = scanned[chosen]
         if names is None or test_names is not None:

@@ -66,8 +66,8 @@ class _Folder(MaskedSet):
 
     @staticmethod
     def _files(folder: Path) -> dict[str, Path]:
-        found = existing_folder(folder).iterdir()
-        return {path.stem: path for path in found if path.is_file() and path.name[0] != "."}
+        files = existing_folder(folder).iterdir()
+        return {path.stem: path for path in files if path.is_file() and path.name[0] != "."}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -119,7 +119,7 @@ class _Scenes(MaskedSet):
         return len(self.chosen)
 
     def image(self, i: int) -> Image8:
-        rows = [[self.garments.read(place) for place in row] for row in self.chosen[i]]
+        rows = [[self.garments.read(index) for index in row] for row in self.chosen[i]]
         return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
     def mask(self, i: int) -> np.ndarray:
@@ -131,14 +131,14 @@ class _Scenes(MaskedSet):
 
 def open_masked(source: str) -> tuple[MaskedSet, MaskedSet]:
     """Training and test set of a source; UserError where it is none, or a split is missing."""
-    kind, _, place = source.partition(":")
+    scheme, _, argument = source.partition(":")
     if source == "scenes":
         return _Scenes("train"), _Scenes("test")
-    if kind not in ("folder", "parquet") or not place:
+    if scheme not in ("folder", "parquet") or not argument:
         raise UserError(f"segment.source={source}: allowed: scenes, folder:PATH, parquet:PATH")
-    path = existing_folder(Path(place).expanduser())
+    path = existing_folder(Path(argument).expanduser())
     splits: dict[str, Any]
-    if kind == "folder":
+    if scheme == "folder":
         splits = split_folders(path)
     else:
         names = ("train", *_TESTS)
@@ -148,21 +148,21 @@ def open_masked(source: str) -> tuple[MaskedSet, MaskedSet]:
         raise UserError(
             f"{path}: needed are train and one of {', '.join(_TESTS)}; found {', '.join(splits) or 'none'}"
         )
-    kinds = {"folder": _Folder, "parquet": _Parquet}
-    return kinds[kind](splits["train"]), kinds[kind](splits[test])
+    readers = {"folder": _Folder, "parquet": _Parquet}
+    return readers[scheme](splits["train"]), readers[scheme](splits[test])
 
 
 def _mask(file: Path | BytesIO, where: str, image: Image8) -> np.ndarray:
     """A mask's class indices, (H, W) uint8; a palette's colours are of no matter."""
     try:
         with Image.open(file) as opened:
-            mode, found = opened.mode, np.asarray(opened)
+            mode, pixels = opened.mode, np.asarray(opened)
     except Exception as error:  # a broken file makes decoders raise almost anything
         raise UserError(f"{where}: unreadable mask ({str(error).splitlines()[0]})") from None
     if mode not in ("L", "P", "1"):
         raise UserError(
             f"{where}: a mask of mode {mode}; needed are class indices, grey or with a palette"
         )
-    if found.shape != image.shape[:2]:
-        raise UserError(f"{where}: mask of {found.shape}, its image is {image.shape[:2]}")
-    return found.astype(np.uint8)
+    if pixels.shape != image.shape[:2]:
+        raise UserError(f"{where}: mask of {pixels.shape}, its image is {image.shape[:2]}")
+    return pixels.astype(np.uint8)

@@ -53,8 +53,8 @@ def _images_only(table: pa.Table, column: str) -> pa.Table:
     if not pa.types.is_struct(images.type):
         return pa.table({"bytes": images})
     flat = table.select([column]).flatten()
-    found = [name for name in ("bytes", "path") if f"{column}.{name}" in flat.column_names]
-    return pa.table({name: flat.column(f"{column}.{name}") for name in found})
+    fields = [name for name in ("bytes", "path") if f"{column}.{name}" in flat.column_names]
+    return pa.table({name: flat.column(f"{column}.{name}") for name in fields})
 
 
 class ParquetSet(ImageSet):
@@ -179,12 +179,12 @@ def _labels(file: Path, column: str | None, num_rows: int) -> np.ndarray | None:
         labels = labels.cast(labels.type.value_type)
     if pa.types.is_boolean(labels.type):
         labels = labels.cast(pa.int64())
-    kind = labels.type
-    is_word = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if pa.types.is_floating(kind):  # pandas turns integers with gaps into floats
+    label_type = labels.type
+    is_word = pa.types.is_string(label_type) or pa.types.is_large_string(label_type)
+    if pa.types.is_floating(label_type):  # pandas turns integers with gaps into floats
         labels = labels.cast(pa.float64()).fill_null(float("nan"))
-    elif not (is_word or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise UserError(f"{file}: column {column} is {kind}, neither integer nor string")
+    elif not (is_word or pa.types.is_integer(label_type) or pa.types.is_null(label_type)):
+        raise UserError(f"{file}: column {column} is {label_type}, neither integer nor string")
     values = labels.to_pylist()
     missing = [v is None or (not is_word and not v >= 0) for v in values]  # nan is not either
     if all(missing):
@@ -192,20 +192,26 @@ def _labels(file: Path, column: str | None, num_rows: int) -> np.ndarray | None:
     if any(missing):
         raise UserError(f"{file}: image {missing.index(True)} has no label, though others do")
     if not is_word and any(value != int(value) or value >= 1 << 63 for value in values):
-        raise UserError(f"{file}: column {column} is {kind} with values that are no class indices")
+        raise UserError(
+            f"{file}: column {column} is {label_type} with values that are no class indices"
+        )
     return np.asarray(values, str if is_word else np.int64)
 
 
 def _image_column(file: Path, schema: pa.Schema) -> str:
     column = _column(schema, IMAGE_COLUMNS)
     if column is None:
-        found = ", ".join(schema.names)
-        raise UserError(f"{file}: no column img or image; its columns: {found}")
-    kind = schema.field(column).type
-    if pa.types.is_struct(kind):
-        kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(f"{file}: column {column} is {kind}, not encoded images (bytes)")
+        column_names = ", ".join(schema.names)
+        raise UserError(f"{file}: no column img or image; its columns: {column_names}")
+    image_type = schema.field(column).type
+    if pa.types.is_struct(image_type):
+        image_type = (
+            image_type.field("bytes").type
+            if image_type.get_field_index("bytes") >= 0
+            else image_type
+        )
+    if not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
+        raise UserError(f"{file}: column {column} is {image_type}, not encoded images (bytes)")
     return column
 
 
@@ -228,7 +234,7 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
 
 def _split_files(path: Path) -> dict[str, list[Path]]:
     """Split name in lower case -> its shards, each real file once; other Parquet files are warned about."""
-    found: dict[str, dict[Path, Path]] = {}
+    by_split: dict[str, dict[Path, Path]] = {}
     others: list[str] = []
     for folder in (path, path / "data"):
         for entry in sorted((*folder.glob("*"), *folder.glob("*/*"))):
@@ -237,16 +243,16 @@ def _split_files(path: Path) -> dict[str, list[Path]]:
             if entry.suffix.lower() != ".parquet" or entry.is_dir():
                 continue
             if named:
-                found.setdefault(named[1].lower(), {}).setdefault(entry.resolve(), entry)
+                by_split.setdefault(named[1].lower(), {}).setdefault(entry.resolve(), entry)
             elif entry.parent == folder:
                 others.append(entry.name)
-        if found:
+        if by_split:
             break
     if others:
         _logger.warning(
             "%s: %d Parquet files of no split left out, such as %s", path, len(others), others[0]
         )
-    return {name: list(files.values()) for name, files in found.items()}
+    return {name: list(files.values()) for name, files in by_split.items()}
 
 
 def open_parquet(name: str, path: Path | None) -> Opened:
@@ -255,18 +261,18 @@ def open_parquet(name: str, path: Path | None) -> Opened:
     files = _split_files(path)
     trains = [own for own in TRAIN_NAMES if own in files]
     if len(trains) != 1:
-        found = (
+        fault = (
             "both train and training"
             if trains
             else "no train.parquet, nor shards such as train-0000.parquet"
         )
-        raise UserError(f"{path}: {found}")
+        raise UserError(f"{path}: {fault}")
     train = ParquetSet(files[trains[0]])
     if len(train) == 0:
         raise UserError(f"{path}: no images in {trains[0]}*.parquet")
     tests = {own: ParquetSet(files[own]) for own in TEST_NAMES if own in files}
     if tests:
-        labelled = {own: found.labels is not None for own, found in tests.items()}
+        labelled = {name: test.labels is not None for name, test in tests.items()}
         chosen, left_out = first_labelled(labelled)
         return train, tests[chosen], train.class_names, f"the files {chosen}{left_out}"
     rest, held_out = hold_out(train, HELD_OUT, stream="test")

@@ -171,11 +171,13 @@ def warn_of_batches(
 ) -> None:
     """Says which of the named trainings got smaller batches in `complete` than the config asked for."""
     for name in names:
-        asked, used = (getattr(one, name).batch_size for one in (config, whole))
-        if used != asked:
+        batch_size, used_batch_size = (
+            getattr(settings, name).batch_size for settings in (config, whole)
+        )
+        if used_batch_size != batch_size:
             _logger.warning(
                 "%s.batch_size=%d is more than the %d training images; %d is used",
-                name, asked, num_images, used,
+                name, batch_size, num_images, used_batch_size,
             )  # fmt: skip
 
 

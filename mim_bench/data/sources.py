@@ -29,8 +29,8 @@ def open_embedded(name: str, path: Path | None) -> Opened:
 def resolve_source(name: str) -> str:
     """The name with its path made absolute. UserError for an unknown name or a path too few or many."""
     check_source(name)
-    kind, _, place = name.partition(":")
-    return f"{kind}:{Path(place).expanduser().absolute()}" if place else kind
+    scheme, _, argument = name.partition(":")
+    return f"{scheme}:{Path(argument).expanduser().absolute()}" if argument else scheme
 
 
 def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
@@ -41,9 +41,9 @@ def open_source(name: str, *, skip_bad_images: bool = False) -> Source:
     name, data that is not there, empty data, labelled data of a single class, and unknown test labels.
     """
     name = resolve_source(name)
-    spec, place = source_spec(name), name.partition(":")[2]
+    spec, argument = source_spec(name), name.partition(":")[2]
     load: Loader = import_object(spec.loader, f"data source '{spec.name}': {spec.loader}")
-    train, test, class_names, rule = load(spec.name, Path(place) if place else None)
+    train, test, class_names, rule = load(spec.name, Path(argument) if argument else None)
     for split, images in (("training", train), ("test", test)):
         if len(images) == 0:
             raise UserError(f"{name}: no {split} images")

@@ -39,9 +39,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MIM_BENCH_DATA") or Path.home() / ".cache" / "mim_bench").absolute()
 
 
-def find_idx(folder: Path, split: str, kind: str) -> Path:
+def find_idx(folder: Path, split: str, content: str) -> Path:
     """The idx file of a split's `images` or `labels`, gzipped or not. UserError if it is not there."""
-    path = folder / f"{_IDX_PREFIX[split]}-{_IDX_KIND[kind]}"
+    path = folder / f"{_IDX_PREFIX[split]}-{_IDX_KIND[content]}"
     for candidate in (path, path.with_name(path.name + ".gz")):
         if candidate.is_file():
             return candidate
@@ -64,19 +64,19 @@ def read_idx(path: Path) -> np.ndarray:
 def _fashion_folder(root: Path | None) -> Path | None:
     """The folder that holds the four idx files, if one does."""
     if root is None:
-        places = [DEBIAN, cache_folder() / "FashionMNIST" / "raw"]
+        folders = [DEBIAN, cache_folder() / "FashionMNIST" / "raw"]
     else:
-        places = [root, root / "FashionMNIST" / "raw"]
-    for place in places:
-        if list(place.glob("train-images-idx3-ubyte*")):
-            return place
+        folders = [root, root / "FashionMNIST" / "raw"]
+    for folder in folders:
+        if list(folder.glob("train-images-idx3-ubyte*")):
+            return folder
     return None
 
 
 def _fashion(folder: Path) -> Opened:
     sets = []
     for split in ("train", "test"):
-        images, labels = (read_idx(find_idx(folder, split, kind)) for kind in _IDX_KIND)
+        images, labels = (read_idx(find_idx(folder, split, content)) for content in _IDX_KIND)
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise UserError(
                 f"{folder}: images of shape {images.shape} and labels of shape {labels.shape} of {split} "
@@ -91,12 +91,12 @@ def _build(name: str, root: Path, train: bool, download: bool) -> Any:
 
     if name == "stl10":
         return datasets.STL10(str(root), split="train" if train else "test", download=download)
-    kinds = {
+    classes = {
         "cifar10": datasets.CIFAR10,
         "cifar100": datasets.CIFAR100,
         "fashion-mnist": datasets.FashionMNIST,
     }
-    return kinds[name](str(root), train=train, download=download)
+    return classes[name](str(root), train=train, download=download)
 
 
 def _array_set(name: str, data: Any, split: str) -> ArraySet:

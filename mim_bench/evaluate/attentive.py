@@ -100,8 +100,8 @@ def _probe(context: EvalContext, layer: str) -> tuple[np.ndarray, tuple[str, ...
         return probe(encode(images).float()).argmax(1)
 
     probe.eval()
-    every = torch.arange(context.test.num_images)
-    predictions = context.features.over(answer, context.test, every)
+    indices = torch.arange(context.test.num_images)
+    predictions = context.features.over(answer, context.test, indices)
     correct = (predictions == context.labels(context.test)).cpu().numpy()
     return correct, convergence(training.log, "attentive")
 
@@ -111,8 +111,8 @@ def _batches(context: EvalContext, encode: Callable[[Tensor], Tensor]) -> loop.B
     num_tokens = features.geometry.num_patches + 1
     size = 2 * train.num_images * num_tokens * config.model.embed_dim
     if size <= config.runtime.memory_gb * 1e9:
-        every = torch.arange(train.num_images)
-        return from_memory(features.over(encode, train, every))
+        indices = torch.arange(train.num_images)
+        return from_memory(features.over(encode, train, indices))
 
     def encoded(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return train.batches(

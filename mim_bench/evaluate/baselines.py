@@ -45,30 +45,30 @@ def run(context: EvalContext) -> ProtocolResult:
         lambda: fitted_target(config, context.data, out, context.device)
     )
     target = fitted.target
-    kinds: dict[str, tuple[object, Callable[[], Answers]]] = {
+    computations: dict[str, tuple[object, Callable[[], Answers]]] = {
         "pixels": (None, lambda: _pixels(context)),
         "pca": (config.model.embed_dim, lambda: _pca(context)),
     }
     if not target.follows_student:
         block = config.target.model_dump(mode="json", exclude={"name"})
         depends_on = [block, config.model.patch_size, fitted.key]
-        kinds["target"] = (depends_on, lambda: _target(context, target))
+        computations["target"] = (depends_on, lambda: _target(context, target))
     correct: Answers = {}
     state = []
-    for kind, (depends_on, compute) in kinds.items():
-        found = computed_once(_path(context, kind, depends_on), compute)
-        state.append(f"{kind} {'converged' if found.pop(_IS_CONVERGED) else 'NOT converged'}")
-        correct |= {f"{kind}:{probe}": values for probe, values in found.items()}
+    for name, (depends_on, compute) in computations.items():
+        answers = computed_once(_path(context, name, depends_on), compute)
+        state.append(f"{name} {'converged' if answers.pop(_IS_CONVERGED) else 'NOT converged'}")
+        correct |= {f"{name}:{probe}": values for probe, values in answers.items()}
     note = f"baselines: features of the clean images; logistic regression: {', '.join(state)}"
     return ProtocolResult(correct, (note,))
 
 
-def _path(context: EvalContext, kind: str, depends_on: object) -> Path:
+def _path(context: EvalContext, name: str, depends_on: object) -> Path:
     config = context.config
     sections = config.model_dump(mode="json", include={"data", "linear", "knn"})
     sections["data"].pop("source")
-    key = digest([_VERSION, kind, depends_on, sections, context.data.facts.fingerprint])
-    return context.folder.parent / "baselines" / f"{kind}-{key[:16]}.npz"
+    key = digest([_VERSION, name, depends_on, sections, context.data.facts.fingerprint])
+    return context.folder.parent / "baselines" / f"{name}-{key[:16]}.npz"
 
 
 def _pixels(context: EvalContext) -> Answers:
@@ -129,6 +129,6 @@ def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Answers:
     near = knn.classify(
         train - mean, labels, test - mean, num_classes, config.knn.k, config.knn.temperature
     )
-    found = {"linear": solution.logits(query).argmax(1), "knn": near}
-    answers = {probe: (classes == truth).cpu().numpy() for probe, classes in found.items()}
+    predictions = {"linear": solution.logits(query).argmax(1), "knn": near}
+    answers = {probe: (classes == truth).cpu().numpy() for probe, classes in predictions.items()}
     return answers | {_IS_CONVERGED: np.array(solution.is_converged)}

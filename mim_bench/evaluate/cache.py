@@ -23,13 +23,13 @@ def computed_once(path: Path, compute: Callable[[], Answers]) -> Answers:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock") if distributed.size() == 1 else nullcontext():
         if not distributed.on_main(path.is_file):
-            found = compute()
-            distributed.on_main(lambda: _write(path, found))
+            answers = compute()
+            distributed.on_main(lambda: _write(path, answers))
         with np.load(path) as file:
             return dict(file)
 
 
-def _write(path: Path, found: Answers) -> None:
-    columns: dict[str, Any] = dict(found)
+def _write(path: Path, answers: Answers) -> None:
+    columns: dict[str, Any] = dict(answers)
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **columns)

@@ -140,9 +140,9 @@ class Features:
                 f"readout '{layer}/{features.PATCHES}': {split.num_images:,} images of {width:,} values are "
                 f"{size:.1f} GB; runtime.memory_gb={limit:g} allows fewer; data.limit_images takes fewer"
             )
-        every = torch.arange(split.num_images)
-        found = self.over(lambda x: self.patches(x, layer).flatten(1).float(), split, every)
-        return _finite(found, split)
+        indices = torch.arange(split.num_images)
+        joined = self.over(lambda x: self.patches(x, layer).flatten(1).float(), split, indices)
+        return _finite(joined, split)
 
     def clean(self, split: Split) -> Tensor:
         """Readouts of every image of a split, (N, R, D) float32; UserError where they are not finite.
@@ -150,19 +150,19 @@ class Features:
         With the default names they are in the order of `features.READOUTS`.
         """
         if split.name not in self._kept:
-            every = torch.arange(split.num_images)
-            self._kept[split.name] = _finite(self.over(self.encode, split, every), split)
+            indices = torch.arange(split.num_images)
+            self._kept[split.name] = _finite(self.over(self.encode, split, indices), split)
         return self._kept[split.name]
 
 
-def _finite(found: Tensor, split: Split) -> Tensor:
+def _finite(features: Tensor, split: Split) -> Tensor:
     """Features (N, ...) of a split's images, none of them infinite; else UserError."""
-    if num_bad := int((~torch.isfinite(found).flatten(1).all(1)).sum()):
+    if num_bad := int((~torch.isfinite(features).flatten(1).all(1)).sum()):
         raise UserError(
             f"features of {num_bad} of {split.num_images} {split.name} images are not finite: the encoder "
             "overflows on them; nothing is recorded"
         )
-    return found
+    return features
 
 
 def _parts(names: Sequence[str]) -> tuple[str, ...]:

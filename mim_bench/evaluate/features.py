@@ -33,8 +33,8 @@ _BLOCK = re.compile(r"block([1-9]\d*)(\+norm)?")
 
 def readouts(encoder: nn.Module, images: Tensor, names: Sequence[str] = READOUTS) -> Tensor:
     """Normalised images (B, C, H, W) -> (B, R, D) float32, in the order of `names`, none of them joined."""
-    places = list(dict.fromkeys(name.partition("/")[0] for name in names))
-    tokens = dict(zip(places, layers(encoder, images, places), strict=True))
+    layer_names = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    tokens = dict(zip(layer_names, layers(encoder, images, layer_names), strict=True))
     pooled = []
     for name in names:
         layer, _, pooling = name.partition("/")
@@ -49,15 +49,15 @@ def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Ten
     depth = len(model.blocks)
     wanted = [place(name, depth) for name in names]
     blocks = sorted({block for block, _ in wanted})
-    found = model.forward_intermediates(
+    outputs = model.forward_intermediates(
         images, indices=[block - 1 for block in blocks], return_prefix_tokens=True,
         output_fmt="NLC", intermediates_only=True,
     )  # fmt: skip
     if has_class_token(encoder):
-        found = [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found]
+        outputs = [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in outputs]
     elif model.num_prefix_tokens:
-        found = [patches for patches, _ in found]
-    of_block = dict(zip(blocks, found, strict=True))
+        outputs = [patches for patches, _ in outputs]
+    of_block = dict(zip(blocks, outputs, strict=True))
     return [model.norm(of_block[b]) if is_normed else of_block[b] for b, is_normed in wanted]
 
 
@@ -70,18 +70,18 @@ def place(layer: str, depth: int) -> tuple[int, bool]:
     """Block of a layer, from 1, and whether the final norm follows; UserError for what is no layer."""
     if layer in ("last", "middle"):
         return (depth, True) if layer == "last" else (max(1, depth // 2), False)
-    found = _BLOCK.fullmatch(layer)
-    if not found or int(found[1]) > depth:
+    match = _BLOCK.fullmatch(layer)
+    if not match or int(match[1]) > depth:
         raise UserError(
             f"readout layer '{layer}'; allowed: last, middle, block1 to block{depth}, each block with +norm too"
         )
-    return int(found[1]), found[2] is not None
+    return int(match[1]), match[2] is not None
 
 
 def pooled_by(pooling: str, names: Sequence[str]) -> list[str]:
     """Layers of the readouts of one pooling, the last one first where it is not named."""
-    found = [name.partition("/")[0] for name in names if name.endswith(f"/{pooling}")]
-    return list(dict.fromkeys(["last", *found]))
+    layer_names = [name.partition("/")[0] for name in names if name.endswith(f"/{pooling}")]
+    return list(dict.fromkeys(["last", *layer_names]))
 
 
 def default_readouts(encoder: nn.Module) -> tuple[str, ...]:
@@ -95,8 +95,10 @@ def chosen_readouts(text: str, encoder: nn.Module) -> tuple[str, ...]:
     has_class = has_class_token(encoder)
     names = [name.strip() for name in text.split(",") if name.strip()]
     if text == "all":
-        every = [f"block{b}{norm}" for b in range(1, depth + 1) for norm in ("", "+norm")]
-        names = [f"{layer}/{pooling}" for layer in ("last", *every[:-1]) for pooling in POOLINGS]
+        candidates = [f"block{b}{norm}" for b in range(1, depth + 1) for norm in ("", "+norm")]
+        names = [
+            f"{layer}/{pooling}" for layer in ("last", *candidates[:-1]) for pooling in POOLINGS
+        ]
         names = [name for name in names if has_class or name.endswith("/patch_mean")]
     for name in names:
         layer, _, pooling = name.partition("/")

@@ -244,13 +244,13 @@ def _correct(context: EvalContext, model: Encoder, split: Split, index: Tensor) 
             logits = model(normalized)
         return torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
 
-    place = index.to(device)
-    predictions = context.features.over(predict, split, index)[place]
+    device_index = index.to(device)
+    predictions = context.features.over(predict, split, index)[device_index]
     if num_bad := int((predictions < 0).sum()):
         raise UserError(
             f"outputs of {num_bad} of {len(index)} {split.name} images are not finite; try a lower blr"
         )
-    return (predictions == context.labels(split)[place]).cpu().numpy()
+    return (predictions == context.labels(split)[device_index]).cpu().numpy()
 
 
 def layer_decay_groups(model: Encoder, schedule: FinetuneConfig) -> list[dict[str, Any]]:

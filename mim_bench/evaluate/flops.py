@@ -98,10 +98,10 @@ def _masked(
     times = {"model.encoder.blocks.0": config.depth}
     if config.mask_tokens != "encoder_light" and config.decoder_depth:
         times["model.decoder_blocks.0"] = config.decoder_depth
-    found = _trained(_Predict(model, has_class), times, _image(shape, _META), shuffle)
+    flops = _trained(_Predict(model, has_class), times, _image(shape, _META), shuffle)
     # the encoder is saved on its own too
     encoder_bytes = _size(model.encoder, {"blocks.0": config.depth})
-    return replace(found, kept_bytes=found.kept_bytes + encoder_bytes)
+    return replace(flops, kept_bytes=flops.kept_bytes + encoder_bytes)
 
 
 class _Predict(nn.Module):
@@ -130,21 +130,21 @@ def _target(class_path: str, params: str, shape: Geometry, settings: str) -> Tar
 
     def on(device: torch.device) -> TargetCount:
         # not built on meta: what a target caches for itself must stay fit for use
-        made = cls(parsed, TargetContext(shape, model))
-        needs_fit = made.needs_fit
-        made.skip_fit()
-        if made.follows_student:
+        target = cls(parsed, TargetContext(shape, model))
+        needs_fit = target.needs_fit
+        target.skip_fit()
+        if target.follows_student:
             with _META:
-                made.begin(MaskedAutoencoder(model, shape, made.dim))
-        saved = _size(made) if made.follows_student else 0
-        made.to(device)
+                target.begin(MaskedAutoencoder(model, shape, target.dim))
+        saved = _size(target) if target.follows_student else 0
+        target.to(device)
         with counting() as counter:
-            made(_image(shape, device))
-            if made.has_image_loss:
-                made.image_values(_image(shape, device))
-        has_class = made.has_image_loss or made.num_views > 1
+            target(_image(shape, device))
+            if target.has_image_loss:
+                target.image_values(_image(shape, device))
+        has_class = target.has_image_loss or target.num_views > 1
         return TargetCount(
-            counter.get_total_flops(), made.dim, saved, needs_fit, made.num_views, has_class
+            counter.get_total_flops(), target.dim, saved, needs_fit, target.num_views, has_class
         )
 
     try:

@@ -38,7 +38,9 @@ class Probes(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, R, D) -> logits (R, B, K)."""
-        return torch.stack([head(features[:, place]) for place, head in enumerate(self.heads)])
+        return torch.stack(
+            [head(features[:, readout_index]) for readout_index, head in enumerate(self.heads)]
+        )
 
 
 def probe(dim: int, num_classes: int) -> nn.Sequential:
@@ -136,7 +138,8 @@ def _train(context: EvalContext) -> ProtocolResult:
         predictions = probes(context.features.clean(context.test)).argmax(dim=2)
     truth = context.labels(context.test)
     correct = {
-        readout: (predictions[place] == truth).cpu().numpy() for place, readout in enumerate(names)
+        readout: (predictions[readout_index] == truth).cpu().numpy()
+        for readout_index, readout in enumerate(names)
     }
     notes = () if schedule.augment else ("linear: features of the clean images, cached",)
     return ProtocolResult(correct, (*notes, *convergence(training.log, "linear")))

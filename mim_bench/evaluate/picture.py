@@ -124,8 +124,8 @@ def compose(rows: tuple[tuple[str, str, Tensor], ...], *, title: str, footnote: 
         text(figure, _LEFT - 12, middle + step, name, ha="right", va=va, size=10, weight="bold")
         text(figure, _LEFT - 12, middle - step, remark, ha="right", va="top", color=_SOFT_INK)
     text(figure, _LEFT, 1 - _TOP / 2 / height, title, size=11)
-    for place, line in enumerate(reversed(lines)):
-        y = _BOTTOM / 2 + _FOOTNOTE_LINE * place
+    for line_index, line in enumerate(reversed(lines)):
+        y = _BOTTOM / 2 + _FOOTNOTE_LINE * line_index
         text(figure, _LEFT, y / height, line, color=_SOFT_INK)
     return figure
 

@@ -143,14 +143,16 @@ def samples_of(
 
 def possible_ratios(config: RunConfig) -> list[float]:
     """Tenths that can be hidden, each of another number of patches: all of a fine grid, few of a coarse one."""
-    found: dict[int, float] = {}
+    ratios: dict[int, float] = {}
     for ratio in (k / 10 for k in range(1, 10)):
         try:
             mask = with_ratio(config, ratio).mask
-            found.setdefault(masking.MaskSampler(mask, geometry_of(config).grid).num_visible, ratio)
+            ratios.setdefault(
+                masking.MaskSampler(mask, geometry_of(config).grid).num_visible, ratio
+            )
         except UserError:
             continue
-    return list(found.values())
+    return list(ratios.values())
 
 
 def with_ratio(config: RunConfig, ratio: float) -> RunConfig:

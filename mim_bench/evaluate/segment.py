@@ -80,10 +80,10 @@ def _load(context: EvalContext, images: MaskedSet, most: int) -> tuple[Tensor, T
 
 
 def _num_classes(masks: Tensor) -> int:
-    found = masks[masks != IGNORED]
-    if len(found) == 0 or found.max() == found.min():
+    labels = masks[masks != IGNORED]
+    if len(labels) == 0 or labels.max() == labels.min():
         raise UserError("segment.source: the training masks hold fewer than two classes")
-    return int(found.max()) + 1
+    return int(labels.max()) + 1
 
 
 def _pixels(context: EvalContext) -> Callable[[Tensor], Tensor]:

@@ -99,10 +99,10 @@ def time_targets(
             if turn >= _WARM_UP_STEPS:
                 whole[name].append(seconds[0])
                 alone[name].append(seconds[1])
-    found = []
+    times = []
     for name, stepper in steppers.items():
         step_s = statistics.median(whole[name])
-        found.append(
+        times.append(
             Speed(
                 target=name,
                 images_per_s=part_size(config) / step_s,
@@ -113,7 +113,7 @@ def time_targets(
                 peak_share=stepper.flops / step_s / peak,
             )
         )
-    return found, peak, config
+    return times, peak, config
 
 
 def part_size(config: RunConfig) -> int:

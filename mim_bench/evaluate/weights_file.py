@@ -78,9 +78,9 @@ def read_weights(path: Path, model_type: str | None = None) -> Weights:
         raise UserError(f"{path} cannot be read as weights: no file, or an empty one")
     with path.open("rb") as file:
         beginning = file.read(64).lstrip().lower()
-    for sign, kind in _NO_WEIGHTS.items():
+    for sign, description in _NO_WEIGHTS.items():
         if beginning.startswith(sign):
-            raise UserError(f"{path} cannot be read as weights: {kind}")
+            raise UserError(f"{path} cannot be read as weights: {description}")
     content: Any = (
         checkpoint.load_tensors(path)[0] if path.suffix == ".safetensors" else _unpickle(path)
     )
@@ -137,10 +137,10 @@ def _unpickle(path: Path) -> Any:
     ) as error:  # fmt: skip
         text = str(error).strip() or type(error).__name__
         if "Weights only load failed" in text or "TorchScript" in text:
-            found = re.search(
+            match = re.search(
                 r"GLOBAL ([\w.]+) was|Unsupported class (\S+)|but got <class '([\w.]+)'", text
             )
-            held = next(filter(None, found.groups())) if found else "more than tensors"
+            held = next(filter(None, match.groups())) if match else "more than tensors"
             raise UserError(
                 f"{path} cannot be read as weights: it holds {held}, and reading that would run code; where you "
                 "trust the file, save its state dict alone"

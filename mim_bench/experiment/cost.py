@@ -189,7 +189,7 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
     def frozen(*splits: str) -> int:
         return encoder * sum(not_taken.pop(split, 0) for split in splits)
 
-    def one(name: str) -> int:
+    def of_protocol(name: str) -> int:
         match name:
             case "knn":
                 return frozen("train", "test") + head * num_train * num_test
@@ -219,7 +219,7 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
             case _:  # from outside the package: at least the features that it reads
                 return frozen("train", "test") if PROTOCOLS[name].has_readouts else 0
 
-    once = {name: float(one(name)) for name in config.evaluate.protocols}
+    once = {name: float(of_protocol(name)) for name in config.evaluate.protocols}
     return {name: value * (1 + PROTOCOLS[name].has_control) for name, value in once.items()}
 
 
@@ -269,8 +269,11 @@ def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
     most, kept, number = [0], 0, written(config.pretrain)
     if pretrains:
         model = flops.masked(config)
-        one, kept = model.saved_bytes + flops.target(config).saved_bytes, model.kept_bytes
-        most += [min(number, 3) * one, min(number, 2) * one + kept]
+        checkpoint_bytes, kept = (
+            model.saved_bytes + flops.target(config).saved_bytes,
+            model.kept_bytes,
+        )
+        most += [min(number, 3) * checkpoint_bytes, min(number, 2) * checkpoint_bytes + kept]
     for name in config.evaluate.protocols:  # the checkpoints of its parts go when it is done
         number = written(_schedule(config, data, name))
         parts = [part.saved_bytes for part in _parts(config, data, name)]

@@ -243,12 +243,16 @@ _PENALTY = 1e-3
 """Inverse penalty c: of the few that `linear` chooses from the one that suits thousands of values and images."""
 
 
-def shown(found: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
+def shown(diagnoses: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a table for people."""
     names = [field.name for field in fields(Diagnosis)]
     rows = [
-        [_text(100 * v if n in ("knn", "linear") else v) for n in names for v in [getattr(one, n)]]
-        for one in found
+        [
+            _text(100 * v if n in ("knn", "linear") else v)
+            for n in names
+            for v in [getattr(diagnosis, n)]
+        ]
+        for diagnosis in diagnoses
     ]
     headings = [name.replace("_", " ") + " %" * (name in ("knn", "linear")) for name in names]
     return headings, rows
@@ -270,12 +274,12 @@ def _text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def write_diagnosis(one: Diagnosis, preset: str, results: Path) -> Path:
+def write_diagnosis(diagnosis: Diagnosis, preset: str, results: Path) -> Path:
     """Writes `<results>/diagnose/<preset>.csv`, a line a target; those of other targets stay."""
     path = results / "diagnose" / f"{Path(preset).stem}.csv"
-    table = pd.DataFrame([asdict(one)])
+    table = pd.DataFrame([asdict(diagnosis)])
     if path.is_file():
         before = pd.read_csv(path)
-        table = pd.concat([before[before["target"] != one.target], table])
+        table = pd.concat([before[before["target"] != diagnosis.target], table])
     write_text(path, table.to_csv(index=False))
     return path

@@ -46,7 +46,7 @@ class _Rate:
         if self.per_s is None:
             return []
         scale = 60 if self.unit == "minutes" else 1
-        each = [scale * cost.hours(one.total_flops, self.per_s) for one in work]
+        each = [scale * cost.hours(cost_of.total_flops, self.per_s) for cost_of in work]
         if not each:
             return ["-", "0"]
         ends = dict.fromkeys(_number(value) for value in (min(each), max(each)))
@@ -75,28 +75,28 @@ def dry_run(
     name, preset = request.name, request.preset
     if name != ALL and load_benchmark(name).division == "published":
         return DryRun(f"Benchmark '{name}' has published rows only: there is nothing to run.")
-    found = forecast(request)
+    expected = forecast(request)
     title = f"{Path(name).stem}, {Path(preset).stem}"
     shown = _by_benchmark if name == ALL else _by_row
-    if found.longest is None:
-        return DryRun(title, *shown(found, _Rate(None, "")), ["Nothing is missing."])
-    rate, line = _rate(found, device_tflops)
-    lines = [line, *_lines(found, (gpus or 1) // gpus_per_job)]
+    if expected.longest is None:
+        return DryRun(title, *shown(expected, _Rate(None, "")), ["Nothing is missing."])
+    rate, line = _rate(expected, device_tflops)
+    lines = [line, *_lines(expected, (gpus or 1) // gpus_per_job)]
     if gpus is not None and rate.per_s is not None:
-        lines += _schedule(found, rate.per_s, gpus, gpus_per_job, queue_limit)
-    return DryRun(f"{title}: what is missing", *shown(found, rate), lines)
+        lines += _schedule(expected, rate.per_s, gpus, gpus_per_job, queue_limit)
+    return DryRun(f"{title}: what is missing", *shown(expected, rate), lines)
 
 
-def _rate(found: Forecast, device_tflops: float | None) -> tuple[_Rate, str]:
+def _rate(expected: Forecast, device_tflops: float | None) -> tuple[_Rate, str]:
     if device_tflops:
         given = f"{_number(device_tflops)} TFLOP/s a GPU, as given"
         return _Rate(device_tflops * 1e12, "GPU-hours"), f"Hours at {given}: an estimate."
-    assert found.longest is not None
-    per_s = cost.device_speed(found.longest)
+    assert expected.longest is not None
+    per_s = cost.device_speed(expected.longest)
     at = f"{_number(per_s / 1e12)} TFLOP/s, measured on this"
-    if environment.choose_device(found.longest.runtime.device).type != "cpu":
+    if environment.choose_device(expected.longest.runtime.device).type != "cpu":
         return _Rate(per_s, "GPU-hours"), f"Hours at {at} device: an estimate."
-    if cost.hours(found.total_flops, per_s) > _MOST_CPU_HOURS:
+    if cost.hours(expected.total_flops, per_s) > _MOST_CPU_HOURS:
         return _Rate(
             None, ""
         ), "This CPU would take years; --device-tflops 150 estimates for such a GPU."
@@ -121,45 +121,45 @@ def _check(
 # ---- tables
 
 
-def _by_row(found: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
+def _by_row(expected: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
     """One benchmark: a line a row of its table."""
     rows = [
         [row.label, " ".join(map(str, row.seeds)), row.done or "-", row.missing or "-",
          *_figures(row.work, rate)]
-        for row in found.rows
+        for row in expected.rows
     ]  # fmt: skip
     fit, total = ["all", "-", "fit (estimate)"], ["", "", ""]
-    return _closed(["row", "seeds", "done", "missing"], rows, found, rate, fit, total)
+    return _closed(["row", "seeds", "done", "missing"], rows, expected, rate, fit, total)
 
 
-def _by_benchmark(found: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
+def _by_benchmark(expected: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
     """Several benchmarks: a line each."""
     numbers = [
-        [part.num_cells, part.num_done, part.num_new, part.num_shared] for part in found.parts
+        [part.num_cells, part.num_done, part.num_new, part.num_shared] for part in expected.parts
     ]
     rows = [
         [part.name, *map(str, of_part), *_figures(part.work, rate)]
-        for part, of_part in zip(found.parts, numbers, strict=True)
+        for part, of_part in zip(expected.parts, numbers, strict=True)
     ]
     total = [str(sum(column)) for column in list(zip(*numbers, strict=True))[:3]]
     headings = ["benchmark", "cells", "done", "to pre-train", "shared"]
-    return _closed(headings, rows, found, rate, [""] * 4, [*total, ""])
+    return _closed(headings, rows, expected, rate, [""] * 4, [*total, ""])
 
 
 def _closed(
     headings: list[str],
     rows: list[list[str]],
-    found: Forecast,
+    expected: Forecast,
     rate: _Rate,
     of_fit: list[str],
     of_total: list[str],
 ) -> tuple[list[str], list[list[str]]]:
     """With a line for each fit, and the total."""
-    for name, flops in found.fits.items():
+    for name, flops in expected.fits.items():
         figures = _figures([Work(flops or 0.0, 0.0)], rate)
         rows.append([name, *of_fit, *(figures if flops is not None else ["?"] * len(figures))])
-    fits = [Work(flops or 0.0, 0.0) for flops in found.fits.values()]
-    work = [one for part in found.parts for one in part.work]
+    fits = [Work(flops or 0.0, 0.0) for flops in expected.fits.values()]
+    work = [item for part in expected.parts for item in part.work]
     rows.append(["total", *of_total, *_figures([*work, *fits], rate)])
     times = [f"{rate.unit} a cell", rate.unit] if rate.unit else []
     return [*headings, "pre-training PFLOP", "evaluation PFLOP", *times], rows
@@ -167,8 +167,8 @@ def _closed(
 
 def _figures(work: Sequence[Work], rate: _Rate) -> list[str]:
     """PFLOP of pre-training and of evaluation, and times."""
-    pretrain = sum(one.pretrain_flops for one in work) / 1e15
-    protocols = sum(one.protocol_flops for one in work) / 1e15
+    pretrain = sum(item.pretrain_flops for item in work) / 1e15
+    protocols = sum(item.protocol_flops for item in work) / 1e15
     return [
         *(_number(value) if value else "-" for value in (pretrain, protocols)),
         *rate.times(work),
@@ -178,36 +178,36 @@ def _figures(work: Sequence[Work], rate: _Rate) -> list[str]:
 # ---- lines
 
 
-def _lines(found: Forecast, jobs: int) -> list[str]:
-    shared = "; `shared` counts those that a benchmark above needs too" * (len(found.parts) > 1)
+def _lines(expected: Forecast, jobs: int) -> list[str]:
+    shared = "; `shared` counts those that a benchmark above needs too" * (len(expected.parts) > 1)
     lines = [
-        f"Pre-trainings: {found.num_pretrainings} distinct, {found.num_missing} to be made{shared}.",
-        f"Storage: {_bytes(found.most_bytes(jobs))} at most while running {jobs} at a time, "
-        f"{_bytes(found.kept_bytes)} kept in {found.num_files:,} files.",
+        f"Pre-trainings: {expected.num_pretrainings} distinct, {expected.num_missing} to be made{shared}.",
+        f"Storage: {_bytes(expected.most_bytes(jobs))} at most while running {jobs} at a time, "
+        f"{_bytes(expected.kept_bytes)} kept in {expected.num_files:,} files.",
     ]
-    if any(flops is not None for flops in found.fits.values()):
+    if any(flops is not None for flops in expected.fits.values()):
         lines.append("A fit is estimated: fit_epochs passes at 3 x the target's own forward FLOPs.")
-    if unknown := [name for name, flops in found.fits.items() if flops is None]:
+    if unknown := [name for name, flops in expected.fits.items() if flops is None]:
         lines.append(f"Of unknown cost, taken as 0: {', '.join(unknown)}.")
     return lines
 
 
 def _schedule(
-    found: Forecast, per_s: float, gpus: int, gpus_per_job: int, queue_limit: int | None
+    expected: Forecast, per_s: float, gpus: int, gpus_per_job: int, queue_limit: int | None
 ) -> list[str]:
     """When all would be done, and what no number of GPUs makes shorter."""
 
     def timed(job: Job) -> Job:
-        own = 1 if job.name in found.fits else gpus_per_job
+        own = 1 if job.name in expected.fits else gpus_per_job
         return Job(job.name, job.hours / per_s / own, job.needs, own)
 
-    outcome = simulate([timed(job) for job in found.jobs], gpus, queue_limit)
+    outcome = simulate([timed(job) for job in expected.jobs], gpus, queue_limit)
     several = f", {gpus_per_job} a job and so many times as fast (a fit: 1)"
     limit = f", at most {queue_limit} jobs queued or running" if queue_limit else ""
     chain = ", then ".join(f"{job.name} ({_number(job.hours)} h)" for job in outcome.chain)
     return [
         f"On {gpus} GPU{'s' * (gpus > 1)}{several * (gpus_per_job > 1)}{limit}: "
-        f"{len(found.jobs)} jobs, {_number(outcome.gpu_hours)} GPU-hours, done after "
+        f"{len(expected.jobs)} jobs, {_number(outcome.gpu_hours)} GPU-hours, done after "
         f"{_number(outcome.makespan_hours)} h.",
         f"Longest chain {_number(outcome.chain_hours)} h: {chain}.",
     ]

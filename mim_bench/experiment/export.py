@@ -41,7 +41,7 @@ class _Files:
     """Python that opens it."""
 
 
-def export_run(folder: Path, kind: str, out: Path) -> list[Path]:
+def export_run(folder: Path, library: str, out: Path) -> list[Path]:
     """Writes a run's encoder in a format; returns the files, the weights last.
 
     Args:
@@ -52,20 +52,20 @@ def export_run(folder: Path, kind: str, out: Path) -> list[Path]:
     Raises:
         UserError: no such run or format, a damaged run, or a folder that holds something.
     """
-    if kind not in get_args(Format):
-        raise UserError(f"format '{kind}'; allowed: {', '.join(get_args(Format))}")
+    if library not in get_args(Format):
+        raise UserError(f"format '{library}'; allowed: {', '.join(get_args(Format))}")
     config, source = read_config(folder), folder / "encoder.safetensors"
     if not source.is_file():
         raise UserError(f"{folder} has no encoder.safetensors: its pre-training is not finished")
     check(folder, source.name)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is no empty folder; choose another --out")
-    files = {"timm": _timm, "hf": _hugging_face, "safetensors": _plain}[kind](
+    files = {"timm": _timm, "hf": _hugging_face, "safetensors": _plain}[library](
         config, load_file(source)
     )
     for name, content in files.configs.items():
         write_text(out / name, json.dumps(content, indent=1) + "\n")
-    write_text(out / "README.md", model_card(folder, config, kind, files.usage))
+    write_text(out / "README.md", model_card(folder, config, library, files.usage))
     with replacing(out / files.weights) as temporary:
         whole = {name: tensor.contiguous() for name, tensor in files.tensors.items()}
         save_file(whole, temporary, {"format": "pt"})  # the entry that transformers asks for

@@ -196,7 +196,7 @@ def _check(config: RunConfig, overrides: Sequence[str]) -> None:
 
 def _with_statistics(loaded: LoadedEncoder, config: RunConfig, wanted: set[str]) -> LoadedEncoder:
     """The encoder with `data.mean` and `data.std` where they were given."""
-    found = {}
+    statistics = {}
     for field in ("mean", "std"):
         values = getattr(config.data, field)
         if f"data.{field}" in wanted and values:
@@ -205,8 +205,11 @@ def _with_statistics(loaded: LoadedEncoder, config: RunConfig, wanted: set[str])
                 raise UserError(
                     f"data.{field} has {len(values)} values, the encoder takes {size} channels"
                 )
-            found |= {field: values * (size if len(values) == 1 else 1), "statistics_from": "given"}
-    return replace(loaded, **found)
+            statistics |= {
+                field: values * (size if len(values) == 1 else 1),
+                "statistics_from": "given",
+            }
+    return replace(loaded, **statistics)
 
 
 def _config(config: RunConfig, facts: ExternalFacts, loaded: LoadedEncoder) -> RunConfig:

@@ -67,7 +67,7 @@ class Part:
 
     @property
     def work(self) -> list[Work]:
-        return [one for row in self.rows for one in row.work]
+        return [item for row in self.rows for item in row.work]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Forecast:
     @property
     def total_flops(self) -> float:
         """Totals of everything that is missing, as far as it is known."""
-        runs = sum(one.total_flops for part in self.parts for one in part.work)
+        runs = sum(item.total_flops for part in self.parts for item in part.work)
         return runs + sum(flops or 0.0 for flops in self.fits.values())
 
     def most_bytes(self, jobs: int = 1) -> int:
@@ -124,26 +124,26 @@ def forecast(request: SweepRequest) -> Forecast:
         )
         for name, protocols in _benchmarks(request).items()
     }  # fmt: skip
-    every = [task for of_one in tasks.values() for task in of_one]
-    todo = [task.cell.config for task in every if task.missing]
+    tasks_of_all = [task for of_one in tasks.values() for task in of_one]
+    todo = [task.cell.config for task in tasks_of_all if task.missing]
     ledger = _Ledger(pretrained(request.out, todo))
-    parts = tuple(_part(one, tasks[one], ledger, is_alone=len(tasks) == 1) for one in tasks)
+    parts = tuple(_part(name, tasks[name], ledger, is_alone=len(tasks) == 1) for name in tasks)
     fits = dict(ledger.fits.values())
     jobs = [(-1, 0, Job(fit, cost.hours(value or 0.0, 1))) for fit, value in fits.items()]
     configs = list(ledger.runs.values())
     costs = [cost.estimate(config) for config in configs]
-    flops = [one.total_flops for one in costs]
-    growing = (one.storage_bytes - one.kept_bytes for one in costs)
+    flops = [estimated.total_flops for estimated in costs]
+    growing = (estimated.storage_bytes - estimated.kept_bytes for estimated in costs)
     return Forecast(
         parts=parts,
         fits=fits,
-        jobs=tuple(job for *_, job in sorted(jobs + ledger.jobs, key=lambda one: one[:2])),
+        jobs=tuple(job for *_, job in sorted(jobs + ledger.jobs, key=lambda job: job[:2])),
         num_pretrainings=len(
-            {task.cell.config.hash for task in every if needs_pretraining(task.cell.config)}
+            {task.cell.config.hash for task in tasks_of_all if needs_pretraining(task.cell.config)}
         ),
-        kept_bytes=sum(one.kept_bytes for one in costs),
+        kept_bytes=sum(estimated.kept_bytes for estimated in costs),
         growing_bytes=tuple(sorted(growing, reverse=True)),
-        num_files=sum(one.num_files for one in costs),
+        num_files=sum(estimated.num_files for estimated in costs),
         longest=configs[flops.index(max(flops))] if configs else None,
     )
 
@@ -154,12 +154,15 @@ def _benchmarks(request: SweepRequest) -> dict[str, Sequence[str] | None]:
     if request.name != ALL:
         return {request.name: chosen}
     names = dict.fromkeys([_FIRST, *recipe.names("benchmarks")])
-    found = {name: at_preset(load_benchmark(name), request.preset) for name in names}
-    own = {name: {*one.protocols, *one.first_only} for name, one in found.items()}
+    benchmarks = {name: at_preset(load_benchmark(name), request.preset) for name in names}
+    own = {
+        name: {*benchmark.protocols, *benchmark.first_only}
+        for name, benchmark in benchmarks.items()
+    }
     return {
         name: chosen and [protocol for protocol in chosen if protocol in own[name]]
-        for name, one in found.items()
-        if one.has_runs_at(request.preset)
+        for name, benchmark in benchmarks.items()
+        if benchmark.has_runs_at(request.preset)
     }
 
 

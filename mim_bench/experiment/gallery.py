@@ -57,7 +57,7 @@ def draw_gallery(
         samples[config.target.name] = reopen(folder, device, ratios)[1]
     folder, stamp = home(name, preset, results), png_stamp.metadata(png_stamp.of_runs(hashes))
     own, *others = [
-        dict(zip(samples, one, strict=True)) for one in zip(*samples.values(), strict=True)
+        dict(zip(samples, column, strict=True)) for column in zip(*samples.values(), strict=True)
     ]
     picture.write(_compose(own, grid, _remark(todo)), folder / "pictures.png", stamp)
     frames = {}
@@ -81,7 +81,7 @@ def _compose(
     samples: dict[str, Sample], grid: tuple[int, int], remark: str, num_rows: int = _NUM_ROWS
 ) -> Figure:
     first = next(iter(samples.values()))
-    width = math.lcm(*(found.target.shape[-1] for found in samples.values()))
+    width = math.lcm(*(sample.target.shape[-1] for sample in samples.values()))
     width *= math.ceil(_MIN_TILE / width)  # headings have room
     images = picture.enlarge(to_rgb(first.images[:num_rows]), width)
     mask = first.mask[:num_rows].view(-1, 1, *grid).float()
@@ -90,27 +90,29 @@ def _compose(
         ("", "image", images),
         ("", "input", torch.where(covered, picture.HIDDEN_GREY, images)),
     ]
-    for target, found in samples.items():
+    for target, sample in samples.items():
         values, prediction = (
-            picture.enlarge(tiles[:num_rows], width) for tiles in (found.target, found.prediction)
+            picture.enlarge(tiles[:num_rows], width) for tiles in (sample.target, sample.prediction)
         )
-        star = " *" if found.ground_truth else ""
+        star = " *" if sample.ground_truth else ""
         columns.append((target + star, "target", values))
         columns.append(("", "prediction", torch.where(covered, prediction, values)))
     height = images.shape[2]
     sheet_width = 2 * _LEFT + len(columns) * (width + picture.GAP) - picture.GAP
     note = remark + "Visible patches of `prediction` show the target."
-    if any(found.ground_truth for found in samples.values()):
+    if any(sample.ground_truth for sample in samples.values()):
         note += " * drawn with the true patches' mean and std, which the model did not predict."
     lines = textwrap.wrap(note, int((sheet_width - 2 * _LEFT) / _LETTER))
     bottom = _BOTTOM + _LINE * len(lines)
     sheet_height = _TOP + num_rows * (height + picture.GAP) + bottom
     rows = [torch.stack([tiles[row] for _, _, tiles in columns]) for row in range(num_rows)]
     figure = picture.lay_out(rows, sheet_width, sheet_height, left=_LEFT, top=_TOP)
-    for place, (target, heading, _) in enumerate(columns):
-        x = _LEFT + place * (width + picture.GAP)
+    for column_index, (target, heading, _) in enumerate(columns):
+        x = _LEFT + column_index * (width + picture.GAP)
         picture.text(figure, x, 1 - 18 / sheet_height, target, size=15, weight="bold")
         picture.text(figure, x, 1 - 42 / sheet_height, heading, size=12)
-    for place, line in enumerate(lines):
-        picture.text(figure, _LEFT, (bottom - _LINE * (place + 1)) / sheet_height, line, size=11)
+    for line_index, line in enumerate(lines):
+        picture.text(
+            figure, _LEFT, (bottom - _LINE * (line_index + 1)) / sheet_height, line, size=11
+        )
     return figure

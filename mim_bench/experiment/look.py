@@ -120,10 +120,10 @@ def _neighbours(ready: Prepared, levels: Tensor, num: int) -> Rows:
     similarity = F.normalize(query - mean, dim=1) @ F.normalize(known - mean, dim=1).T
     best, index = similarity.topk(min(num, len(known)), dim=1)
     rows: Rows = []
-    for place in range(index.shape[1]):
-        chosen = index[:, place].cpu()
+    for column in range(index.shape[1]):
+        chosen = index[:, column].cpu()
         pixels = next(iter(train.batches([chosen], features.crop, device=features.device)))[0]
-        least, most = f"{best[:, place].min():.2f}", f"{best[:, place].max():.2f}"
+        least, most = f"{best[:, column].min():.2f}", f"{best[:, column].max():.2f}"
         remark = f"cosine {least}" if least == most else f"cosine {least} to {most}"
-        rows.append((f"neighbour {place + 1}", remark, to_rgb(pixels.float().cpu() / 255)))
+        rows.append((f"neighbour {column + 1}", remark, to_rgb(pixels.float().cpu() / 255)))
     return rows

@@ -60,7 +60,7 @@ def _check_continued(
     if before != now:
         _logger.warning("%s began at commit %s and goes on at %s", folder, before, now)
     if manifest["device"]["kind"] != device.type:
-        kind = manifest["device"]["kind"]
+        device_kind = manifest["device"]["kind"]
         _logger.warning(
-            "%s began on %s and goes on on %s: not bit-equal", folder, kind, device.type
+            "%s began on %s and goes on on %s: not bit-equal", folder, device_kind, device.type
         )

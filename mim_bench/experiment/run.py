@@ -105,8 +105,8 @@ def execute(
     torch.backends.cudnn.allow_tf32 = config.runtime.tf32
     with stages.stage("read images"):
         data = open_data(config, device)
-    asked, config = config, complete(config, data)
-    warn_of_batches(asked, config, trainings(config), data.train.num_images)
+    requested, config = config, complete(config, data)
+    warn_of_batches(requested, config, trainings(config), data.train.num_images)
     check_shares(trainings(config), distributed.size())
     if needs_pretraining(config) and not config.runtime.shard:
         environment.check_memory(config, device)
@@ -214,8 +214,8 @@ def is_finished(folder: Path, config: RunConfig) -> bool:
     names = config.evaluate.protocols
     if not all(_is_current(record_path(folder, name), config, name) for name in names):
         return False
-    made = ("pretrain.json", "picture.png") if needs_pretraining(config) else ()
-    return all((folder / name).is_file() for name in made)
+    files = ("pretrain.json", "picture.png") if needs_pretraining(config) else ()
+    return all((folder / name).is_file() for name in files)
 
 
 def _is_current(path: Path, config: RunConfig, protocol: str) -> bool:

@@ -57,9 +57,9 @@ def simulate(jobs: Sequence[Job], gpus: int, queue_limit: int | None = None) -> 
     running: list[tuple[float, int, Job]] = []  # end, place for ties
     now, handed, free = 0.0, 0, gpus
     while len(done) < len(jobs):
-        places = len(jobs) if queue_limit is None else queue_limit - len(queued) - len(running)
-        queued += jobs[handed : handed + places]
-        handed = min(handed + places, len(jobs))
+        free_slots = len(jobs) if queue_limit is None else queue_limit - len(queued) - len(running)
+        queued += jobs[handed : handed + free_slots]
+        handed = min(handed + free_slots, len(jobs))
         for job in [job for job in queued if done.issuperset(job.needs)]:
             if job.gpus > free:
                 break
@@ -96,6 +96,6 @@ def _check(jobs: Sequence[Job], gpus: int, queue_limit: int | None) -> None:
 def _longest_chain(jobs: Sequence[Job]) -> tuple[Job, ...]:
     until: dict[str, tuple[float, tuple[Job, ...]]] = {}
     for job in jobs:
-        before = max((until[name] for name in job.needs), key=lambda one: one[0], default=(0.0, ()))
+        before = max((until[name] for name in job.needs), key=lambda end: end[0], default=(0.0, ()))
         until[job.name] = (before[0] + job.hours, (*before[1], job))
-    return max(until.values(), key=lambda one: one[0], default=(0.0, ()))[1]
+    return max(until.values(), key=lambda end: end[0], default=(0.0, ()))[1]

@@ -96,14 +96,14 @@ def write_similarity(
     alike = [
         {"row": a.row, "seed": a.seed, "other": b.row, "other_seed": b.seed,
          "cka": linear_cka(a.pooled, b.pooled)}
-        for place, a in enumerate(seen)
-        for b in seen[place + 1 :]
+        for index, a in enumerate(seen)
+        for b in seen[index + 1 :]
     ]  # fmt: skip
     seen += _untrained(runs[0][0], data, images, device)
     predicted = [
-        {"row": one.row, "seed": one.seed, "predicts": name, "r2": r2}
-        for seed in dict.fromkeys(one.seed for one in seen)
-        for name, r2, one in _predictions(seen, seed, runs, data, images, out, device)
+        {"row": encoder.row, "seed": encoder.seed, "predicts": name, "r2": r2}
+        for seed in dict.fromkeys(encoder.seed for encoder in seen)
+        for name, r2, encoder in _predictions(seen, seed, runs, data, images, out, device)
     ]
     folder = home(name, preset, results)
     paths = [folder / "similarity.csv", folder / "cross_prediction.csv"]
@@ -155,19 +155,19 @@ def _predictions(
     device: torch.device,
 ) -> list[tuple[str, float, _Seen]]:
     """Target, R^2 and encoder, of every encoder of a seed and every target of its runs that has values of its own."""
-    found = []
+    predictions = []
     of_seed = {cell.config.target.name: cell for cell, _ in runs if cell.config.seed == seed}
     for name, cell in of_seed.items():
         target = fitted_target(complete(cell.config, data), data, out, device).target
         if target.follows_student:
             continue
         known, held = (_values(target, part) for part in (images.known, images.held))
-        found += [
-            (name, linear_r2(one.known, known, one.held, held), one)
-            for one in seen
-            if one.seed == seed
+        predictions += [
+            (name, linear_r2(encoder.known, known, encoder.held, held), encoder)
+            for encoder in seen
+            if encoder.seed == seed
         ]
-    return found
+    return predictions
 
 
 def _values(target: Target, images: Tensor) -> Tensor:

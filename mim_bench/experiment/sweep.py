@@ -61,7 +61,7 @@ def sweep(
 
     def finish(task: PendingCell, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
         try:
-            folder, made = work()
+            folder, run_records = work()
         except _StoppedError:
             return
         except Busy:
@@ -73,7 +73,7 @@ def sweep(
             write_text(log, traceback.format_exc())
             notify(f"{task.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
             return
-        store.keep(folder, made, records)
+        store.keep(folder, run_records, records)
         finished.append(task.label)
         left = (
             (time.monotonic() - started)

@@ -163,9 +163,9 @@ def several_blocks(index: Tensor, grid: tuple[int, int], seed: int, epoch: int) 
     aspect = _BLOCK_ASPECT[0] + size[:, 1] * (_BLOCK_ASPECT[1] - _BLOCK_ASPECT[0])
     block_h = (area * aspect).sqrt().round().long().clamp(1, max(1, height - 1))
     block_w = (area / aspect).sqrt().round().long().clamp(1, max(1, width - 1))
-    place = rng.uniform(index, 2 * _NUM_BLOCKS, seed=seed, epoch=epoch, stream="places").double()
-    top = (place[:, :_NUM_BLOCKS] * (height - block_h + 1)[:, None]).long()
-    left = (place[:, _NUM_BLOCKS:] * (width - block_w + 1)[:, None]).long()
+    position = rng.uniform(index, 2 * _NUM_BLOCKS, seed=seed, epoch=epoch, stream="places").double()
+    top = (position[:, :_NUM_BLOCKS] * (height - block_h + 1)[:, None]).long()
+    left = (position[:, _NUM_BLOCKS:] * (width - block_w + 1)[:, None]).long()
     return _union(top, left, block_h[:, None], block_w[:, None], grid)
 
 
@@ -175,9 +175,9 @@ def kept_blocks(
     """(B,) sample indices -> (B, G_h, G_w) bool: the union of data2vec 2.0's blocks, centred at random patches."""
     height, width = grid
     num = max(1, round(num_visible / _KEPT_SIDE**2))
-    place = rng.uniform(index, 2 * num, seed=seed, epoch=epoch, stream="kept").double()
-    top = (place[:, :num] * height).long() - _KEPT_SIDE // 2  # blocks may lie over the border
-    left = (place[:, num:] * width).long() - _KEPT_SIDE // 2
+    position = rng.uniform(index, 2 * num, seed=seed, epoch=epoch, stream="kept").double()
+    top = (position[:, :num] * height).long() - _KEPT_SIDE // 2  # blocks may lie over the border
+    left = (position[:, num:] * width).long() - _KEPT_SIDE // 2
     side = torch.full_like(top[:, :1], _KEPT_SIDE)
     return _union(top, left, side, side, grid)
 

@@ -14,9 +14,9 @@ _NOT_COMPARED = ("seed", "data.source", "data.skip_bad_images")
 """Seeds are the repeats; where the images lie is not which they are, as the fingerprint is."""
 
 
-def check(found: Sequence[CellRecord]) -> list[str]:
+def check(entries: Sequence[CellRecord]) -> list[str]:
     """Refuses what proves nothing; returns the fields in which the rows' configs differ."""
-    records = [one.record for one in found]
+    records = [entry.record for entry in entries]
     for record in records:
         if lacking := _lacking(record):
             raise UserError(f"record {record.run_id} of {record.protocol} names no {lacking[0]}")
@@ -24,8 +24,8 @@ def check(found: Sequence[CellRecord]) -> list[str]:
     _one({record.data.fingerprint for record in records}, "data sets")
     _one({record.precision for record in records}, "precisions")
     _one({_products(record) for record in records}, "kinds of matrix product")
-    _same_images(found)
-    return differing_fields(found)
+    _same_images(entries)
+    return differing_fields(entries)
 
 
 def _lacking(record: Record) -> list[str]:
@@ -51,33 +51,33 @@ def _products(record: Record) -> str:
     return "TF32" if record.config.get("runtime", {}).get("tf32") else "exact"
 
 
-def _one(kinds: set[str], what: str) -> None:
-    if len(kinds) > 1:
-        raise UserError(f"records of several {what} ({', '.join(sorted(kinds))}) never mix")
+def _one(values: set[str], what: str) -> None:
+    if len(values) > 1:
+        raise UserError(f"records of several {what} ({', '.join(sorted(values))}) never mix")
 
 
-def _same_images(found: Sequence[CellRecord]) -> None:
+def _same_images(entries: Sequence[CellRecord]) -> None:
     """Targets of one seed must have seen the same crops under the same masks."""
     seen: dict[str, tuple[str, str]] = {}
-    for one in found:
-        facts, config = one.record.pretrain, one.record.config
+    for entry in entries:
+        facts, config = entry.record.pretrain, entry.record.config
         if facts is None:
             continue
         key = str([config[part] for part in ("seed", "augment", "mask")])
-        first, run_id = seen.setdefault(key, (facts.first_batches, one.record.run_id))
+        first, run_id = seen.setdefault(key, (facts.first_batches, entry.record.run_id))
         if first != facts.first_batches:
             raise UserError(
-                f"{one.record.run_id} and {run_id} began on other images or masks: "
+                f"{entry.record.run_id} and {run_id} began on other images or masks: "
                 "this compares more than what the grid names"
             )
 
 
-def differing_fields(found: Sequence[CellRecord]) -> list[str]:
+def differing_fields(entries: Sequence[CellRecord]) -> list[str]:
     """Fields in which the rows' configs differ; all of them are what the grid names, or the target's."""
-    used = {part for one in found for part in PROTOCOLS[one.record.protocol].sections}
+    used = {part for entry in entries for part in PROTOCOLS[entry.record.protocol].sections}
     sections = [*IDENTITY, *sorted(used)]
     # of configs that differ in their seed alone one stands for all
-    shared = {keys.shared_text(one.record): one.record for one in found}
+    shared = {keys.shared_text(entry.record): entry.record for entry in entries}
     configs = []
     for record in shared.values():
         content = keys.config_of(record).model_dump(mode="json")
@@ -87,8 +87,8 @@ def differing_fields(found: Sequence[CellRecord]) -> list[str]:
         for name in sorted({name for config in configs for name in config})
         if name not in _NOT_COMPARED and len({str(config.get(name, "-")) for config in configs}) > 1
     ]
-    allowed = {field for one in found for field in one.cell.varies()}
-    varies_target = any(one.cell.varies_target() for one in found)
+    allowed = {field for entry in entries for field in entry.cell.varies()}
+    varies_target = any(entry.cell.varies_target() for entry in entries)
     outside = [
         name
         for name in differing

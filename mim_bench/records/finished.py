@@ -20,15 +20,21 @@ _logger = logging.getLogger(__name__)
 
 def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:
     """Hashes of the runs whose pre-training is finished."""
-    made = [fields for fields, _ in _made(out)]
-    return {config.hash for config in configs if any(_fits(config.identity(), one) for one in made)}
+    finished = [fields for fields, _ in _finished_runs(out)]
+    return {
+        config.hash for config in configs if any(_fits(config.identity(), run) for run in finished)
+    }
 
 
 def running(out: Path, configs: Iterable[RunConfig]) -> set[str]:
     """Hashes of the runs that a process of this machine is busy with."""
     busy = [folder for folder in out.glob("*/") if is_busy(folder)]
-    made = [flatten(read_config(folder).model_dump(mode="json")) for folder in busy]
-    return {config.hash for config in configs if any(_fits(config.identity(), one) for one in made)}
+    busy_configs = [flatten(read_config(folder).model_dump(mode="json")) for folder in busy]
+    return {
+        config.hash
+        for config in configs
+        if any(_fits(config.identity(), fields) for fields in busy_configs)
+    }
 
 
 def fitted(out: Path, config: RunConfig) -> bool:
@@ -37,7 +43,7 @@ def fitted(out: Path, config: RunConfig) -> bool:
     wanted["model"] = {"patch_size": config.model.patch_size}
     return any(
         facts.get("fit_key") and fit_path(out, config, facts["fit_key"]).is_file()
-        for fields, facts in _made(out)
+        for fields, facts in _finished_runs(out)
         if _fits(wanted, fields)
     )
 
@@ -59,12 +65,12 @@ def has_runs(name: str, preset: str, out: Path, overrides: Sequence[str] = ()) -
     }
 
 
-def _fits(wanted: dict[str, Any], made: dict[str, Any]) -> bool:
+def _fits(wanted: dict[str, Any], fields: dict[str, Any]) -> bool:
     known = {field: value for field, value in flatten(wanted).items() if value is not None}
-    return all(field in made and made[field] == value for field, value in known.items())
+    return all(field in fields and fields[field] == value for field, value in known.items())
 
 
-def _made(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _finished_runs(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Config, flattened, and facts of each finished pre-training."""
     for path in sorted(out.glob("*/pretrain.json")):
         config = path.parent / "config.json"

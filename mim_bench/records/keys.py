@@ -36,13 +36,13 @@ class Keys:
     @classmethod
     def of(cls, todo: Sequence[Cell], num_images: int) -> "Keys":
         """Keys of cells whose batches are bounded by a number of training images."""
-        found = cls({}, {}, {})
+        keys = cls({}, {}, {})
         for cell in todo:
-            config = found.fitted[id(cell)] = fit_batches(cell.config, num_images)
+            config = keys.fitted[id(cell)] = fit_batches(cell.config, num_images)
             kept = frozenset(cell.varies() | {"target.name"})
-            found.exact[_key(config, None)] = cell
-            found.loose.setdefault(kept, {})[_key(config, kept)] = cell
-        return found
+            keys.exact[_key(config, None)] = cell
+            keys.loose.setdefault(kept, {})[_key(config, kept)] = cell
+        return keys
 
     def cell_of(self, record: Record) -> tuple[Cell | None, tuple[str, ...]]:
         """The cell of a record, if it has one, and what of the record is older than the cell."""
@@ -53,7 +53,7 @@ class Keys:
         near = (
             of_key.get((_text_key(text, kept), record.seed)) for kept, of_key in self.loose.items()
         )
-        return next((one for one in near if one is not None), None), ("target",)
+        return next((match for match in near if match is not None), None), ("target",)
 
 
 _TEXTS: dict[str | None, str] = {}

@@ -70,11 +70,11 @@ def measures(record: Record) -> dict[str, Measure]:
     control: dict[str, list[float]] = {}
     for metric in record.control:
         control.setdefault(name_of(metric), []).append(metric.value)
-    found = {
+    by_name = {
         name: Measure(name, tuple(metrics), fmean(control[name]) if name in control else None)
         for name, metrics in grouped.items()
     }
-    return dict(sorted(found.items(), key=lambda item: "@" in item[0]))
+    return dict(sorted(by_name.items(), key=lambda item: "@" in item[0]))
 
 
 @lru_cache  # a table has thousands of records of the same

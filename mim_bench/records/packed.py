@@ -29,10 +29,10 @@ def read_packed(arrays: Path, readouts: Collection[str]) -> dict[str, np.ndarray
             declared = sum(entry.file_size for entry in archive.infolist())
             if declared > MAX_BYTES:
                 raise ValueError(f"{declared:,} bytes unpacked, at most {MAX_BYTES:,} are expected")
-            found = {}
+            correct = {}
             for name in readouts:
-                found[name] = _array(archive.read(f"{name}.npy"))
-            return found
+                correct[name] = _array(archive.read(f"{name}.npy"))
+            return correct
     # a damaged archive makes zipfile, zlib and numpy raise almost anything
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

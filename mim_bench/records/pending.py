@@ -119,24 +119,24 @@ def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
 def _have(todo: Sequence[Cell], folder: Path, own: Records, copy: bool) -> dict[int, set[str]]:
     """Protocols of each cell that have a record: `own`, those of the benchmark's folder, or another's."""
     have: dict[int, set[str]] = {id(cell): set() for cell in todo}
-    for cell, one in _matching(todo, own):
-        have[id(cell)].add(one.record.protocol)
+    for cell, entry in _matching(todo, own):
+        have[id(cell)].add(entry.record.protocol)
     results, preset = folder.parents[2], folder.parent.name
     for other in sorted(results.glob(f"*/{preset}/records")):
         if other != folder:
             lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
-            for cell, one in _matching(lack, store.read_folder(other)):
-                if one.record.protocol not in have[id(cell)]:
+            for cell, entry in _matching(lack, store.read_folder(other)):
+                if entry.record.protocol not in have[id(cell)]:
                     if copy:
-                        store.copy(one.path, one.record, folder)
-                    have[id(cell)].add(one.record.protocol)
+                        store.copy(entry.path, entry.record, folder)
+                    have[id(cell)].add(entry.record.protocol)
     return have
 
 
 def _matching(todo: Sequence[Cell], records: Records) -> list[tuple[Cell, CellRecord]]:
     matching, _ = store.find(todo, records)
     return [
-        (one.cell, one)
-        for one in matching
-        if not one.stale and store.of_same_data(one.record, one.cell.config)
+        (entry.cell, entry)
+        for entry in matching
+        if not entry.stale and store.of_same_data(entry.record, entry.cell.config)
     ]

@@ -20,7 +20,7 @@ def of_records(records: Iterable[Record]) -> str:
     """Stamp of the whole content of records, in any order: curves and times are drawn too, not metrics alone."""
     # only what the files say: a field that the schema gains makes no picture old
     content = (record.model_dump(mode="json", exclude_unset=True) for record in records)
-    return digest(sorted(digest(one) for one in content))
+    return digest(sorted(digest(item) for item in content))
 
 
 def of_runs(hashes: Iterable[str]) -> str:
@@ -36,8 +36,8 @@ def metadata(stamp: str) -> dict[str, str | None]:
 def read(path: Path) -> str | None:
     """The stamp of a PNG, if it has one."""
     with Image.open(path) as image:
-        found = image.info.get(_KEY)
-    return found if isinstance(found, str) else None
+        stamp = image.info.get(_KEY)
+    return stamp if isinstance(stamp, str) else None
 
 
 def frames(labels: Sequence[str]) -> dict[str, str | None]:

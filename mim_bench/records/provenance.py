@@ -67,10 +67,10 @@ def _code() -> Code:
 @functools.cache
 def versions() -> dict[str, str]:
     """Python, the packages that can move a number, and the system."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
+    by_package = {"python": platform.python_version(), "system": platform.platform()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            by_package[package] = "not installed"
+    return by_package

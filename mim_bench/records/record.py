@@ -205,8 +205,8 @@ def read(path: Path) -> Record:
     content = parse_json(raw, path)
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise UserError(f"{path} is no record of schema {SCHEMA}")
-    body, found, _ = raw.rpartition(_SHA256.encode())
-    if content.get("sha256") is not None and not (found and content["sha256"] == _sha256(body)):
+    body, checksum, _ = raw.rpartition(_SHA256.encode())
+    if content.get("sha256") is not None and not (checksum and content["sha256"] == _sha256(body)):
         raise UserError(f"{path} was changed by hand: its content is not that of its sha256")
     try:
         return Record.model_validate(content)

@@ -50,12 +50,14 @@ def says(folder: Path, records: Iterable[Record]) -> str:
     if not path.is_file():
         return ""
     try:
-        found = Replays.model_validate(read_json(path))
+        replays = Replays.model_validate(read_json(path))
     except ValidationError as error:
         raise UserError(f"{path} is damaged: {error.errors()[0]['msg']}") from None
-    known = {(row.target, row.commit, row.precision): row.equal for row in found.rows}
+    known = {(row.target, row.commit, row.precision): row.equal for row in replays.rows}
     if missing := len(wanted - known.keys()):
         return f" ({missing} of {len(wanted)} not replayed since)"
     if unequal := sorted({f"{t} at {c[:12]}" for t, c, p in wanted if not known[t, c, p]}):
-        return f" (NOT the weights of {found.commit[:12]} after a few steps: {', '.join(unequal)})"
-    return f" (all train the weights of {found.commit[:12]}, bit for bit over a few steps)"
+        return (
+            f" (NOT the weights of {replays.commit[:12]} after a few steps: {', '.join(unequal)})"
+        )
+    return f" (all train the weights of {replays.commit[:12]}, bit for bit over a few steps)"

@@ -47,12 +47,12 @@ class CellRecord:
     def correct(self, readouts: Sequence[str]) -> dict[str, np.ndarray]:
         """Per-image correctness next to the record, read once: readout -> (N,) bool."""
         # a file is opened once for a few readouts; many draws of few labels are not all wanted
-        every = [metric.readout for metric in self.record.metrics]
-        wanted = tuple(every if len(every) <= _FEW else readouts)
+        readout_names = [metric.readout for metric in self.record.metrics]
+        wanted = tuple(readout_names if len(readout_names) <= _FEW else readouts)
         key = self.path, self.record.sha256, wanted
         if key not in _PACKED or self.record.sha256 is None:
-            found = read_correct(self.path, self.record, wanted)
-            _PACKED[key] = {name: (np.packbits(bits), len(bits)) for name, bits in found.items()}
+            correct = read_correct(self.path, self.record, wanted)
+            _PACKED[key] = {name: (np.packbits(bits), len(bits)) for name, bits in correct.items()}
         packed = _PACKED[key]
         return {
             readout: np.unpackbits(packed[readout][0], count=packed[readout][1]).view(bool)
@@ -133,7 +133,7 @@ def find(
     Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
     """
     keys: dict[int, Keys] = {}  # by number of training images, which bounds the batches
-    found, foreign = [], []
+    entries, foreign = [], []
     for path, record in records:
         if record.external is not None:  # divisions never share a table
             foreign.append(path)
@@ -146,12 +146,12 @@ def find(
             foreign.append(path)
             continue
         wanted = keys[num_images].fitted[id(cell)]
-        found.append(CellRecord(record, path, cell, old + _older(record, config, wanted)))
-    order = {id(cell): place for place, cell in enumerate(todo)}
+        entries.append(CellRecord(record, path, cell, old + _older(record, config, wanted)))
+    order = {id(cell): position for position, cell in enumerate(todo)}
     # of several records of one place the current one counts, else the newest
-    found.sort(key=lambda one: (not one.stale, one.record.started))
-    of_place = {(order[id(one.cell)], one.record.protocol): one for one in found}
-    return [one for _, one in sorted(of_place.items())], foreign
+    entries.sort(key=lambda entry: (not entry.stale, entry.record.started))
+    of_cell = {(order[id(entry.cell)], entry.record.protocol): entry for entry in entries}
+    return [entry for _, entry in sorted(of_cell.items())], foreign
 
 
 def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
@@ -173,19 +173,19 @@ def benchmark_records(
 ) -> list[CellRecord]:
     """The benchmark's records of a preset, in the order of its cells."""
     folder = home(name, preset, results) / "records"
-    found, foreign = find(cells(name, preset, overrides), read_folder(folder))
+    entries, foreign = find(cells(name, preset, overrides), read_folder(folder))
     if foreign:
         raise UserError(
             f"{foreign[0]} is no record of benchmark '{Path(name).stem}' at preset '{preset}'"
             + (f", and {len(foreign) - 1} more" if len(foreign) > 1 else "")
             + "; move it away, or give the settings that it was swept with"
         )
-    if not found:
+    if not entries:
         where = "" if results == Path("results") else f" --results {results}"
         raise UserError(
             f"no records in {folder}; `sweep {name} --preset {preset}{where}` makes them"
         )
-    return found
+    return entries
 
 
 def results(
@@ -199,15 +199,15 @@ def results(
     return frame(benchmark_records(benchmark, preset, Path(folder)))
 
 
-def frame(found: Sequence[CellRecord]) -> pd.DataFrame:
+def frame(entries: Sequence[CellRecord]) -> pd.DataFrame:
     """One row per record; see `results`."""
     rows: list[dict[str, Any]] = []
-    for one in found:
-        record, facts = one.record, one.record.pretrain
-        named = one.measures
+    for entry in entries:
+        record, facts = entry.record, entry.record.pretrain
+        named = entry.measures
         rows.append(
             {
-                **one.cell.point,
+                **entry.cell.point,
                 "target": record.target,
                 "seed": record.seed,
                 "protocol": record.protocol,
@@ -227,7 +227,7 @@ def frame(found: Sequence[CellRecord]) -> pd.DataFrame:
                 "device_name": record.device.name,
                 "commit": record.code.commit,
                 "dirty": record.code.dirty,
-                "stale": ", ".join(one.stale),
+                "stale": ", ".join(entry.stale),
                 "run_id": record.run_id,
                 "run_hash": record.run_hash,
             }

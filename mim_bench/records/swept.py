@@ -54,8 +54,8 @@ def recall(name: str, preset: str, results: Path, overrides: Sequence[str] = ())
     """What lies below `results` was swept with; settings that are given count instead of the remembered ones."""
     folder = home(name, preset, results)
 
-    def known(text: str, kind: str, copy: Path) -> str:
-        return str(copy) if text not in recipe.names(kind) and copy.is_file() else text
+    def known(text: str, noun: str, copy: Path) -> str:
+        return str(copy) if text not in recipe.names(noun) and copy.is_file() else text
 
     return Swept(
         known(name, "benchmarks", results / name / f"{name}.toml"),
@@ -67,12 +67,12 @@ def recall(name: str, preset: str, results: Path, overrides: Sequence[str] = ())
 def names(results: Path) -> list[str]:
     """Benchmarks from outside that lie in a folder of results."""
     shipped = recipe.names("benchmarks")
-    found = (
+    benchmarks = (
         path.parent.name
         for path in sorted(results.glob("*/*.toml"))
         if path.stem == path.parent.name
     )
-    return [name for name in found if name not in shipped]
+    return [name for name in benchmarks if name not in shipped]
 
 
 def _overrides(folder: Path) -> list[str]:

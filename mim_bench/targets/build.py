@@ -51,8 +51,8 @@ def build_target(
     Raises:
         UserError: unknown recipe or parameter, a value not allowed, or sizes that do not fit.
     """
-    found = load_recipe(name_or_toml)
-    cls = target_class(found.class_path)
+    recipe = load_recipe(name_or_toml)
+    cls = target_class(recipe.class_path)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if size[0] % patch_size or size[1] % patch_size:
         raise UserError(f"image_size={size} is no multiple of patch_size={patch_size}")
@@ -65,6 +65,6 @@ def build_target(
     built = Geometry(size, patch_size, in_chans, per_channel(mean, "mean"), per_channel(std, "std"))
     context = TargetContext(built, model or ModelConfig(patch_size=patch_size), seed)
     try:
-        return cls(cls.Params.model_validate({**found.params, **params}), context)
+        return cls(cls.Params.model_validate({**recipe.params, **params}), context)
     except ValidationError as error:
         raise UserError(f"target '{name_or_toml}': {explain(error)}") from None

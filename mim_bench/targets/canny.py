@@ -27,10 +27,10 @@ def canny(grey: Tensor) -> Tensor:
     down, right = _gradient(smooth, 2), _gradient(smooth, 3)
     magnitude = (down * down + right * right).sqrt()
     weak = _thin(magnitude, down, right) & (magnitude >= _LOW)
-    found = (weak & (magnitude >= _HIGH)).float()
+    edges = (weak & (magnitude >= _HIGH)).float()
     for _ in range(sum(grey.shape[2:])):
-        found = F.max_pool2d(found, 3, stride=1, padding=1) * weak
-    return found > 0
+        edges = F.max_pool2d(edges, 3, stride=1, padding=1) * weak
+    return edges > 0
 
 
 def _smooth(grey: Tensor) -> Tensor:

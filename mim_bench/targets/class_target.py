@@ -27,5 +27,5 @@ class ClassTarget(Target):
 
     def decode(self, prediction: Tensor) -> Tensor:
         """(B, N, K * V) logits -> indices (B, N, K), or (B, N) where K is 1."""
-        found = prediction.unflatten(-1, (self.num_indices, -1)).argmax(-1)
-        return found[..., 0] if self.num_indices == 1 else found
+        indices = prediction.unflatten(-1, (self.num_indices, -1)).argmax(-1)
+        return indices[..., 0] if self.num_indices == 1 else indices

@@ -64,14 +64,16 @@ class ContrastiveTarget(Target):
             raise RuntimeError("contrastive: begin comes before forward")
         order = torch.arange(self.geometry.num_patches, device=images.device)
         teacher = cast(Any, self.teacher).eval()
-        found = teacher.predict(images, order.expand(len(images), -1), class_token=True)
-        return F.normalize(found.float(), dim=-1)
+        prediction = teacher.predict(images, order.expand(len(images), -1), class_token=True)
+        return F.normalize(prediction.float(), dim=-1)
 
     def image_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Head output of one view and embeddings of another (B, D) -> (B,) cross-entropy of the right image."""
-        every, first = gather_over_ranks(target)
+        all_targets, first = gather_over_ranks(target)
         with torch.autocast(prediction.device.type, enabled=False):
-            scores = F.normalize(prediction.float(), dim=-1) @ every.T / self.params.temperature
+            scores = (
+                F.normalize(prediction.float(), dim=-1) @ all_targets.T / self.params.temperature
+            )
         own = first + torch.arange(len(scores), device=scores.device)
         return F.cross_entropy(scores, own, reduction="none")
 

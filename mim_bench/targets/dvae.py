@@ -187,7 +187,7 @@ class DvaeTarget(ClassTarget, FittedTarget):
             balance_weight=params.balance_weight,
             kl_warmup_fraction=params.kl_warmup_fraction,
         )
-        kind = params.reconstruction
+        reconstruction = params.reconstruction
 
         def one_pass() -> Iterator[Tensor]:
             return training.rebatch((self.prepare(b) for b in images), params.fit_batch_size)
@@ -204,10 +204,10 @@ class DvaeTarget(ClassTarget, FittedTarget):
             self.requires_grad_(True)
             try:
                 passes = (one_pass() for _ in range(params.fit_epochs))
-                loss = training.train(self.encoder, self.decoder, passes, schedule, kind)
+                loss = training.train(self.encoder, self.decoder, passes, schedule, reconstruction)
             finally:
                 self.requires_grad_(False)
-        book = training.measure(self.encoder, self.decoder, one_pass(), kind)
+        book = training.measure(self.encoder, self.decoder, one_pass(), reconstruction)
         remedy = (
             f"raise fit_epochs ({params.fit_epochs}: {schedule.num_steps} updates) or balance_weight "
             f"({params.balance_weight}), lower fit_lr ({params.fit_lr}) or vocab_size"

@@ -45,9 +45,9 @@ class EdgesTarget(Target):
         """(B, C, H, W) floats in [0, 1] -> (B, L, p*p*N) float32."""
         levels = (images.float() * 255).round()
         grey = levels.sum(1, keepdim=True)  # whole numbers; divided at the end
-        found = self._values(grey, levels.shape[1]) / _LARGEST[self.params.operator]
+        values = self._values(grey, levels.shape[1]) / _LARGEST[self.params.operator]
         p = self.geometry.patch_size
-        return rearrange(found, "b n (h p) (w q) -> b (h w) (p q n)", p=p, q=p)
+        return rearrange(values, "b n (h p) (w q) -> b (h w) (p q n)", p=p, q=p)
 
     def _values(self, grey: Tensor, channels: int) -> Tensor:
         """Sums of levels over channels (B, 1, H, W) -> (B, N, H, W)."""
@@ -71,11 +71,11 @@ class EdgesTarget(Target):
         """(B, L, dim) -> (B, 3, H, W) in [0, 1]: magnitudes, drawn up to half of the greatest possible; of `lbp` the
         share of neighbours that are as bright; edges white."""
         (rows, columns), p = self.geometry.grid, self.geometry.patch_size
-        found = rearrange(
+        edges = rearrange(
             values.float(), "b (h w) (p q n) -> b n (h p) (w q)", h=rows, w=columns, p=p, q=p
         ).mean(1, keepdim=True)
         if self.params.operator == "laplacian":
-            found = 0.5 + found
+            edges = 0.5 + edges
         elif self.params.operator == "sobel":
-            found = 2 * found
-        return found.clamp(0, 1).expand(-1, 3, -1, -1)
+            edges = 2 * edges
+        return edges.clamp(0, 1).expand(-1, 3, -1, -1)

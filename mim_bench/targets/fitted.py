@@ -57,13 +57,15 @@ def sample_rows(
     """
     generator = torch.Generator().manual_seed(seed)
     each = math.ceil(num / max(1, images.num_images))
-    found = []
+    samples = []
     for batch in images:
         rows = rows_of(batch).cpu().double()
-        place = torch.rand(rows.shape[:2], generator=generator).argsort(1)[:, :each]
-        found.append(rows.gather(1, place[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-    every = torch.cat(found)
-    return every[torch.randperm(len(every), generator=generator)[:num]]
+        row_index = torch.rand(rows.shape[:2], generator=generator).argsort(1)[:, :each]
+        samples.append(
+            rows.gather(1, row_index[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1)
+        )
+    all_rows = torch.cat(samples)
+    return all_rows[torch.randperm(len(all_rows), generator=generator)[:num]]
 
 
 def centers(rows: Tensor, num: int, what: str) -> Tensor:
@@ -79,8 +81,8 @@ def centers(rows: Tensor, num: int, what: str) -> Tensor:
     start = rows[torch.from_numpy(np.sort(first)[:num])].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an empty cluster keeps its place
-        found, _ = kmeans2(rows.numpy(), start, iter=_ITERATIONS, minit="matrix")
-    return torch.from_numpy(found).float()
+        codes, _ = kmeans2(rows.numpy(), start, iter=_ITERATIONS, minit="matrix")
+    return torch.from_numpy(codes).float()
 
 
 def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
@@ -91,8 +93,8 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     codes = codebook.double()
     lengths = codes.square().sum(1)  # |x - c|^2 without |x|^2
     parts = rows.flatten(0, -2).split(_ROWS_AT_ONCE)
-    found = [(lengths - 2 * part.double() @ codes.T).argmin(1) for part in parts]
-    return torch.cat(found).view(rows.shape[:-1])
+    indices = [(lengths - 2 * part.double() @ codes.T).argmin(1) for part in parts]
+    return torch.cat(indices).view(rows.shape[:-1])
 
 
 def perplexity(index: Tensor, num: int) -> float:

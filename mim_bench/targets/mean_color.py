@@ -34,16 +34,16 @@ class MeanColorTarget(ClassTarget):
         self.num_levels = 2**params.bits
         self.num_indices = params.cells_per_side**2
         self.dim = self.num_indices * self.num_levels**channels
-        place = torch.tensor([self.num_levels**c for c in range(channels)])
-        self.register_buffer("_place", place, persistent=False)
+        place_value = torch.tensor([self.num_levels**c for c in range(channels)])
+        self.register_buffer("_place", place_value, persistent=False)
         self._place: Tensor
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L) or (B, L, K) int64; cells row by row."""
         level = (self.cells.means(images) * (self.num_levels / 256)).long()
-        found = (level.clamp_(max=self.num_levels - 1) * self._place).sum(-1)
-        return found[..., 0] if self.num_indices == 1 else found
+        indices = (level.clamp_(max=self.num_levels - 1) * self._place).sum(-1)
+        return indices[..., 0] if self.num_indices == 1 else indices
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """Classes -> (B, 3, H, W): the middle colour of each class."""

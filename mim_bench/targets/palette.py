@@ -42,8 +42,8 @@ class PaletteTarget(ClassTarget, FittedTarget):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) floats in [0, 1] -> (B, L, K) int64, or (B, L) where K is 1."""
         self.require_fit()
-        found = nearest(self._colors(images), self.palette)
-        return found[..., 0] if self.num_indices == 1 else found
+        indices = nearest(self._colors(images), self.palette)
+        return indices[..., 0] if self.num_indices == 1 else indices
 
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """Indices -> (B, 3, H, W): their colours."""

@@ -62,10 +62,10 @@ class RelationTarget(SoftTarget):
 
     def _projections(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images -> queries q, keys k and values v of all patches, (B, M, L, d) float32 each."""
-        found: list[Tensor] = []
+        projections: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found.append(output)
+            projections.append(output)
 
         hook = self.teacher.get_submodule(f"blocks.{self.block}.attn.qkv").register_forward_hook(
             keep
@@ -74,7 +74,7 @@ class RelationTarget(SoftTarget):
             self.teacher.forward_intermediates(
                 images, indices=[self.block], stop_early=True, intermediates_only=True
             )
-        patches = found[0][:, self.teacher.num_prefix_tokens :].float()
+        patches = projections[0][:, self.teacher.num_prefix_tokens :].float()
         each = patches.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return dict(zip("qkv", each, strict=True))
 

@@ -89,10 +89,10 @@ def _of_timm(params: TeacherParams, context: TargetContext) -> VisionTransformer
     return teacher
 
 
-def _load(teacher: VisionTransformer, tensors: dict[str, Tensor], place: str) -> None:
+def _load(teacher: VisionTransformer, tensors: dict[str, Tensor], origin: str) -> None:
     missing, unexpected = teacher.load_state_dict(tensors, strict=False)
     if missing or unexpected:
         raise UserError(
-            f"teacher='{place}': {len(tensors) - len(unexpected)} tensors matched, {len(missing)} missing, "
+            f"teacher='{origin}': {len(tensors) - len(unexpected)} tensors matched, {len(missing)} missing, "
             f"{len(unexpected)} unexpected"
         )

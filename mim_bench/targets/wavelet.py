@@ -70,8 +70,8 @@ def haar(side: int, levels: int) -> tuple[Tensor, Tensor]:
     for depth in range(levels):  # from the finest
         pairs = low.view(-1, 2, side)
         mean, detail = (pairs[:, 0] + pairs[:, 1]) / 2**0.5, (pairs[:, 0] - pairs[:, 1]) / 2**0.5
-        found = [torch.kron(a, b) for a, b in ((mean, detail), (detail, mean), (detail, detail))]
-        rows.insert(0, torch.cat(found))
+        details = [torch.kron(a, b) for a, b in ((mean, detail), (detail, mean), (detail, detail))]
+        rows.insert(0, torch.cat(details))
         level.insert(0, torch.full((len(rows[0]),), levels - depth))
         low = mean
     average = torch.kron(low, low)

@@ -107,9 +107,9 @@ def save(folder: Path, training: str, checkpoint: Checkpoint) -> Path:
     path = _path(folder, checkpoint.step)
     save_tensors(path, checkpoint.tensors, header)
     files = _files(folder)
-    place = files.index(path)
+    position = files.index(path)
     # later ones were refused, else training would have gone on from there
-    for old in files[: max(0, place + 1 - _KEEP)] + files[place + 1 :]:
+    for old in files[: max(0, position + 1 - _KEEP)] + files[position + 1 :]:
         old.unlink()
     return path
 
@@ -122,27 +122,27 @@ def load_newest(folder: Path, training: str) -> Checkpoint | None:
     """The newest checkpoint that is whole and belongs to this training; refused ones are named."""
     for path in reversed(_files(folder)):
         try:
-            found = load(path, training)
+            checkpoint = load(path, training)
         except UserError as error:
             _logger.warning("refused checkpoint: %s; trying an older one", error)
             continue
-        if found is not None:
-            return found
+        if checkpoint is not None:
+            return checkpoint
         _logger.warning("refused checkpoint %s: it belongs to another training", path)
     return None
 
 
 def load_newest_on_all(folder: Path, training: str) -> Checkpoint | None:
     """The newest whole checkpoint that rank 0 finds, read by every rank."""
-    found: list[Checkpoint | None] = []
+    checkpoints: list[Checkpoint | None] = []
 
     def find() -> Path | None:
-        found.append(load_newest(folder, training))
-        return found[0] and found[0].path
+        checkpoints.append(load_newest(folder, training))
+        return checkpoints[0] and checkpoints[0].path
 
     path = distributed.on_main(find)
-    if found or path is None:
-        return found[0] if found else None
+    if checkpoints or path is None:
+        return checkpoints[0] if checkpoints else None
     return load(path, training)
 
 
@@ -172,9 +172,9 @@ def pack(
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
-    for place, parameter in enumerate(_parameters(optimizer)):
+    for index, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{place}/{key}"] = full_tensor(torch.as_tensor(value))
+            tensors[f"optimizer/{index}/{key}"] = full_tensor(torch.as_tensor(value))
     return tensors
 
 
@@ -195,8 +195,8 @@ def unpack(
     for name, tensor in tensors.items():
         prefix, _, rest = name.partition("/")
         if prefix == "optimizer":
-            place, _, key = rest.partition("/")
-            parameter = parameters[int(place)]
+            index_text, _, key = rest.partition("/")
+            parameter = parameters[int(index_text)]
             # AdamW keeps its step count on the CPU unless it is fused
             device = parameter.device if tensor.ndim or _is_fused(optimizer) else tensor.device
             value = tensor.to(device)

@@ -27,13 +27,13 @@ def choose_device(name: str) -> torch.device:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
     if name == "cuda" and distributed.size() > 1:
-        place, num_seen = distributed.local_rank(), torch.cuda.device_count()
-        if place >= num_seen:
+        local_rank, num_seen = distributed.local_rank(), torch.cuda.device_count()
+        if local_rank >= num_seen:
             raise UserError(
-                f"runtime.device=cuda: process {place} of this machine (from 0) sees {num_seen} "
+                f"runtime.device=cuda: process {local_rank} of this machine (from 0) sees {num_seen} "
                 f"GPU{'s' * (num_seen != 1)}; each process takes one of its own and must see all of them"
             )
-        device = torch.device(name, place)
+        device = torch.device(name, local_rank)
         torch.cuda.set_device(device)
         return device
     return torch.device(name)

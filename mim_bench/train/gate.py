@@ -74,27 +74,27 @@ def gate_losses(
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order), target.dim * target.geometry.num_patches)
     fit, choice, held = (
-        _views(config, data, target, model, device, index, predicts=place == 2)
-        for place, index in enumerate(order[: sum(sizes)].split(sizes))
+        _views(config, data, target, model, device, index, predicts=number == 2)
+        for number, index in enumerate(order[: sum(sizes)].split(sizes))
     )
-    found = {"model": _loss(target, held, held.prediction)} if model else {}
+    losses = {"model": _loss(target, held, held.prediction)} if model else {}
     parts = fit.values.split(32)
     mean = torch.stack([as_numbers(target, part).sum(0) for part in parts]).sum(0) / sizes[0]
-    found["mean"] = _loss(target, held, _at_hidden(_scores(target, held, mean[None]), held))
+    losses["mean"] = _loss(target, held, _at_hidden(_scores(target, held, mean[None]), held))
     if held.values.is_floating_point():
         copied = take(held.values, _nearest_visible(held, target.geometry))
-        found["copy"] = _loss(target, held, _scores(target, held, copied))
-    found["ridge"] = _ridge(target, fit, choice, held, mean)
+        losses["copy"] = _loss(target, held, _scores(target, held, copied))
+    losses["ridge"] = _ridge(target, fit, choice, held, mean)
     flat = held.is_flat
-    figures = {f"{name}_loss": float(loss.mean()) for name, loss in found.items()}
+    figures = {f"{name}_loss": float(loss.mean()) for name, loss in losses.items()}
     figures["flat_share"] = float(flat.float().mean())
     if 0 < figures["flat_share"] < 1:
         figures |= {
-            f"{name}_loss_without_flat": float(loss[~flat].mean()) for name, loss in found.items()
+            f"{name}_loss_without_flat": float(loss[~flat].mean()) for name, loss in losses.items()
         }
     mean_loss = max(figures["mean_loss"], 1e-12)
     return figures | {
-        f"{name}_r2": 1 - figures[f"{name}_loss"] / mean_loss for name in found if name != "mean"
+        f"{name}_r2": 1 - figures[f"{name}_loss"] / mean_loss for name in losses if name != "mean"
     }
 
 
@@ -179,8 +179,8 @@ def _at_hidden(outputs: Tensor, views: _Views) -> Tensor:
 def _nearest_visible(views: _Views, geometry: Geometry) -> Tensor:
     """(N, M): of each hidden patch the visible one at the least distance on the grid."""
     rows, columns = geometry.grid
-    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
-    distance = torch.cdist(place, place).to(views.hidden.device)
+    position = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    distance = torch.cdist(position, position).to(views.hidden.device)
     to_visible = distance[views.hidden].gather(  # (N, M, L) -> (N, M, L - M)
         2, views.visible[:, None].expand(-1, views.hidden.shape[1], -1)
     )
@@ -197,7 +197,7 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
     gram = x @ x.T
     scale = gram.trace() / min(x.shape)
     most = max(1, _MAX_OUTPUTS // mean.shape[1])
-    places = [range(i, min(i + most, len(mean))) for i in range(0, len(mean), most)]
+    chunks = [range(i, min(i + most, len(mean))) for i in range(0, len(mean), most)]
 
     def factor(penalty: float) -> Tensor:
         shifted = gram + penalty * scale * torch.eye(len(gram), device=gram.device)
@@ -216,7 +216,7 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
         prediction = _scores(target, views, outputs[view, patch - at.start][:, None])
         return target.loss(prediction, views.values[view, patch][:, None]).float()[:, 0], is_there
 
-    some = places[:: max(1, len(places) // 2)]
+    some = chunks[:: max(1, len(chunks) // 2)]
 
     def on_choice(penalty: float) -> float:
         solved = factor(penalty)
@@ -225,8 +225,8 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
         )
 
     best = factor(min(_PENALTIES, key=on_choice))
-    found = torch.empty(held.hidden.shape, device=gram.device)
-    for at in places:
+    losses = torch.empty(held.hidden.shape, device=gram.device)
+    for at in chunks:
         values, is_there = loss(held, held_products, best, at)
-        found[is_there] = values
-    return found
+        losses[is_there] = values
+    return losses

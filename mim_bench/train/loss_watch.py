@@ -24,10 +24,10 @@ class LossWatch:
         self.steps: set[int] = set()
         self.steps_before = 0
 
-    def resume(self, found: checkpoint.Checkpoint) -> None:
+    def resume(self, loaded: checkpoint.Checkpoint) -> None:
         """Goes on with the sum that a checkpoint was written in the middle of."""
-        self.sum += found.loss_sum
-        self.steps_before = found.loss_steps
+        self.sum += loaded.loss_sum
+        self.steps_before = loaded.loss_steps
 
     def unread(self) -> tuple[float, int]:
         """Sum of the mean losses since the last `read`, over all ranks, and the number of steps."""

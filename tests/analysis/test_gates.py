@@ -112,8 +112,8 @@ def test_words_below_the_gate__stand_in_headline_figures_and_the_verdict_of_a_ru
     made = table.build("targets", "small", tmp_path)
     said = headline.sentence(made)
     assert "dvae (below the gate)" in said and "pixel (below" not in said
-    assert "dvae: below the gate" in gates.remark(made.found)
-    records = [one.record for one in made.found if one.record.target == "dvae"][:6]
+    assert "dvae: below the gate" in gates.remark(made.entries)
+    records = [one.record for one in made.entries if one.record.target == "dvae"][:6]
     assert "0.600" in gates.verdict(records) and "below the gate" in gates.verdict(records)
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "dvae (below the gate)" in page

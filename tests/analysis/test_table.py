@@ -192,10 +192,10 @@ def test_compute__is_that_of_training_and_fit_and_unknown_where_the_fit_is(tmp_p
     assert made.row("hog").values["total_tflops"].mean == 2
     assert made.row("dvae").values["total_tflops"].mean == 3
     assert "TFLOPs, all" in render.main_grid(made, brief=True).headings
-    for entry in made.found:
+    for entry in made.entries:
         if entry.record.target == "dvae" and entry.record.pretrain:
             entry.record.pretrain.fit.pop("fit_flops")
-    assert total_tflops([entry for entry in made.found if entry.record.target == "dvae"]) == {}
+    assert total_tflops([entry for entry in made.entries if entry.record.target == "dvae"]) == {}
 
 
 def test_missing_cells__are_counted(results, tmp_path):

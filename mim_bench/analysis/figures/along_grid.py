@@ -28,12 +28,12 @@ Placed = list[tuple[float, PublishedRow]]
 """Published rows and where they lie along x."""
 
 
-def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[CellRecord]) -> Figure | None:
+def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) -> Figure | None:
     """Panels by measure, or a single one along the trained blocks, each followed by the published one."""
     names = (
         {"": "linear probe, partial and full fine-tuning"} if axis.x == "blocks" else panel_titles()
     )
-    data = {key: _points(found, axis.x, key) for key in names}
+    data = {key: _points(entries, axis.x, key) for key in names}
     data = {key: both for key, both in data.items() if both[0]}
     if not data:
         return None
@@ -43,13 +43,13 @@ def along_grid(benchmark: Benchmark, axis: Axis, found: Sequence[CellRecord]) ->
         for key in data
         for title in (names[key], *(["as published"] if published[key] else []))
     ]
-    figure, panels = sheet(benchmark.title, found, titles)
-    every, remark, place = [], "", iter(panels)
+    figure, panels = sheet(benchmark.title, entries, titles)
+    labels, remark, panel_iterator = [], "", iter(panels)
     for key, (points, control) in data.items():
-        every += _add_measured(next(place), axis, points, control)
+        labels += _add_measured(next(panel_iterator), axis, points, control)
         if published[key]:
-            remark = _add_published(next(place), axis, published[key], benchmark.rebuilds)
-    return close(figure, panels, seeds_behind(every) + remark + gates.remark(found), found)
+            remark = _add_published(next(panel_iterator), axis, published[key], benchmark.rebuilds)
+    return close(figure, panels, seeds_behind(labels) + remark + gates.remark(entries), entries)
 
 
 def _add_measured(
@@ -76,19 +76,19 @@ def _finish_x(panel: Panel, axis: Axis, x: Sequence[float]) -> None:
 
 
 def _points(
-    found: Sequence[CellRecord], field: str, wanted: str
+    entries: Sequence[CellRecord], field: str, wanted: str
 ) -> tuple[Points, dict[float, list[float]]]:
     """Curve -> x -> values of a measure in per cent, and x -> those of the random initial weights."""
     points: Points = {}
     control: dict[float, list[float]] = {}
-    for one in found:
-        others = {name: value for name, value in one.cell.point.items() if name != field}
-        label = row_label(others) or one.record.target
-        for name, measure in one.measures.items():
+    for entry in entries:
+        others = {name: value for name, value in entry.cell.point.items() if name != field}
+        label = row_label(others) or entry.record.target
+        for name, measure in entry.measures.items():
             if field == "blocks":
-                x = _blocks(name, one.cell.config.model.depth)
+                x = _blocks(name, entry.cell.config.model.depth)
             else:
-                x = float(one.cell.point[field]) if name == wanted else None
+                x = float(entry.cell.point[field]) if name == wanted else None
             if x is None:
                 continue
             points.setdefault(label, {}).setdefault(x, []).append(100 * measure.value)

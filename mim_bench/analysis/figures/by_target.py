@@ -49,51 +49,51 @@ def compares_targets(benchmark: Benchmark) -> bool:
 # ---- accuracy against cost ----
 
 
-def costs(found: Sequence[CellRecord], kind: str) -> dict[str, float]:
+def costs(entries: Sequence[CellRecord], figure_name: str) -> dict[str, float]:
     """Hash of a run -> its cost; empty unless every run that is drawn has one.
 
     `pareto`: s per 1000 images of its training step, timed with the machine to itself: times under load contradict
     one another. `compute`: 10^12 FLOPs of all that was trained.
     """
     known: dict[str, float] = {}
-    for one in found:
-        if kind == "compute":
-            if of_seed := total_tflops([one]):
-                known[one.record.run_hash] = of_seed[one.record.seed]
-        elif one.record.protocol == "speed":
-            rate = one.measures["images_per_s"].value
-            known[one.record.run_hash] = 1000 / rate
+    for entry in entries:
+        if figure_name == "compute":
+            if of_seed := total_tflops([entry]):
+                known[entry.record.run_hash] = of_seed[entry.record.seed]
+        elif entry.record.protocol == "speed":
+            rate = entry.measures["images_per_s"].value
+            known[entry.record.run_hash] = 1000 / rate
     drawn = {
-        one.record.run_hash
-        for one in found
-        if one.record.protocol in panel_titles() and one.record.pretrain is not None
+        entry.record.run_hash
+        for entry in entries
+        if entry.record.protocol in panel_titles() and entry.record.pretrain is not None
     }
     return known if known.keys() >= drawn else {}
 
 
-def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figure | None:
+def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str) -> Figure | None:
     """One point a row, in its target's colour; grey steps along the best mean at each cost (`costs`) or less."""
     data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in panel_titles()}
     baselines: dict[str, dict[str, list[float]]] = {}
-    targets = {one.cell.label: one.record.target for one in found}
+    targets = {entry.cell.label: entry.record.target for entry in entries}
     numbers = color_numbers(list(targets.values()))
-    costs_of_run = costs(found, kind)
-    for one in found:
-        cost = costs_of_run.get(one.record.run_hash)
-        for key, measure in one.measures.items():
+    costs_of_run = costs(entries, figure_name)
+    for entry in entries:
+        cost = costs_of_run.get(entry.record.run_hash)
+        for key, measure in entry.measures.items():
             if (spec := PROTOCOLS.get(key)) and spec.column:
                 of_name = baselines.setdefault(spec.column, {})
                 of_name.setdefault(f"from {spec.title}", []).append(100 * measure.value)
             elif key in data and cost is not None:
-                pairs = data[key].setdefault(one.cell.label, [])
+                pairs = data[key].setdefault(entry.cell.label, [])
                 pairs.append((cost, 100 * measure.value))
     data = {key: of_rows for key, of_rows in data.items() if of_rows}
     if not data:
         return None
     names = [panel_titles()[key] for key in data]
-    what = "compute" if kind == "compute" else "cost"
-    figure, panels = sheet(f"{benchmark.title}: accuracy and {what}", found, names)
-    every, crowded = [], False
+    what = "compute" if figure_name == "compute" else "cost"
+    figure, panels = sheet(f"{benchmark.title}: accuracy and {what}", entries, names)
+    labels, crowded = [], False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
         panel.beside = True
         for label, pairs in of_rows.items():
@@ -101,7 +101,7 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figu
             curve = Curve(label, (float(np.mean(x)),), (values,), numbers[targets[label]])
             panel.add(curve)
             panel.axes.hlines(curve.mean, min(x), max(x), color=curve.color, linewidth=1)
-            every.append(values)
+            labels.append(values)
         _add_front(panel)
         if crowded := len(of_rows) > len(numbers):
             best: dict[str, Label] = {}
@@ -109,14 +109,14 @@ def pareto(benchmark: Benchmark, found: Sequence[CellRecord], kind: str) -> Figu
                 best[targets[label.text]] = label
             panel.labels = list(best.values())
         levels = {name: float(np.mean(each)) for name, each in baselines.get(key, {}).items()}
-        for place, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
-            panel.add_level(name, levels[name], is_below=place % 2 == 1)
-        panel.axes.set(xlabel=_COSTS[kind], ylabel=ACCURACY)
-    note = seeds_behind(every) + (" Bars across: least to greatest." if len(every[0]) > 1 else "")
+        for row_index, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
+            panel.add_level(name, levels[name], is_below=row_index % 2 == 1)
+        panel.axes.set(xlabel=_COSTS[figure_name], ylabel=ACCURACY)
+    note = seeds_behind(labels) + (" Bars across: least to greatest." if len(labels[0]) > 1 else "")
     note += " Steps: best mean at that cost or less."
     note += " Named: the best row of each target." if crowded else ""
-    note += gates.remark(found)
-    return close(figure, panels, note, found)
+    note += gates.remark(entries)
+    return close(figure, panels, note, entries)
 
 
 def _add_front(panel: Panel) -> None:
@@ -129,13 +129,15 @@ def _add_front(panel: Panel) -> None:
 # ---- learning curves ----
 
 
-def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None:
+def learning(benchmark: Benchmark, entries: Sequence[CellRecord]) -> Figure | None:
     """Loss of pre-training over that of the mean of each position, so that targets read together (over its first
     epoch's where a record has no gate); accuracy of fine-tuning on held-out images.
     """
-    kept, fixed = _one_a_target(found)
+    kept, fixed = _one_a_target(entries)
     has_gate = all(
-        "mean_loss" in one.record.pretrain.gate for one in kept if one.record.pretrain is not None
+        "mean_loss" in entry.record.pretrain.gate
+        for entry in kept
+        if entry.record.pretrain is not None
     )
     losses, accuracies = _by_epoch(kept, fixed, has_gate)
     of_what = "the mean of each position" if has_gate else "the first epoch"
@@ -149,7 +151,7 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
     labels = [label for label in {**losses, **accuracies} if not label.startswith("scratch")]
     numbers = color_numbers(labels)
     title = f"{benchmark.title}: learning curves"
-    figure, panels = sheet(title, found, [name for name, _, _ in data])
+    figure, panels = sheet(title, entries, [name for name, _, _ in data])
     for panel, (_, y, points) in zip(panels, data, strict=True):
         for curve in as_curves(points):
             if curve.label.startswith("scratch"):
@@ -164,20 +166,20 @@ def learning(benchmark: Benchmark, found: Sequence[CellRecord]) -> Figure | None
     count = span(len(values) for at in drawn for values in at.values())
     note = "One seed." if count == "1" else f"Mean of {count} seeds; band: least to greatest."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})
-    note += (f" At {at}." if at else "") + gates.remark(found)
+    note += (f" At {at}." if at else "") + gates.remark(entries)
     return close(figure, panels, note, kept)
 
 
 def _by_epoch(
-    found: Sequence[CellRecord], fixed: Sequence[str], has_gate: bool
+    entries: Sequence[CellRecord], fixed: Sequence[str], has_gate: bool
 ) -> tuple[Points, Points]:
     """Relative losses of each run, and accuracies of fine-tuning in per cent."""
     losses: Points = {}
     accuracies: Points = {}
     runs = set()
-    for one in found:
-        record, facts = one.record, one.record.pretrain
-        label = row_label({k: v for k, v in one.cell.point.items() if k not in fixed})
+    for entry in entries:
+        record, facts = entry.record, entry.record.pretrain
+        label = row_label({k: v for k, v in entry.cell.point.items() if k not in fixed})
         if facts is not None and facts.epoch_losses and record.run_id not in runs:
             runs.add(record.run_id)
             unit = facts.gate["mean_loss"] if has_gate else facts.epoch_losses[0][1]
@@ -190,18 +192,18 @@ def _by_epoch(
     return losses, accuracies
 
 
-def _one_a_target(found: Sequence[CellRecord]) -> tuple[list[CellRecord], list[str]]:
+def _one_a_target(entries: Sequence[CellRecord]) -> tuple[list[CellRecord], list[str]]:
     """The rows nearest to the preset's own values, and the fields that are fixed by it."""
-    kept, first = list(found), found[0].cell
-    if len({one.cell.label for one in found}) <= _MANY:
+    kept, first = list(entries), entries[0].cell
+    if len({entry.cell.label for entry in entries}) <= _MANY:
         return kept, []
     own = flatten(resolve(first.config.target.name, first.config.preset).config.model_dump())
     fixed = [field for field in first.point if field != "target"]
     for field in fixed:
-        values = list(dict.fromkeys(one.cell.point[field] for one in kept))
+        values = list(dict.fromkeys(entry.cell.point[field] for entry in kept))
         wanted = own.get(config_field(field, first.config))
         if isinstance(wanted, (int, float)):
             wanted = min(values, key=lambda value: abs(value - wanted))
         wanted = wanted if wanted in values else values[0]
-        kept = [one for one in kept if one.cell.point[field] == wanted]
+        kept = [entry for entry in kept if entry.cell.point[field] == wanted]
     return kept, fixed

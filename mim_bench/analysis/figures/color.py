@@ -16,7 +16,7 @@ def color_numbers(labels: Sequence[str]) -> dict[str, int]:
     taken = set(_NUMBERS.values()) if len(others) < len(set(labels)) else set()
     free = [number for number in range(NUM_COLORS) if number not in taken]
     own = {
-        label: free[place % len(free)] + NUM_COLORS * (place // len(free))
-        for place, label in enumerate(others)
+        label: free[position % len(free)] + NUM_COLORS * (position // len(free))
+        for position, label in enumerate(others)
     }
     return own | {label: _NUMBERS[label] for label in labels if label in _NUMBERS}

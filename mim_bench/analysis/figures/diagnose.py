@@ -38,13 +38,13 @@ def draw_diagnoses(path: Path, preset: str, results: Path) -> list[Path]:
 def trained_accuracies(preset: str, results: Path) -> dict[str, dict[str, float]]:
     """Accuracy on the preset's primary measure of every run of a table of targets."""
     measure = gates.primary_measure(preset) or "linear"
-    found: dict[str, dict[str, float]] = {}
+    accuracies: dict[str, dict[str, float]] = {}
     for name in _TABLES:
         for _, record in store.read_folder(store.home(name, preset, results) / "records"):
             if record.protocol == measure:
                 value = measures(record)[measure].value
-                found.setdefault(record.target, {})[record.run_id] = value
-    return found
+                accuracies.setdefault(record.target, {})[record.run_id] = value
+    return accuracies
 
 
 def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
@@ -55,7 +55,7 @@ def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
     both = [name for name in table["target"] if name in trained]
     names = ["the target itself as a feature", *["encoders trained on it"] * bool(both)]
     figure, panels = panels_of("How predictable, how useful", preset, names)
-    every = []
+    labels = []
     for panel in panels:
         panel.beside = True
         panel.axes.set(xlabel="R² of ridge from visible pixels", ylabel=ACCURACY)
@@ -63,9 +63,9 @@ def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
         points: list[tuple[float, ...]] = [(100 * accuracy,)]
         if name in trained:
             points.append(tuple(100 * value for value in trained[name].values()))
-            every.append(points[-1])
+            labels.append(points[-1])
         for panel, values in zip(panels, points, strict=False):
             panel.add(Curve(name, (x,), (values,), numbers[name]))
-    note = "Logistic regression. " + (seeds_behind(every) if every else "")
+    note = "Logistic regression. " + (seeds_behind(labels) if labels else "")
     note += " R² over the loss of the mean of each position, on views that training does not see."
     return close(figure, panels, note, [])

@@ -27,28 +27,31 @@ def draw(
     benchmark, short = at_preset(load_benchmark(name), preset), Path(name).stem
     if benchmark.figure is None and not compares_targets(benchmark):
         raise UserError(f"benchmark '{short}' has no figure; its table is `table {short}`")
-    found = benchmark_records(name, preset, results, overrides)
-    comparability.check(found)
+    entries = benchmark_records(name, preset, results, overrides)
+    comparability.check(entries)
     folder = home(name, preset, results)
     with style():
-        drawn = compose(benchmark, found)
+        drawn = compose(benchmark, entries)
         if not drawn:
             raise UserError(
                 f"the records in {folder / 'records'} have nothing to draw; "
                 f"`sweep {short} --preset {preset}` runs the protocols that are missing"
             )
-        records = png_stamp.of_records(one.record for one in found)
+        records = png_stamp.of_records(entry.record for entry in entries)
         return [
             path for stem, figure in drawn.items() for path in save(figure, folder / stem, records)
         ]
 
 
-def compose(benchmark: Benchmark, found: Sequence[CellRecord]) -> dict[str, Figure]:
+def compose(benchmark: Benchmark, entries: Sequence[CellRecord]) -> dict[str, Figure]:
     """File stem -> figure, of a benchmark at its preset; inside `curve.style()`."""
     figures: dict[str, Figure | None] = {}
     if benchmark.figure is not None:
-        figures["figure"] = along_grid(benchmark, benchmark.figure, found)
+        figures["figure"] = along_grid(benchmark, benchmark.figure, entries)
     if compares_targets(benchmark):
-        figures |= {kind: pareto(benchmark, found, kind) for kind in ("pareto", "compute")}
-        figures["curves"] = learning(benchmark, found)
+        figures |= {
+            figure_name: pareto(benchmark, entries, figure_name)
+            for figure_name in ("pareto", "compute")
+        }
+        figures["curves"] = learning(benchmark, entries)
     return {stem: figure for stem, figure in figures.items() if figure is not None}

@@ -88,16 +88,16 @@ def _beside(
     choices = []
     for (x, y), width in zip(ends, widths, strict=True):
         sides = x + height / 2, x - height / 2 - width
-        places = [(side, y + step * height) for step in _STEPS for side in sides]
-        choices.append([Bbox.from_bounds(u, v - height / 2, width, height) for u, v in places])
-    fixed = [[_cost(one, taken, box.width, box.height) for one in boxes] for boxes in choices]
+        positions = [(side, y + step * height) for step in _STEPS for side in sides]
+        choices.append([Bbox.from_bounds(u, v - height / 2, width, height) for u, v in positions])
+    fixed = [[_cost(box, taken, box.width, box.height) for box in boxes] for boxes in choices]
     chosen = [boxes[int(np.argmin(cost))] for boxes, cost in zip(choices, fixed, strict=True)]
     for _ in range(_ROUNDS):
         for number, (boxes, cost) in enumerate(zip(choices, fixed, strict=True)):
             others = chosen[:number] + chosen[number + 1 :]
-            over = [_LABEL * one.count_overlaps(others) for one in boxes]
+            over = [_LABEL * box.count_overlaps(others) for box in boxes]
             chosen[number] = boxes[int(np.argmin(np.add(cost, over)))]
-    return [(one.x0, one.y0 + height / 2) for one in chosen]
+    return [(label.x0, label.y0 + height / 2) for label in chosen]
 
 
 def _cost(box: Bbox, taken: Sequence[Bbox], width: float, height: float) -> int:

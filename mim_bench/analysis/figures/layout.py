@@ -28,10 +28,10 @@ def panel_titles() -> dict[str, str]:
 
 
 def sheet(
-    title: str, found: Sequence[CellRecord], names: Sequence[str]
+    title: str, entries: Sequence[CellRecord], names: Sequence[str]
 ) -> tuple[Figure, list[Panel]]:
     """A figure of a benchmark's records with a panel a name."""
-    return panels_of(title, found[0].record.preset, names)
+    return panels_of(title, entries[0].record.preset, names)
 
 
 def panels_of(title: str, preset: str, names: Sequence[str]) -> tuple[Figure, list[Panel]]:
@@ -47,10 +47,10 @@ def panels_of(title: str, preset: str, names: Sequence[str]) -> tuple[Figure, li
 
 
 def close(
-    figure: Figure, panels: Sequence[Panel], note: str, found: Sequence[CellRecord]
+    figure: Figure, panels: Sequence[Panel], note: str, entries: Sequence[CellRecord]
 ) -> Figure:
     """Puts the note under the figure, and every label in its place."""
-    older = sorted({reason for one in found for reason in one.stale})
+    older = sorted({reason for entry in entries for reason in entry.stale})
     note += f" Some records are of an older {', '.join(older)}." if older else ""
     text = textwrap.fill(note, int(figure.get_figwidth() * _CHARACTERS))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=GREY)

@@ -25,8 +25,8 @@ def draw_similarity(
     name, preset, overrides = swept.recall(name, preset, results, overrides)
     folder = home(name, preset, results)
     alike, known = (_read(folder / f"{stem}.csv") for stem in ("similarity", "cross_prediction"))
-    found = benchmark_records(name, preset, results, overrides)
-    runs = png_stamp.of_runs(one.record.run_hash for one in found if one.record.pretrain)
+    entries = benchmark_records(name, preset, results, overrides)
+    runs = png_stamp.of_runs(entry.record.run_hash for entry in entries if entry.record.pretrain)
     with style():
         return save(compose(alike, known, preset), folder / "similarity", runs)
 

@@ -7,7 +7,7 @@ from mim_bench.config.benchmark import load_benchmark
 
 def numbers(target: str) -> list[list[str]]:
     """Table, setting, value and place of each published row whose target is this one."""
-    found: dict[tuple[str, ...], None] = {}
+    citations: dict[tuple[str, ...], None] = {}
     for name in recipe.names("benchmarks"):
         benchmark = load_benchmark(name)
         if benchmark.published is None:
@@ -15,7 +15,7 @@ def numbers(target: str) -> list[list[str]]:
         theirs = benchmark.published.values.get("target", {}).get(target)
         for row in published_rows(benchmark):
             if theirs is not None and row.target == theirs:
-                found[(row.table_title, setting(row), f"{row.metric} {row.shown()}", row.cite)] = (
-                    None
-                )
-    return [list(row) for row in found]
+                citations[
+                    (row.table_title, setting(row), f"{row.metric} {row.shown()}", row.cite)
+                ] = None
+    return [list(row) for row in citations]

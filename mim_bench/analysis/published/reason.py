@@ -192,9 +192,12 @@ def _decoder(model: Mapping[str, Any], row: PublishedRow) -> tuple[str, str | No
 
 
 def _target(target: Mapping[str, Any], row: PublishedRow) -> tuple[str, str | None]:
-    params, kind = target["params"], target["class_path"].partition(":")[0].rpartition(".")[2]
-    label: str = _TARGETS.get(kind) or target["name"]
-    if kind == "dvae":
+    params, module_name = (
+        target["params"],
+        target["class_path"].partition(":")[0].rpartition(".")[2],
+    )
+    label: str = _TARGETS.get(module_name) or target["name"]
+    if module_name == "dvae":
         own = f"dVAE token of {params['vocab_size']} entries fitted to the run's images"
         label = _DALLE if params["weights"] else own
     if params.get("loss", "mse") != "mse":

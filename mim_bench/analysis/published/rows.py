@@ -77,11 +77,11 @@ class PublishedRow(Frozen):
 
 @functools.cache
 def _all_rows() -> tuple[PublishedRow, ...]:
-    found: list[PublishedRow] = []
+    rows: list[PublishedRow] = []
     for path in (FILE, CONTROLLED, CHECKPOINTS):
         with path.open(encoding="utf-8", newline="") as file:
-            found += [PublishedRow.model_validate(row) for row in csv.DictReader(file)]
-    return tuple(found)
+            rows += [PublishedRow.model_validate(row) for row in csv.DictReader(file)]
+    return tuple(rows)
 
 
 def rows(tables: Sequence[str]) -> list[PublishedRow]:

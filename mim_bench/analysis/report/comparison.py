@@ -37,7 +37,7 @@ class Comparison:
 
 def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
     """One for each measure of accuracy that at least two encoders have."""
-    found = []
+    sections = []
     for key, heading in _measures(table).items():
         correct = {
             label: row.correctness(key)
@@ -49,8 +49,8 @@ def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
             order = sorted(correct, key=lambda label: -table.row(label).values[key].mean)
             matrix = _matrix(order, pairs) if len(order) <= _MOST_IN_MATRIX else None
             dots = _dots(table, key, order, pairs, colors)
-            found.append(Comparison(key, heading, _sentence(pairs), dots, matrix))
-    return found
+            sections.append(Comparison(key, heading, _sentence(pairs), dots, matrix))
+    return sections
 
 
 def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) -> Markup | None:
@@ -59,15 +59,17 @@ def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) 
     labels = [row.label for row in table.rows if not row.is_baseline and not row.below_gate]
     if len(shown) < 2 or not 2 <= len(labels) <= 2 * _MOST_IN_MATRIX:
         return None
-    places: dict[str, list[int | None]] = {label: [] for label in labels}
-    for one in shown:
+    ranks_of: dict[str, list[int | None]] = {label: [] for label in labels}
+    for column in shown:
         means = {
-            label: value.mean for label in labels if (value := table.row(label).values.get(one.key))
+            label: value.mean
+            for label in labels
+            if (value := table.row(label).values.get(column.key))
         }
         order = sorted(means, key=lambda label: -means[label])
         for label in labels:
-            places[label].append(order.index(label) + 1 if label in means else None)
-    return rank_plot([one.heading for one in shown], places, dict(colors))
+            ranks_of[label].append(order.index(label) + 1 if label in means else None)
+    return rank_plot([column.heading for column in shown], ranks_of, dict(colors))
 
 
 def _measures(table: Table) -> dict[str, str]:
@@ -83,16 +85,18 @@ def _measures(table: Table) -> dict[str, str]:
 
 
 def _sentence(pairs: Pairs) -> str:
-    alike = {pair: one for pair, one in pairs.items() if not one.is_distinguishable}
+    alike = {
+        pair: difference for pair, difference in pairs.items() if not difference.is_distinguishable
+    }
     if not alike:
         return "Every two rows can be separated."
-    if max(one.num_seeds for one in pairs.values()) == 1:
+    if max(difference.num_seeds for difference in pairs.values()) == 1:
         return (
             "A single seed separates nothing: intervals hold the chance of the test images alone."
         )
     named = [
-        f"{a} and {b} ({100 * abs(one.mean):.1f} apart, least detectable {100 * one.detectable:.1f})"
-        for (a, b), one in sorted(alike.items(), key=lambda item: abs(item[1].mean))
+        f"{a} and {b} ({100 * abs(difference.mean):.1f} apart, least detectable {100 * difference.detectable:.1f})"
+        for (a, b), difference in sorted(alike.items(), key=lambda item: abs(item[1].mean))
     ]
     more = f"; {len(named) - _MOST_NAMED} more pairs" if len(named) > _MOST_NAMED else ""
     return f"Cannot be separated at this budget: {'; '.join(named[:_MOST_NAMED])}{more}."
@@ -111,16 +115,16 @@ def _matrix(order: Sequence[str], pairs: Pairs) -> Grid:
 
 
 def _pair_cell(pairs: Pairs, a: str, b: str) -> TableCell:
-    found = _between(pairs, a, b)
-    if found is None:
+    pair = _between(pairs, a, b)
+    if pair is None:
         return MISSING
-    one, sign = found
-    mean = 100 * sign * one.mean
-    low, high = sorted((100 * sign * one.low, 100 * sign * one.high))
+    difference, sign = pair
+    mean = 100 * sign * difference.mean
+    low, high = sorted((100 * sign * difference.low, 100 * sign * difference.high))
     detail = f"[{low:+.1f}, {high:+.1f}]"
-    if not one.is_distinguishable:
-        detail += f" detectable {100 * one.detectable:.1f}"
-    return TableCell(f"{mean:+.1f}", mean, detail, is_faint=not one.is_distinguishable)
+    if not difference.is_distinguishable:
+        detail += f" detectable {100 * difference.detectable:.1f}"
+    return TableCell(f"{mean:+.1f}", mean, detail, is_faint=not difference.is_distinguishable)
 
 
 def _dots(
@@ -130,7 +134,7 @@ def _dots(
     for label in order:
         row = table.row(label)
         value = row.values[key]
-        seeds = tuple(100 * one for one in value.of_seed.values())
+        seeds = tuple(100 * seed_value for seed_value in value.of_seed.values())
         half = None if value.half is None else 100 * value.half
         rows.append(Dots(label, 100 * value.mean, half, seeds, colors[label], bool(row.below_gate)))
     levels = {
@@ -149,14 +153,14 @@ def _groups(order: Sequence[str], pairs: Pairs) -> list[range]:
     """Runs of rows, by falling mean, of which no two can be separated; each as long as it can be."""
 
     def is_alike(a: str, b: str) -> bool:
-        found = _between(pairs, a, b)
-        return found is None or not found[0].is_distinguishable
+        pair = _between(pairs, a, b)
+        return pair is None or not pair[0].is_distinguishable
 
     groups: list[range] = []
     for start in range(len(order)):
         end = start + 1
         while end < len(order) and all(
-            is_alike(order[place], order[end]) for place in range(start, end)
+            is_alike(order[index], order[end]) for index in range(start, end)
         ):
             end += 1
         if end - start > 1 and not (groups and groups[-1].stop >= end):

@@ -31,7 +31,7 @@ class Diagnosed:
 
 def diagnosed(results: Path, warn: Any) -> list[Diagnosed]:
     """Every file that `diagnose` left in a folder of results; one that cannot be read is warned about."""
-    found = []
+    sections = []
     for path in sorted((results / "diagnose").glob("*.csv")):
         try:
             grid = _grid(pd.read_csv(path))
@@ -45,8 +45,8 @@ def diagnosed(results: Path, warn: Any) -> list[Diagnosed]:
         except UserError as error:
             warn(str(error))
             shown = None
-        found.append(Diagnosed(path.stem, grid, shown))
-    return found
+        sections.append(Diagnosed(path.stem, grid, shown))
+    return sections
 
 
 def _grid(table: pd.DataFrame) -> Grid:

@@ -45,21 +45,21 @@ def dot_plot(rows: Sequence[Dots], levels: dict[str, float], groups: Sequence[ra
     parts = [_line(x(tick), _TOP - 8, x(tick), floor, "rule") + _text(x(tick), floor + 18, f"{tick:g}", "soft middle")
              for tick in _ticks(low, high, step)]  # fmt: skip
     parts.append(_text(_WIDTH - _RIGHT, floor + 18, "%", "soft", dx=14))
-    for place, (name, value) in enumerate(sorted(levels.items(), key=lambda item: item[1])):
+    for position, (name, value) in enumerate(sorted(levels.items(), key=lambda item: item[1])):
         parts.append(_line(x(value), _TOP - 8, x(value), floor, "level"))
-        parts.append(_text(x(value), 10 + 12 * (place % 2), name, "soft middle small"))
-    for place, row in enumerate(rows):
-        y = _TOP + _ROW * place + _ROW / 2
+        parts.append(_text(x(value), 10 + 12 * (position % 2), name, "soft middle small"))
+    for position, row in enumerate(rows):
+        y = _TOP + _ROW * position + _ROW / 2
         parts.append(_text(_LEFT - 14, y + 4, row.label, "end"))
         parts += [_circle(x(value), y, 2, f"seed c{row.color}") for value in row.of_seeds]
         if row.half is not None:
             parts.append(
                 _line(x(row.mean - row.half), y, x(row.mean + row.half), y, f"bar c{row.color}")
             )
-        kind = "hollow" if row.is_hollow else "dot"
-        parts.append(_circle(x(row.mean), y, 5, f"{kind} c{row.color}"))
-    for place, group in enumerate(groups):
-        at = _WIDTH - _RIGHT + 30 + 12 * place
+        css_class = "hollow" if row.is_hollow else "dot"
+        parts.append(_circle(x(row.mean), y, 5, f"{css_class} c{row.color}"))
+    for position, group in enumerate(groups):
+        at = _WIDTH - _RIGHT + 30 + 12 * position
         top, end = _TOP + _ROW * group.start + 6, _TOP + _ROW * group.stop - 6
         parts.append(_line(at, top, at, end, "bracket"))
     best = ", ".join(f"{row.label} {row.mean:.1f}" for row in rows)
@@ -73,16 +73,16 @@ def rank_plot(
     gap, left, top = 104, 190, 24
     height = top + _ROW * len(ranks) + 64
     parts = []
-    for place, heading in enumerate(headings):
-        at = left + gap * place
+    for position, heading in enumerate(headings):
+        at = left + gap * position
         for number, line in enumerate(_wrapped(heading)):
             parts.append(
                 _text(at, top + _ROW * len(ranks) + 18 + 13 * number, line, "soft middle small")
             )
     for label, of_measures in ranks.items():
         points = [
-            (left + gap * place, top + _ROW * (rank - 0.5))
-            for place, rank in enumerate(of_measures)
+            (left + gap * position, top + _ROW * (rank - 0.5))
+            for position, rank in enumerate(of_measures)
             if rank is not None
         ]
         if not points:
@@ -119,16 +119,16 @@ def _wrapped(heading: str) -> list[str]:
 
 
 # numbers and names of ours need no escaping, which is slow for thousands of seeds
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return Markup(f'<line class="{kind}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>')
+def _line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> Markup:
+    return Markup(f'<line class="{css_class}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>')
 
 
-def _circle(x: float, y: float, radius: float, kind: str) -> Markup:
-    return Markup(f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="{radius:g}"/>')
+def _circle(x: float, y: float, radius: float, css_class: str) -> Markup:
+    return Markup(f'<circle class="{css_class}" cx="{x:g}" cy="{y:g}" r="{radius:g}"/>')
 
 
-def _text(x: float, y: float, text: str, kind: str, dx: float = 0) -> Markup:
-    return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(kind, x + dx, y, text)
+def _text(x: float, y: float, text: str, css_class: str, dx: float = 0) -> Markup:
+    return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(css_class, x + dx, y, text)
 
 
 def _svg(width: float, height: float, seen: str, parts: Sequence[Markup]) -> Markup:

@@ -52,9 +52,9 @@ def inline(text: str) -> Markup:
 
 def image_files(folder: Path) -> list[Path]:
     """SVG where there is one, else PNG, in the order of `FIGURES`."""
-    found = {path.stem: path for kind in ("png", "svg") for path in folder.glob(f"*.{kind}")}
-    order = [*FIGURES, *sorted(set(found) - set(FIGURES))]
-    return [found[stem] for stem in order if stem in found]
+    files = {path.stem: path for suffix in ("png", "svg") for path in folder.glob(f"*.{suffix}")}
+    order = [*FIGURES, *sorted(set(files) - set(FIGURES))]
+    return [files[stem] for stem in order if stem in files]
 
 
 def image(path: Path, alt: str, prefix: str) -> Image:

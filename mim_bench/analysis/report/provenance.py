@@ -43,13 +43,13 @@ def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrig
     differing = _differing(configs)
     return [
         RowOrigin(
-            f"{prefix}-row-{place}",
+            f"{prefix}-row-{index}",
             row.label,
             _command(row, table.preset, overrides),
             _states(row),
             [(name, configs[row.label].get(name, "-")) for name in differing],
         )
-        for place, row in enumerate(rows)
+        for index, row in enumerate(rows)
     ]
 
 
@@ -76,14 +76,14 @@ def shared_settings(table: Table) -> list[tuple[str, str]]:
 
 
 def _encoders(table: Table) -> list[RowRecords]:
-    return [row for row in table.by_label.values() if not row.is_baseline and row.found]
+    return [row for row in table.by_label.values() if not row.is_baseline and row.entries]
 
 
 def _configs(rows: Sequence[RowRecords]) -> dict[str, dict[str, str]]:
     return {
         row.label: {
             name: str(value)
-            for name, value in sorted(flatten(row.found[0].record.config).items())
+            for name, value in sorted(flatten(row.entries[0].record.config).items())
             if name not in _NOT_SETTINGS
         }
         for row in rows
@@ -96,7 +96,7 @@ def _differing(configs: dict[str, dict[str, str]]) -> list[str]:
 
 
 def _command(row: RowRecords, preset: str, overrides: Sequence[str]) -> str:
-    record, cell = row.found[0].record, row.cell
+    record, cell = row.entries[0].record, row.cell
     own = dict(cell.variant.set if cell.variant else {}) | {
         name: value for name, value in cell.point.items() if name != "variant"
     }
@@ -120,7 +120,7 @@ def _field(name: str, target: str) -> str:
 
 def _states(row: RowRecords) -> list[SeedState]:
     of_seed: dict[int, list[CellRecord]] = {}
-    for entry in row.found:
+    for entry in row.entries:
         of_seed.setdefault(entry.record.seed, []).append(entry)
     return [_state(row, seed, of_seed.get(seed, [])) for seed in row.declared]
 

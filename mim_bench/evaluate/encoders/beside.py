@@ -30,16 +30,16 @@ class Beside:
 def read_beside(path: Path) -> Beside:
     """The facts beside a file of weights."""
     config = _read(path.with_name("config.json"))
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if "model_type" in config:
-        found = {
+        facts = {
             "model_type": str(config["model_type"]),
             "num_heads": config.get("num_attention_heads"),
             "epsilon": config.get("layer_norm_eps"),
         }
     for section in ("model", "model_args"):  # of a run of ours, of timm's
         if isinstance(content := config.get(section), dict):
-            found |= {"num_heads": content.get("num_heads")}
+            facts |= {"num_heads": content.get("num_heads")}
     statistics = {
         "config.json": _pair(config.get("pretrained_cfg"), "mean", "std")
         or _pair(config.get("data"), "mean", "std"),
@@ -49,8 +49,8 @@ def read_beside(path: Path) -> Beside:
     }
     for name, pair in statistics.items():
         if pair is not None:
-            found |= {"mean": pair[0], "std": pair[1], "statistics_from": name}
-    return Beside(**found)
+            facts |= {"mean": pair[0], "std": pair[1], "statistics_from": name}
+    return Beside(**facts)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A plain ViT's tensors by timm's names -> by those of transformers' `ViTModel`."""
     split: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        stem, is_joined, kind = name.partition(".attn.qkv.")
+        stem, is_joined, suffix = name.partition(".attn.qkv.")
         parts = zip("qkv", tensor.chunk(3), strict=True) if is_joined else ()
-        split |= {f"{stem}.attn.{part}.{kind}": own for part, own in parts} or {name: tensor}
+        split |= {f"{stem}.attn.{part}.{suffix}": own for part, own in parts} or {name: tensor}
     return _renamed(split, TO_HUGGING_FACE)
 
 
@@ -62,13 +62,13 @@ def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`attn.q`, `attn.k` and `attn.v` become `attn.qkv`; an absent key bias is zero."""
     joined = dict(tensors)
     for name in tensors:
-        stem, is_query, kind = name.partition(".attn.q.")
+        stem, is_query, suffix = name.partition(".attn.q.")
         if not is_query:
             continue
-        parts = [joined.pop(f"{stem}.attn.{part}.{kind}", None) for part in "qkv"]
+        parts = [joined.pop(f"{stem}.attn.{part}.{suffix}", None) for part in "qkv"]
         query = tensors[name]
         whole = [torch.zeros_like(query) if part is None else part for part in parts]
-        joined[f"{stem}.attn.qkv.{kind}"] = torch.cat(whole)
+        joined[f"{stem}.attn.qkv.{suffix}"] = torch.cat(whole)
     return joined
 
 

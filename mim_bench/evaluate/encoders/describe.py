@@ -34,10 +34,10 @@ def architecture(encoder: nn.Module) -> str:
     model: Any = encoder
     shape, first = shape_of(encoder), model.blocks[0]
     registers = model.num_prefix_tokens - int(has_class_token(encoder))
-    kind = "ViT" if isinstance(encoder, VisionTransformer) else type(encoder).__name__
+    class_name = "ViT" if isinstance(encoder, VisionTransformer) else type(encoder).__name__
     height, width = shape["image_size"]
     parts = [
-        f"{kind} {shape['depth']} x {shape['embed_dim']}, {shape['num_heads']} heads, "
+        f"{class_name} {shape['depth']} x {shape['embed_dim']}, {shape['num_heads']} heads, "
         f"patch {shape['patch_size']}, {shape['in_chans']} x {height} x {width}",
         "class token" if has_class_token(encoder) else "no class token",
     ]

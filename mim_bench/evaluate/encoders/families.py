@@ -200,8 +200,8 @@ def recognise(names: Collection[str], model_type: str | None = None) -> Family |
 
 def marks(names: Collection[str], naming: Naming) -> list[str]:
     """Names of patch projections, the one with the shortest prefix first."""
-    found = [name for name in names if f".{name}".endswith(f".{naming.mark}")]
-    return sorted(found, key=len)
+    marked = [name for name in names if f".{name}".endswith(f".{naming.mark}")]
+    return sorted(marked, key=len)
 
 
 def rename(name: str, renames: Renames) -> str:

@@ -33,8 +33,10 @@ def fit_absolute(
     """
     table = tensors.get("pos_embed")
     if table is None or table.ndim != 3:
-        found = "absent" if table is None else f"of shape {tuple(table.shape)}"
-        raise UserError(f"pos_embed is {found}; needed is a table (1, P, D) of absolute positions")
+        table_shape = "absent" if table is None else f"of shape {tuple(table.shape)}"
+        raise UserError(
+            f"pos_embed is {table_shape}; needed is a table (1, P, D) of absolute positions"
+        )
     length = table.shape[1]
     inside, own = _own_grid(length, prefix, grid)
     if inside == 1 and prefix > 1:

@@ -21,8 +21,8 @@ def _matrix(size_in: int, size_out: int) -> Tensor:
     scale = size_in / size_out
     stretch = max(scale, 1.0)
     centre = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale
-    place = torch.arange(size_in, dtype=torch.float64) + 0.5
-    x = (place[None] - centre[:, None]) / stretch
+    position = torch.arange(size_in, dtype=torch.float64) + 0.5
+    x = (position[None] - centre[:, None]) / stretch
     weight = torch.sinc(x) * torch.sinc(x / _TAPS) * (x.abs() < _TAPS)
     return (weight / weight.sum(dim=1, keepdim=True)).float()
 

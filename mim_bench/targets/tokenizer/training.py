@@ -62,10 +62,10 @@ class Schedule:
 
 
 def reconstruction_loss(
-    kind: Reconstruction, mean: Tensor, log_scale: Tensor, images: Tensor
+    distribution: Reconstruction, mean: Tensor, log_scale: Tensor, images: Tensor
 ) -> Tensor:
     """Decoder output and (B, C, H, W) images in [0, 1] -> scalar, nats a value."""
-    if kind == "l2":
+    if distribution == "l2":
         error = (torch.sigmoid(mean) - images) ** 2
         return error.mean() / (2 * L2_STD**2)
     mapped = map_pixels(images)
@@ -76,9 +76,9 @@ def reconstruction_loss(
     return (error + density).mean()
 
 
-def reconstruction(kind: Reconstruction, mean: Tensor) -> Tensor:
+def reconstruction(distribution: Reconstruction, mean: Tensor) -> Tensor:
     """The decoder's mean -> (B, C, H, W) in [0, 1]."""
-    return torch.sigmoid(mean) if kind == "l2" else unmap_pixels(torch.sigmoid(mean))
+    return torch.sigmoid(mean) if distribution == "l2" else unmap_pixels(torch.sigmoid(mean))
 
 
 def kl_to_uniform(logits: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def train(
     decoder: Decoder,
     epochs: Iterable[Iterable[Tensor]],
     schedule: Schedule,
-    kind: Reconstruction,
+    distribution: Reconstruction,
 ) -> float:
     """Trains both in place; an epoch yields (B, C, h*f, w*f) in [0, 1].
 
@@ -144,7 +144,7 @@ def train(
             logits = encoder(map_pixels(images))
             relaxed = gumbel_softmax(logits, schedule.temperature_at(step))
             mean, log_scale = decoder(relaxed)
-            reconstructed = reconstruction_loss(kind, mean, log_scale, images)
+            reconstructed = reconstruction_loss(distribution, mean, log_scale, images)
             regularizer = schedule.kl_weight * kl_to_uniform(logits)
             regularizer = regularizer + schedule.balance_weight * imbalance(logits)
             loss = reconstructed + schedule.warmup_at(step) / values_per_token * regularizer
@@ -173,14 +173,14 @@ class Codebook:
 
 @torch.no_grad()
 def measure(
-    encoder: Encoder, decoder: Decoder, batches: Iterable[Tensor], kind: Reconstruction
+    encoder: Encoder, decoder: Decoder, batches: Iterable[Tensor], distribution: Reconstruction
 ) -> Codebook:
     """Batches of (B, C, h*f, w*f) in [0, 1] -> figures over all of them."""
     counts = torch.zeros(encoder.vocab_size, dtype=torch.float64)
     error, num_values = 0.0, 0
     for images in batches:
         tokens = encoder(map_pixels(images)).argmax(dim=1)
-        decoded = reconstruction(kind, decoder.from_tokens(tokens)[0])
+        decoded = reconstruction(distribution, decoder.from_tokens(tokens)[0])
         counts += torch.bincount(tokens.flatten(), minlength=len(counts)).cpu()
         error += float((decoded - images).square().sum())
         num_values += images.numel()

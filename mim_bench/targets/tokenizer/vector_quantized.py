@@ -107,12 +107,14 @@ class VqTarget(ClassTarget, FittedTarget):
             initialize(self.decoder)
             loss = self._train(images)
         with torch.no_grad():
-            found = torch.cat([self.quantizer.index(self.outputs(batch)).cpu() for batch in images])
-        use = perplexity(found, self.dim)
+            indices = torch.cat(
+                [self.quantizer.index(self.outputs(batch)).cpu() for batch in images]
+            )
+        use = perplexity(indices, self.dim)
         self._check(use, loss)
         self.fitted.fill_(True)
         return {
-            "codebook_use": len(found.unique()) / self.dim,
+            "codebook_use": len(indices.unique()) / self.dim,
             "codebook_perplexity": use,
             "reconstruction_loss": loss,
             "fit_seconds": time.perf_counter() - started,

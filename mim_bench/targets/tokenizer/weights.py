@@ -116,11 +116,11 @@ class _Reader(pickle.Unpickler):
         return self._allowed[name]
 
     def persistent_load(self, pid: Any, /) -> Any:
-        kind, *rest = pid
-        if kind == "module":  # stream format: (class, source file, source text)
+        tag, *rest = pid
+        if tag == "module":  # stream format: (class, source file, source text)
             return rest[0]
-        if kind != "storage" or self._storage is None:
-            raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
+        if tag != "storage" or self._storage is None:
+            raise pickle.UnpicklingError(f"unknown persistent id {tag!r}")
         storage_class, key, _device, num_values, *view = rest
         if storage_class is not self._allowed["torch.FloatStorage"]:
             raise pickle.UnpicklingError("a storage that is not of float32")
@@ -184,13 +184,13 @@ def _read_stream(path: Path) -> Any:
         result = _Reader(file, path, storage).load()
         for key in _Reader(file, path, None).load():
             (num_values,) = struct.unpack("<q", file.read(8))
-            found = storages[str(key)]
-            if num_values != found.num_values:
+            stored = storages[str(key)]
+            if num_values != stored.num_values:
                 raise ValueError(f"storage {key} has {num_values} values")
             data = file.read(4 * num_values)
             if len(data) != 4 * num_values:
                 raise EOFError
-            found.data = _floats(data)
+            stored.data = _floats(data)
     for part, key, offset in views:
         data = storages[key].data
         if data is None or offset < 0 or offset + part.num_values > len(data):
@@ -203,22 +203,22 @@ def _tensors(value: Any, prefix: str = "", depth: int = 0) -> dict[str, Tensor]:
     """Names and tensors of a module's description, or of a state dict."""
     if depth > _MAX_NESTING:
         raise ValueError("modules nested too deeply")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(value, Mapping):
         for name, tensor in value.items():
             if not isinstance(name, str) or not isinstance(tensor, _Tensor):
                 raise TypeError("a mapping that is no state dict")
-            found[prefix + name] = tensor.build(name)
-        return found
+            tensors[prefix + name] = tensor.build(name)
+        return tensors
     state = getattr(value, "__dict__", {})
     if "_modules" not in state:
         raise ValueError("neither a module nor a state dict")
-    for kind in ("_parameters", "_buffers"):
-        present = {name: t for name, t in state.get(kind, {}).items() if t is not None}
-        found |= _tensors(present, prefix, depth + 1)
+    for attribute in ("_parameters", "_buffers"):
+        present = {name: t for name, t in state.get(attribute, {}).items() if t is not None}
+        tensors |= _tensors(present, prefix, depth + 1)
     for name, module in state["_modules"].items():
-        found |= _tensors(module, f"{prefix}{name}.", depth + 1)
-    return found
+        tensors |= _tensors(module, f"{prefix}{name}.", depth + 1)
+    return tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -238,9 +238,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"weights file {path} cannot be read ({said}); allowed: a whole file with DALL-E's "
+            f"weights file {path} cannot be read ({message}); allowed: a whole file with DALL-E's "
             "encoder as a pickled module, a pickled float32 state dict or safetensors"
         ) from None
 
@@ -262,9 +262,9 @@ def _axis(tensors: Mapping[str, Tensor], name: str, axis: int, default: int) -> 
 
 def encoder_for(tensors: Mapping[str, Tensor]) -> Encoder:
     """An encoder, on the meta device, of the size that names and shapes speak of."""
-    found = [re.match(r"blocks\.group_(\d)\.block_(\d)\.", name) for name in tensors]
-    groups = [int(match[1]) for match in found if match]
-    blocks = [int(match[2]) for match in found if match]
+    matches = [re.match(r"blocks\.group_(\d)\.block_(\d)\.", name) for name in tensors]
+    groups = [int(match[1]) for match in matches if match]
+    blocks = [int(match[2]) for match in matches if match]
     with torch.device("meta"):
         return Encoder(
             width=_axis(tensors, "blocks.input.w", 0, 256),
