@@ -22,9 +22,9 @@ class Column:
 
 def is_compared(key: str) -> bool:
     """Whether the differences of a measure to the reference row are printed."""
-    protocol, _, rest = key.partition(" ")
+    protocol, _, suffix = key.partition(" ")
     spec = PROTOCOLS.get(protocol)
-    return spec is not None and spec.is_compared and "@" not in rest
+    return spec is not None and spec.is_compared and "@" not in suffix
 
 
 def columns_of(
@@ -52,8 +52,8 @@ def columns_of(
 
 def _heading(key: str) -> str:
     """Heading of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
-    protocol, _, rest = key.partition(" ")
-    if "%" in rest:
-        return f"{PROTOCOLS[protocol].title} {rest.replace('%', ' % of labels')}"
-    shown = PROTOCOLS[protocol].title
-    return f"{shown} {rest} %" if rest else f"{shown} %"
+    protocol, _, suffix = key.partition(" ")
+    if "%" in suffix:
+        return f"{PROTOCOLS[protocol].title} {suffix.replace('%', ' % of labels')}"
+    title = PROTOCOLS[protocol].title
+    return f"{title} {suffix} %" if suffix else f"{title} %"

@@ -41,17 +41,19 @@ def records_of(name: str, *, out: Path, results: Path) -> dict[Path, Record]:
     committed = sorted(results.glob(f"*/*/records/{name}__*.json"))
     records = {path: read(path) for path in committed}
     if not records:
-        there = [path.parent.name for path in out.glob("*/config.json")]
-        there += [path.name.partition("__")[0] for path in results.glob("*/*/records/*.json")]
-        raise UserError(f"no run '{name}' here, in '{out}' or in '{results}'; {_near(name, there)}")
+        run_ids = [path.parent.name for path in out.glob("*/config.json")]
+        run_ids += [path.name.partition("__")[0] for path in results.glob("*/*/records/*.json")]
+        raise UserError(
+            f"no run '{name}' here, in '{out}' or in '{results}'; {_near(name, run_ids)}"
+        )
     # several benchmarks may hold the same record
     first = {record.protocol: path for path, record in reversed(records.items())}
     return {path: records[path] for path in first.values()}
 
 
-def _near(name: str, there: Sequence[str]) -> str:
-    suggestion = suggest(name, there)
-    return suggestion.partition("; allowed")[0] if len(set(there)) > 20 else suggestion
+def _near(name: str, run_ids: Sequence[str]) -> str:
+    suggestion = suggest(name, run_ids)
+    return suggestion.partition("; allowed")[0] if len(set(run_ids)) > 20 else suggestion
 
 
 def compare(
@@ -63,8 +65,8 @@ def compare(
         raise UserError(
             "the two runs were evaluated on different images, so they cannot be compared"
         )
-    left, right = _named(a), _named(b)
-    shared = [_compared(name, left[name], right[name]) for name in left if name in right]
+    of_a, of_b = _named(a), _named(b)
+    shared = [_compared(name, of_a[name], of_b[name]) for name in of_a if name in of_b]
     if not shared:
         raise UserError("the two runs share no protocol")
     return shared, config_difference(_config(a), _config(b))
@@ -78,14 +80,14 @@ def _named(records: dict[Path, Record]) -> dict[str, tuple[Path, Measure]]:
     }
 
 
-def _compared(name: str, left: tuple[Path, Measure], right: tuple[Path, Measure]) -> Compared:
-    (path_a, a), (path_b, b) = left, right
+def _compared(name: str, of_a: tuple[Path, Measure], of_b: tuple[Path, Measure]) -> Compared:
+    (path_a, a), (path_b, b) = of_a, of_b
     result = None
     if a.is_accuracy and b.is_accuracy:
         # one run against one run: only the images are drawn anew
         result = difference.paired(
-            a.of_images(read_correct(path_a, wanted=a.readouts)),
-            b.of_images(read_correct(path_b, wanted=b.readouts)),
+            a.of_images(read_correct(path_a, readouts=a.readouts)),
+            b.of_images(read_correct(path_b, readouts=b.readouts)),
         )
     return Compared(name, a.value, b.value, result)
 

@@ -88,7 +88,11 @@ def differences(
 def contrasts(rows: Rows, weights: Mapping[str, Mapping[str, float]]) -> dict[str, Difference]:
     """Name -> a weighted sum of rows whose weights sum to 0, of each that has a seed common to its rows."""
     model = _Model.of(rows)
-    results = {name: result for name, of in weights.items() if (result := model.contrast(rows, of))}
+    results = {
+        name: result
+        for name, label_weights in weights.items()
+        if (result := model.contrast(rows, label_weights))
+    }
     return dict(zip(results, _holm(list(results.values())), strict=True))
 
 
@@ -153,15 +157,15 @@ class _Model:
             for column, seed in enumerate(seeds):
                 if seed in rows[label]:
                     accuracy[row, column] = rows[label][seed].mean()
-        there = ~np.isnan(accuracy)
-        of_seed = there.sum(0)
-        equations = np.diag(there.sum(1)) - (there / of_seed) @ there.T
+        is_present = ~np.isnan(accuracy)
+        of_seed = is_present.sum(0)
+        equations = np.diag(is_present.sum(1)) - (is_present / of_seed) @ is_present.T
         inverse = np.linalg.pinv(equations, hermitian=True)
         effects = inverse @ np.nansum(accuracy - np.nanmean(accuracy, 0), 1)
-        left = accuracy - effects[:, None]
-        left -= np.nanmean(left, 0)
-        num_df = int(there.sum()) - len(seeds) - int(np.linalg.matrix_rank(equations))
-        residual = float(np.nansum(left**2)) / num_df if num_df else 0.0
+        residuals = accuracy - effects[:, None]
+        residuals -= np.nanmean(residuals, 0)
+        num_df = int(is_present.sum()) - len(seeds) - int(np.linalg.matrix_rank(equations))
+        residual = float(np.nansum(residuals**2)) / num_df if num_df else 0.0
         return cls(labels, inverse, effects, residual, num_df)
 
     def pair(self, rows: Rows, a: str, b: str) -> Difference | None:
@@ -176,12 +180,12 @@ class _Model:
         contrast = np.zeros(len(self.effects))
         contrast[[self.labels.index(label) for label in weights]] = list(weights.values())
         of_training = self.residual * float(contrast @ self.inverse @ contrast)
-        each = [
+        contrasts = [
             sum(weight * rows[label][seed].astype(np.float32) for label, weight in weights.items())
             for seed in common
         ]
         mean = float(contrast @ self.effects)
-        of_images = _image_variance(np.stack(each))
+        of_images = _image_variance(np.stack(contrasts))
         return _difference(mean, of_training, of_images, self.num_df, len(common))
 
     def against(
@@ -192,20 +196,20 @@ class _Model:
         if not common:
             return None
         ours = float(np.mean([accuracy[seed] for seed in common]))
-        theirs = float(np.mean([reference[seed].mean() for seed in common]))
+        reference_mean = float(np.mean([reference[seed].mean() for seed in common]))
         num_images = len(reference[common[0]])
-        of_images = (ours * (1 - ours) + theirs * (1 - theirs)) / num_images
+        of_images = (ours * (1 - ours) + reference_mean * (1 - reference_mean)) / num_images
         of_training = 2 * self.residual / len(common)
-        return _difference(ours - theirs, of_training, of_images, self.num_df, len(common))
+        return _difference(ours - reference_mean, of_training, of_images, self.num_df, len(common))
 
 
-def _image_variance(each: np.ndarray) -> float:
+def _image_variance(differences: np.ndarray) -> float:
     """(S, N) differences -> variance of their mean by the choice of images, beyond that between seeds."""
-    num_seeds, num_images = each.shape
-    of_mean = float(each.mean(0).var()) / num_images
+    num_seeds, num_images = differences.shape
+    of_mean = float(differences.mean(0).var()) / num_images
     if num_seeds == 1:
         return of_mean
-    within = float(each.var(0, ddof=1).mean()) / num_seeds / num_images
+    within = float(differences.var(0, ddof=1).mean()) / num_seeds / num_images
     return max(0.0, of_mean - within)
 
 
@@ -230,9 +234,9 @@ def _difference(
 
 def _holm(differences: Sequence[Difference]) -> list[Difference]:
     """The same with p values that hold for all of them together."""
-    adjusted, least = {}, 0.0
+    adjusted, running_max = {}, 0.0
     order = sorted(range(len(differences)), key=lambda index: differences[index].p)
     for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(differences) - rank) * differences[index].p))
-        adjusted[index] = least
+        running_max = max(running_max, min(1.0, (len(differences) - rank) * differences[index].p))
+        adjusted[index] = running_max
     return [replace(difference, p=adjusted[index]) for index, difference in enumerate(differences)]

@@ -41,7 +41,7 @@ def effects(by_label: Mapping[str, RowRecords], reference: str, key: str) -> lis
         field: list(dict.fromkeys(point[field] for point in points.values()))
         for field in points[reference]
     }
-    factors = [field for field, several in levels.items() if len(several) > 1]
+    factors = [field for field, field_levels in levels.items() if len(field_levels) > 1]
     if len(factors) < 2 or len(points) != int(np.prod([len(levels[f]) for f in factors])):
         return []
     rows = {row.label: row.correctness(key) for row in lines}
@@ -57,11 +57,13 @@ def _effects(
     reference: str,
 ) -> Effects:
     base = points[reference][field]
-    at = {level: [label for label in points if points[label][field] == level] for level in levels}
+    labels_of = {
+        level: [label for label in points if points[label][field] == level] for level in levels
+    }
     weights = {
         level: {
-            **dict.fromkeys(at[level], 1 / len(at[level])),
-            **dict.fromkeys(at[base], -1 / len(at[base])),
+            **dict.fromkeys(labels_of[level], 1 / len(labels_of[level])),
+            **dict.fromkeys(labels_of[base], -1 / len(labels_of[base])),
         }
         for level in levels
         if level != base
@@ -72,15 +74,15 @@ def _effects(
 
 def sentence(effects: Effects, heading: str) -> str:
     """`Effect of mask.ratio on linear (points, mean over target; against 0.75): 0.5 +1.2 [+0.4, +2.0]; ...`."""
-    shown = "; ".join(
+    of_levels = "; ".join(
         f"{level} {_points(difference)}" for level, difference in effects.of_level.items()
     )
     setting = f"points, mean over {' and '.join(effects.others)}; against {effects.reference}"
-    return f"Effect of `{effects.field}` on {heading} ({setting}): {shown}."
+    return f"Effect of `{effects.field}` on {heading} ({setting}): {of_levels}."
 
 
 def _points(difference: Difference) -> str:
-    shown = f"{100 * difference.mean:+.1f} {difference.interval}"
+    text = f"{100 * difference.mean:+.1f} {difference.interval}"
     if difference.num_seeds == 1:
-        return f"{shown}, one seed"
-    return shown if difference.is_distinguishable else f"{shown}, indistinguishable"
+        return f"{text}, one seed"
+    return text if difference.is_distinguishable else f"{text}, indistinguishable"

@@ -92,13 +92,13 @@ def _cells(row: ExternalRow) -> list[TableCell]:
     ]
     if published is None:
         return [*cells, MISSING, MISSING, MISSING, MISSING]
-    why = reasons(published, record)
+    differing = reasons(published, record)
     difference = value - published.value
     interval = f"[{difference - half:+.1f}, {difference + half:+.1f}]"
     return [
         *cells,
         TableCell(published.shown(), published.value),
-        MISSING if why else TableCell(f"{difference:+.1f}", difference, interval),
-        TableCell("; ".join(f"{aspect}: {text}" for aspect, text in why.items()) or "-"),
+        MISSING if differing else TableCell(f"{difference:+.1f}", difference, interval),
+        TableCell("; ".join(f"{aspect}: {text}" for aspect, text in differing.items()) or "-"),
         TableCell(published.cite),
     ]

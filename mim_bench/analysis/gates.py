@@ -101,8 +101,8 @@ def tier(
     has_encoders = any(row.is_pretrained and row.values(primary) for row in by_label.values())
     if not has_encoders:
         return f"no record of {primary}, its primary measure"
-    fixed = [row for row in by_label.values() if row.is_fixed_image]
-    measure = primary if any(row.values(primary) for row in fixed) else "linear"
+    image_baselines = [row for row in by_label.values() if row.is_fixed_image]
+    measure = primary if any(row.values(primary) for row in image_baselines) else "linear"
     means = {
         label: sum(values.values()) / len(values)
         for label, row in by_label.items()

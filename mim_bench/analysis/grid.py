@@ -69,8 +69,8 @@ def _kind(heading: str, cells: tuple[TableCell, ...]) -> str:
 
 
 def _markdown(cell: TableCell) -> str:
-    mark = "**" if cell.is_bold else ""
-    return f"{mark}{cell.text}{mark}".replace("|", r"\|")
+    emphasis = "**" if cell.is_bold else ""
+    return f"{emphasis}{cell.text}{emphasis}".replace("|", r"\|")
 
 
 def _tex(cell: TableCell) -> str:

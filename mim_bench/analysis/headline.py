@@ -1,6 +1,6 @@
 """Does the target matter? The one-sentence answer of a table of targets, with intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mim_bench.analysis.column import Column, is_compared
 from mim_bench.analysis.difference import Difference
@@ -26,25 +26,25 @@ def sentence(table: Table) -> str:
         }
         for column in columns
     }
-    deltas = {name: of for name, of in deltas.items() if of}
+    deltas = {name: of_label for name, of_label in deltas.items() if of_label}
     if not deltas:
         return ""
     seeds = max(row.num_seeds for row in rows)
     below = f"Below the gate: {table.below_gate}. " if table.below_gate else ""
-    start = f"{below}At preset {table.preset}, {seeds} seed{'s' * (seeds > 1)}"
+    opening = f"{below}At preset {table.preset}, {seeds} seed{'s' * (seeds > 1)}"
     if table.exploratory and seeds > 1:
-        start = f"{below}Exploratory, {table.exploratory}: at preset {table.preset}"
+        opening = f"{below}Exploratory, {table.exploratory}: at preset {table.preset}"
     if seeds == 1:
         return (
-            f"{start}: {_means(table, columns[0])}. A single seed separates nothing: the chance of training is in no "
+            f"{opening}: {_means(table, columns[0])}. A single seed separates nothing: the chance of training is in no "
             "interval."
         )
     first = next(iter(deltas))
     parts = [
-        f"{start}, against {table.reference}: {_means(table, columns[0])}: {_clause(deltas[first])}"
+        f"{opening}, against {table.reference}: {_means(table, columns[0])}: {_clause(deltas[first])}"
     ]
     if len(deltas) > 1:
-        labels = dict.fromkeys(label for of in deltas.values() for label in of)
+        labels = dict.fromkeys(label for of_label in deltas.values() for label in of_label)
         clauses = [_over_measures(label, deltas) for label in labels]
         parts.append(f"Over all {len(deltas)} measures, {'; '.join(clauses)}")
     return ". ".join(parts) + "."
@@ -52,20 +52,27 @@ def sentence(table: Table) -> str:
 
 def _over_measures(label: str, deltas: Mapping[str, Mapping[str, Difference]]) -> str:
     """`norm_pixel is better on kNN (+2.3), worse on linear, low-shot (-0.9 to -1.3), not separated on attentive`."""
-    own = {name: of[label] for name, of in deltas.items() if label in of}
+    of_measure = {name: of_label[label] for name, of_label in deltas.items() if label in of_label}
     groups = {
-        "better": {n: d for n, d in own.items() if d.is_distinguishable and d.mean > 0},
-        "worse": {n: d for n, d in own.items() if d.is_distinguishable and d.mean < 0},
+        "better": {n: d for n, d in of_measure.items() if d.is_distinguishable and d.mean > 0},
+        "worse": {n: d for n, d in of_measure.items() if d.is_distinguishable and d.mean < 0},
     }
     clauses = [
-        f"{verdict} on {_names(differences, own)} ({_span(differences)} points)"
+        f"{verdict} on {_listed(differences, of_measure, all_='each')} ({_span(differences)} points)"
         for verdict, differences in groups.items()
         if differences
     ]
-    alike = [name for name, difference in own.items() if not difference.is_distinguishable]
-    if alike:
-        clauses.append(f"not separated on {'any' if len(alike) == len(own) else ', '.join(alike)}")
+    inseparable = [
+        name for name, difference in of_measure.items() if not difference.is_distinguishable
+    ]
+    if inseparable:
+        clauses.append(f"not separated on {_listed(inseparable, of_measure, all_='any')}")
     return f"{label} is {', '.join(clauses)}"
+
+
+def _listed(names: Collection[str], measures: Collection[str], *, all_: str) -> str:
+    """Names of measures, or one word for all of them."""
+    return all_ if len(names) == len(measures) else ", ".join(names)
 
 
 def _span(differences: Mapping[str, Difference]) -> str:
@@ -91,21 +98,24 @@ def _means(table: Table, column: Column) -> str:
         if column.key in row.values and not row.label.endswith("as a feature")
     }
     order = sorted(means, key=lambda label: -means[label])
-    shown = ", ".join(f"{label.partition(',')[0]} {100 * means[label]:.1f}" for label in order)
-    return f"{_name(column)} ({shown} %)"
+    values = ", ".join(f"{label.partition(',')[0]} {100 * means[label]:.1f}" for label in order)
+    return f"{_name(column)} ({values} %)"
 
 
 def _clause(deltas: Mapping[str, Difference]) -> str:
     """`hog +1.0 points [+0.4, +1.6]; cannot be separated at this budget: dvae (least detectable 2.7 points)`."""
-    apart = [
+    separated = [
         f"{label} {100 * difference.mean:+.1f} points {difference.interval}"
         for label, difference in deltas.items()
         if difference.is_distinguishable
     ]
-    alike = [label for label, difference in deltas.items() if not difference.is_distinguishable]
-    if alike:
-        least = max(deltas[label].detectable for label in alike)
-        apart.append(
-            f"cannot be separated at this budget: {', '.join(alike)} (least detectable {100 * least:.1f} points)"
+    inseparable = [
+        label for label, difference in deltas.items() if not difference.is_distinguishable
+    ]
+    if inseparable:
+        detectable = max(deltas[label].detectable for label in inseparable)
+        names = ", ".join(inseparable)
+        separated.append(
+            f"cannot be separated at this budget: {names} (least detectable {100 * detectable:.1f} points)"
         )
-    return ", ".join(apart)
+    return ", ".join(separated)

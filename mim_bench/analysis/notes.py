@@ -42,10 +42,10 @@ def notes(table: Table) -> list[str]:
         )
     if any(row.differences for row in table.rows if not row.is_baseline):
         trained = [row for row in table.rows if not row.is_baseline]
-        least = max(d.detectable for row in trained for d in row.differences.values())
+        detectable = max(d.detectable for row in trained for d in row.differences.values())
         lines.append(
-            f"{difference.METHOD} Least true difference found four times in five: {100 * least:.1f} points or less. "
-            + _ranking(table)
+            f"{difference.METHOD} Least true difference found four times in five: "
+            f"{100 * detectable:.1f} points or less. " + _ranking(table)
         )
     lines += _effects(table)
     lines += _gates(table)
@@ -85,12 +85,14 @@ def _division(table: Table) -> list[str]:
         ]
     if benchmark.division != "tuned":
         return []
-    chosen = benchmark.tuned.get(table.preset, {})
-    shown = "; ".join(f"{target}: {_settings(settings)}" for target, settings in chosen.items())
+    tuned_settings = benchmark.tuned.get(table.preset, {})
+    listed = "; ".join(
+        f"{target}: {_settings(settings)}" for target, settings in tuned_settings.items()
+    )
     num_trials = len(load_benchmark(str(benchmark.tuning)).variants)
     return [
         f"Division tuned: {num_trials} trials a target on a held-out slice of the training images (benchmark "
-        f"`{benchmark.tuning}`) chose {shown}."
+        f"`{benchmark.tuning}`) chose {listed}."
     ]
 
 
@@ -117,9 +119,11 @@ def _gates(table: Table) -> list[str]:
         if entry.record.pretrain and "model_r2" in entry.record.pretrain.gate:
             r2.setdefault(entry.cell.label, []).append(entry.record.pretrain.gate["model_r2"])
     if r2:
-        shown = ", ".join(f"{label} {sum(each) / len(each):.3f}" for label, each in r2.items())
+        listed = ", ".join(
+            f"{label} {sum(values) / len(values):.3f}" for label, values in r2.items()
+        )
         lines.append(
-            f"Share of the position-wise mean's loss that is gone (R2, unseen views): {shown}."
+            f"Share of the position-wise mean's loss that is gone (R2, unseen views): {listed}."
         )
     return lines
 
@@ -138,8 +142,8 @@ def _convergence(records: Sequence[Record]) -> list[str]:
                 falls.setdefault(record.protocol, []).append(float(share))
     lines = [f"NOT converged: {', '.join(failed)}."] if failed else []
     return lines + [
-        f"{PROTOCOLS[name].title}: over its last tenth the training loss fell by {min(each):g} to {max(each):g} %."
-        for name, each in falls.items()
+        f"{PROTOCOLS[name].title}: over its last tenth the training loss fell by {min(values):g} to {max(values):g} %."
+        for name, values in falls.items()
     ]
 
 
@@ -208,8 +212,8 @@ def _cited(table: Table) -> list[str]:
                 why[aspect].append(text)
     listed = "; ".join(f"[{number}] {cite}" for number, cite in enumerate(cited, start=1))
     reasons = "; ".join(
-        f"{aspect}: {' / '.join(each[:3])}{' / ...' if len(each) > 3 else ''}"
-        for aspect, each in why.items()
+        f"{aspect}: {' / '.join(titles[:3])}{' / ...' if len(titles) > 3 else ''}"
+        for aspect, titles in why.items()
     )
     return [
         f"Published: {listed}.",
@@ -222,12 +226,12 @@ def _provenance(table: Table) -> str:
     commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
     devices = sorted({f"{r.device.name}, {r.device.cpu_threads} threads" if r.device.kind == "cpu"
                       else f"{r.device.count} x {r.device.name}" for r in records})  # fmt: skip
-    alike = replay.says(table.entries[0].path.parents[1], records)
+    replay_note = replay.note(table.entries[0].path.parents[1], records)
     runs, last = (
         len({record.run_hash for record in records}),
         max(record.started for record in records),
     )
     return (
-        f"Commit {', '.join(commits)}{alike}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
+        f"Commit {', '.join(commits)}{replay_note}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
         f"{len(records)} records, the last of {last[:10]}."
     )

@@ -101,8 +101,8 @@ def main_grid(table: Table, *, brief: bool = False) -> Grid:
     headings += ["seeds"]
     rows = []
     for row in table.rows:
-        marks = [gates.BELOW] * bool(row.below_gate) + ["stale"] * bool(row.stale)
-        cells = [TableCell(row.label + (f" ({', '.join(marks)})" if marks else ""))]
+        remarks = [gates.BELOW] * bool(row.below_gate) + ["stale"] * bool(row.stale)
+        cells = [TableCell(row.label + (f" ({', '.join(remarks)})" if remarks else ""))]
         for column in columns:
             cells.append(value_cell(row.values.get(column.key), column))
             if column in compared:
@@ -185,9 +185,9 @@ def brief_markdown(table: Table) -> str:
     """The table for a first screen: the answer in a sentence, the numbers and where to find the rest."""
     shown, answer = notes(table), headline.sentence(table)
     path = f"results/{table.name}/{table.preset}/table.md"
-    rest = f"Published numbers, every readout and the config difference of the rows: [table.md]({path})."
-    kept = [note for note in shown if note.startswith(_BRIEF_NOTES)]
-    parts = [answer, main_grid(table, brief=True).markdown(), _bullets([*kept, rest])]
+    link = f"Published numbers, every readout and the config difference of the rows: [table.md]({path})."
+    brief = [note for note in shown if note.startswith(_BRIEF_NOTES)]
+    parts = [answer, main_grid(table, brief=True).markdown(), _bullets([*brief, link])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -206,7 +206,7 @@ def published_grid(table: Table) -> Grid:
     return Grid(["published", "protocol", "metric", "value", "source"], rows)
 
 
-def published_beside(table: Table) -> Grid:
+def published_and_measured(table: Table) -> Grid:
     """Each published number next to the measured one of its row, and why the two are not comparable."""
     columns = {column.key: column for column in table.columns}
     rows = [

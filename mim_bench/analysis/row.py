@@ -52,12 +52,12 @@ class RowRecords:
     @cached_property
     def measured(self) -> dict[str, dict[int, tuple[Measure, CellRecord]]]:
         """Column -> seed -> number and where it comes from; `scratch` is in the column of `finetune`."""
-        named: dict[str, dict[int, tuple[Measure, CellRecord]]] = {}
+        by_name: dict[str, dict[int, tuple[Measure, CellRecord]]] = {}
         for entry in self.entries:
             for key, measure in entry.measures.items():
                 column = _column(key)
-                named.setdefault(column, {})[entry.record.seed] = (measure, entry)
-        return named
+                by_name.setdefault(column, {})[entry.record.seed] = (measure, entry)
+        return by_name
 
     @property
     def is_pretrained(self) -> bool:
@@ -86,18 +86,18 @@ class RowRecords:
 
 
 def records_by_row(
-    benchmark: Benchmark, todo: Sequence[Cell], entries: Sequence[CellRecord]
+    benchmark: Benchmark, grid_cells: Sequence[Cell], entries: Sequence[CellRecord]
 ) -> dict[str, RowRecords]:
     """Label -> records of that row; what runs in a seed's first cell alone has a row of its own."""
     seeds = list(benchmark.seeds)
     shared_rows = {
-        (label := PROTOCOLS[name].title): RowRecords(label, todo[0], {name}, seeds)
+        (label := PROTOCOLS[name].title): RowRecords(label, grid_cells[0], {name}, seeds)
         for name in benchmark.first_only
         if name != BASELINES
     }
     # the reference comes first, what does not depend on the grid behind it
     by_label = {k: row for k, row in shared_rows.items() if k == benchmark.reference}
-    for cell in todo:
+    for cell in grid_cells:
         protocols = set(benchmark.protocols)
         by_label.setdefault(cell.label, RowRecords(cell.label, cell, protocols, seeds))
     by_label |= shared_rows
@@ -160,8 +160,11 @@ def _add(
     """Puts a number into a baseline's row, as a record of its protocol, unless it has one that counts for it."""
     row = RowRecords(label, entry.cell, set(), [], is_baseline=True, is_fixed_image=is_fixed_image)
     row = rows.setdefault(label, row)
-    have = {(other.record.protocol, is_fixed_image or other.record.seed) for other in row.entries}
-    if (protocol, is_fixed_image or entry.record.seed) not in have:
+    counted = {
+        (existing.record.protocol, is_fixed_image or existing.record.seed)
+        for existing in row.entries
+    }
+    if (protocol, is_fixed_image or entry.record.seed) not in counted:
         changes = {"protocol": protocol, "metrics": (metric,), "declared_readout": metric.readout}
         row.entries.append(replace(entry, record=entry.record.model_copy(update=changes)))
 
@@ -197,20 +200,26 @@ def cost(key: str, row: RowRecords, reference: RowRecords) -> dict[int, float]:
     if key == "peak_gb":
         return row.values("peak_gb")
     if key == "target_share":
-        return {seed: 100 * own / steps[seed] for seed, own in row.values("target_s").items()}
+        return {
+            seed: 100 * target_s / steps[seed] for seed, target_s in row.values("target_s").items()
+        }
     if key == "speed_up":
         return {
             seed: of_reference[seed] / step for seed, step in steps.items() if seed in of_reference
         }
     if key == "flops_ratio":
-        theirs = reference.values("step_flops")
-        mine = row.values("step_flops")
-        return {seed: flops / theirs[seed] for seed, flops in mine.items() if seed in theirs}
+        reference_flops = reference.values("step_flops")
+        own_flops = row.values("step_flops")
+        return {
+            seed: flops / reference_flops[seed]
+            for seed, flops in own_flops.items()
+            if seed in reference_flops
+        }
     record = row.record("speed")
     if record is None:
         return {}
     images = record.config["pretrain"]["epochs"] * record.data.num_train_images
-    return {seed: images / each / 3600 for seed, each in row.values("images_per_s").items()}
+    return {seed: images / rate / 3600 for seed, rate in row.values("images_per_s").items()}
 
 
 def total_tflops(entries: Sequence[CellRecord]) -> dict[int, float]:

@@ -141,25 +141,25 @@ def build(
     if control := _control(entries, columns):
         rows.append(control)
     _compare(rows, columns, by_label, reference, ranks=not (tier or exploratory))
-    taken = {
+    in_cells = {
         id(number)
         for row in rows
-        for several in row.published.values()
-        if len(several) <= MOST_IN_CELL  # more are listed below
-        for number in several
+        for numbers in row.published.values()
+        if len(numbers) <= MOST_IN_CELL  # more are listed below
+        for number in numbers
     }
     return Table(
         benchmark, name, preset, columns, rows, reference,
-        [row for row in available if id(row) not in taken],
+        [row for row in available if id(row) not in in_cells],
         differing, entries, tier, exploratory, by_label,
     )  # fmt: skip
 
 
 def _reference(benchmark: Benchmark, by_label: Mapping[str, RowRecords]) -> str:
-    named = benchmark.reference or next(iter(by_label))
-    if named not in by_label:
-        raise UserError(f"reference: no row '{named}'; {suggest(named, by_label)}")
-    return named
+    label = benchmark.reference or next(iter(by_label))
+    if label not in by_label:
+        raise UserError(f"reference: no row '{label}'; {suggest(label, by_label)}")
+    return label
 
 
 def _row(
@@ -176,19 +176,21 @@ def _row(
         of_seed = records.values(key) if column.is_fraction else cost(key, records, reference)
         if of_seed:
             values[key] = Value(of_seed)
-        named = next((name for name in records.protocols if PROTOCOLS[name].column == key), key)
+        measure = next((name for name in records.protocols if PROTOCOLS[name].column == key), key)
         counterparts = (
-            match.counterparts(benchmark, records.cell, named, available)
+            match.counterparts(benchmark, records.cell, measure, available)
             if available and not records.is_baseline
             else []
         )
         if counterparts and of_seed:
             published[key] = counterparts
-            record = records.record(_protocol_of(named))
+            record = records.record(_protocol_of(measure))
             why |= {} if record is None else reasons(counterparts[0], record)
-    have = {(entry.record.seed, entry.record.protocol) for entry in records.entries}
+    recorded = {(entry.record.seed, entry.record.protocol) for entry in records.entries}
     lacking = {
-        seed for seed in records.declared if any((seed, p) not in have for p in records.protocols)
+        seed
+        for seed in records.declared
+        if any((seed, p) not in recorded for p in records.protocols)
     }
     return Row(
         label=records.label,
@@ -196,7 +198,7 @@ def _row(
         differences={},
         published=published,
         reasons=why,
-        num_seeds=len({seed for seed, _ in have}),
+        num_seeds=len({seed for seed, _ in recorded}),
         is_baseline=records.is_baseline,
         below_gate=below_gate,
         num_missing=len(lacking),
@@ -238,7 +240,9 @@ def _compare(
         )
         counted = {row.label for row in rows if not row.below_gate and not row.stale}
         leader = (
-            difference.best({label: of for label, of in correct.items() if label in counted})
+            difference.best(
+                {label: of_seed for label, of_seed in correct.items() if label in counted}
+            )
             if ranks
             else None
         )
@@ -253,15 +257,15 @@ def _accuracies(
     rows: Sequence[Row], by_label: Mapping[str, RowRecords], key: str, seeds: Iterable[int]
 ) -> dict[str, dict[int, float]]:
     """Label -> seed -> accuracy of the rows that need no pre-training; of raw pixels, say, the same for each seed."""
-    known: dict[str, dict[int, float]] = {}
+    accuracies: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.is_baseline and key in row.values:
             value = row.values[key]
             has_seeds = row.label == CONTROL or by_label[row.label].has_seeds
-            known[row.label] = (
+            accuracies[row.label] = (
                 dict(value.of_seed) if has_seeds else dict.fromkeys(seeds, value.mean)
             )
-    return known
+    return accuracies
 
 
 def _control(entries: Sequence[CellRecord], columns: Sequence[Column]) -> Row | None:
@@ -273,9 +277,9 @@ def _control(entries: Sequence[CellRecord], columns: Sequence[Column]) -> Row | 
                 values.setdefault(key, {}).setdefault(entry.record.seed, set()).add(measure.control)
     keys = {column.key for column in columns}
     shared = {
-        key: Value({seed: next(iter(each)) for seed, each in sorted(of_seed.items())})
+        key: Value({seed: next(iter(seed_values)) for seed, seed_values in sorted(of_seed.items())})
         for key, of_seed in values.items()
-        if key in keys and all(len(each) == 1 for each in of_seed.values())
+        if key in keys and all(len(seed_values) == 1 for seed_values in of_seed.values())
     }
     if not shared:
         return None

@@ -83,13 +83,13 @@ def as_toml(choices: list[Choice], preset: str) -> str:
 def check(name: str, results: Path) -> None:
     """Raises UserError if a benchmark's `tuned` is not what committed trials chose."""
     benchmark = load_benchmark(name)
-    for preset, written in benchmark.tuned.items():
+    for preset, chosen in benchmark.tuned.items():
         assert benchmark.tuning is not None
         if not (store.home(benchmark.tuning, preset, results) / "records").is_dir():
             raise UserError(f"tuned.{preset}: {benchmark.tuning} has no trials at this preset")
         for choice in choices(benchmark.tuning, preset, results):
-            if written.get(choice.target) != dict(choice.settings):
+            if chosen.get(choice.target) != dict(choice.settings):
                 raise UserError(
-                    f"tuned.{preset}.{choice.target}: the file says {written.get(choice.target)}, the trials chose "
+                    f"tuned.{preset}.{choice.target}: the file says {chosen.get(choice.target)}, the trials chose "
                     f"{dict(choice.settings)} ({choice.best})"
                 )

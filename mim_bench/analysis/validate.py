@@ -76,9 +76,9 @@ def _distinct(name: str, preset: str) -> None:
     for scale in benchmark.at:
         if scale not in recipe.names("preset"):
             raise UserError(f"at.{scale}: no such preset; {suggest(scale, recipe.names('preset'))}")
-    seen: dict[str, str] = {}
+    first_path: dict[str, str] = {}
     for cell in cells(name, preset) if benchmark.has_runs_at(preset) else ():
-        first = seen.setdefault(cell.config.hash, cell.label)
+        first = first_path.setdefault(cell.config.hash, cell.label)
         if first != cell.label:
             raise UserError(f"rows '{first}' and '{cell.label}' are the same run")
 

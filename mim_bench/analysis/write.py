@@ -46,9 +46,9 @@ def csv(table: Table) -> str:
                     f"{column.key} low": difference.low if difference else None,
                     f"{column.key} high": difference.high if difference else None,
                 }
-            several = row.published.get(column.key, [])
-            line[f"{column.key} published"] = "; ".join(published.shown() for published in several)
-            line[f"{column.key} source"] = "; ".join(published.cite for published in several)
+            numbers = row.published.get(column.key, [])
+            line[f"{column.key} published"] = "; ".join(published.shown() for published in numbers)
+            line[f"{column.key} source"] = "; ".join(published.cite for published in numbers)
         line["not comparable"] = "; ".join(f"{k}: {v}" for k, v in row.reasons.items())
         lines.append(line)
     for row in table.external:
@@ -63,8 +63,8 @@ def csv(table: Table) -> str:
     has_value = {
         name: any(line.get(name) not in (None, "") for line in lines) for name in frame.columns
     }
-    kept = [name for name, is_said in has_value.items() if is_said or name == "stale"]
-    return frame[kept].to_csv(index=False)
+    columns = [name for name, is_said in has_value.items() if is_said or name == "stale"]
+    return frame[columns].to_csv(index=False)
 
 
 def tex(table: Table) -> str:
@@ -90,12 +90,12 @@ def insert(page: Path, table: Table) -> None:
     put_between(page, f"<!-- table {table.name} {table.preset} -->", brief_markdown(table))
 
 
-def put_between(page: Path, start: str, content: str) -> None:
+def put_between(page: Path, beginning: str, content: str) -> None:
     """Puts lines into a page, between the mark `start` and `<!-- end -->`; UserError where it has them not."""
-    marks = re.compile(rf"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
+    pattern = re.compile(rf"({re.escape(beginning)}\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if not marks.search(text):
+    if not pattern.search(text):
         others = [mark for mark in re.findall(r"<!-- .+? -->", text) if mark != "<!-- end -->"]
-        near = f"; {suggest(start, others)}" if others else ""
-        raise UserError(f"{page} has no marks {start} ... <!-- end -->{near}")
-    write_text(page, marks.sub(lambda m: m[1] + content + m[2], text))
+        hint = f"; {suggest(beginning, others)}" if others else ""
+        raise UserError(f"{page} has no marks {beginning} ... <!-- end -->{hint}")
+    write_text(page, pattern.sub(lambda m: m[1] + content + m[2], text))

@@ -77,8 +77,10 @@ def with_cluster_flags(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def wrapper(**options: Any) -> None:
         flags = {name: options.pop(name) for name in _FLAGS}
-        given = [f"cluster.{name}={value}" for name, value in flags.items() if value is not None]
-        options["overrides"] = given + (options["overrides"] or [])
+        overrides = [
+            f"cluster.{name}={value}" for name, value in flags.items() if value is not None
+        ]
+        options["overrides"] = overrides + (options["overrides"] or [])
         verb(**options)
 
     def parameter(name: str) -> inspect.Parameter:
@@ -88,9 +90,9 @@ def with_cluster_flags(verb: Callable[..., None]) -> Callable[..., None]:
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
 
-    own = inspect.signature(verb)
-    parameters = [*own.parameters.values(), *map(parameter, _FLAGS)]
-    wrapper.__signature__ = own.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    signature = inspect.signature(verb)
+    parameters = [*signature.parameters.values(), *map(parameter, _FLAGS)]
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return wrapper
 
 

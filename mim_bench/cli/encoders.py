@@ -94,19 +94,21 @@ def evaluate(
     named, words = read_words(overrides)
     if named:
         raise UserError(f"'{named}': an encoder was trained already; no target can be chosen")
-    given = settings(words, seed, data, device, limit_images, protocol)
-    done = evaluate_encoder(
-        _encoder(encoder), preset, given, readout=readout, out=out, num_heads=num_heads,
+    overrides_given = settings(words, seed, data, device, limit_images, protocol)
+    evaluated = evaluate_encoder(
+        _encoder(encoder), preset, overrides_given, readout=readout, out=out, num_heads=num_heads,
         allow_partial=allow_partial, stages=progress.Terminal(err_console), notify=_say,
     )  # fmt: skip
-    print_records(done.records, readouts=bool(readout))
-    print_line(f"division external: {done.loaded.family}, sha256 {done.loaded.sha256[:12]}")
-    print_line(f"records  {done.folder / 'records'}")
+    print_records(evaluated.records, readouts=bool(readout))
+    print_line(
+        f"division external: {evaluated.loaded.family}, sha256 {evaluated.loaded.sha256[:12]}"
+    )
+    print_line(f"records  {evaluated.folder / 'records'}")
     if results is not None:
         kept = store.home("methods", preset, results) / "records"
-        store.keep(done.folder, done.records, kept)
-        where = f"--preset {preset} --results {results}"
-        print_line(f"kept in  {kept}: python -m mim_bench table methods {where}")
+        store.keep(evaluated.folder, evaluated.records, kept)
+        flags = f"--preset {preset} --results {results}"
+        print_line(f"kept in  {kept}: python -m mim_bench table methods {flags}")
 
 
 @app.command(
@@ -120,8 +122,8 @@ def export(
     """Write a run's encoder for timm, transformers, or as plain safetensors, with a model card."""
     from mim_bench.experiment.export import export_run
 
-    written = export_run(run_folder(run, Path("runs")), format, out)
-    print_line("wrote " + ", ".join(map(str, written)))
+    paths = export_run(run_folder(run, Path("runs")), format, out)
+    print_line("wrote " + ", ".join(map(str, paths)))
 
 
 @app.command(
@@ -145,10 +147,16 @@ def embed(
     """Write an encoder's features of every image of a data set as Parquet, with labels and file names."""
     from mim_bench.experiment import embed as embedding
 
-    given = settings(overrides, None, data, device, limit_images)
+    overrides_given = settings(overrides, None, data, device, limit_images)
     names = [name.strip() for name in readout.split(",") if name.strip()]
     rows = embedding.embed(
-        _encoder(encoder), preset, given, out, readouts=names, num_heads=num_heads, notify=_say
+        _encoder(encoder),
+        preset,
+        overrides_given,
+        out,
+        readouts=names,
+        num_heads=num_heads,
+        notify=_say,
     )
     print_line(f"wrote {out}, {rows:,} images")
 

@@ -140,13 +140,13 @@ def _is_utf8(text: str) -> bool:
 
 def _handler() -> logging.Handler:
     """Prints each warning once, however many cells it holds for."""
-    seen: set[str] = set()
+    reported: set[str] = set()
 
     class Once(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             line = f"{record.levelname.lower()}: {record.getMessage()}"
-            if line not in seen:
-                seen.add(line)
+            if line not in reported:
+                reported.add(line)
                 print_line(line, console=err_console)
 
     return Once()

@@ -63,23 +63,23 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; where the terminal is too narrow, its columns go on below, the first one repeated."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     blocks: list[list[int]] = [[]]
-    used = 0
+    used_width = 0
     for column, width in list(enumerate(widths))[1:]:
-        if blocks[-1] and used + width + 3 > out_console.width - widths[0] - 4:
+        if blocks[-1] and used_width + width + 3 > out_console.width - widths[0] - 4:
             blocks.append([])
-            used = 0
+            used_width = 0
         blocks[-1].append(column)
-        used += width + 3
+        used_width += width + 3
     for block in blocks:
-        shown = Table()
+        rich_table = Table()
         for column in (0, *block):
             justify = (
                 "right" if column and all(map(_is_number, (r[column] for r in rows))) else "left"
             )
-            shown.add_column(headings[column], justify=justify, overflow="fold")
+            rich_table.add_column(headings[column], justify=justify, overflow="fold")
         for row in rows:
-            shown.add_row(*(row[column] for column in (0, *block)))
-        out_console.print(shown)
+            rich_table.add_row(*(row[column] for column in (0, *block)))
+        out_console.print(rich_table)
 
 
 def print_lines(
@@ -163,5 +163,5 @@ def run_folder(name: str, out: Path) -> Path:
     for folder in (Path(name), out / name):
         if (folder / "config.json").is_file():
             return folder
-    there = [path.parent.name for path in out.glob("*/encoder.safetensors")]
-    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, there)}")
+    run_ids = [path.parent.name for path in out.glob("*/encoder.safetensors")]
+    raise UserError(f"no run '{name}' here or in '{out}'; {suggest(name, run_ids)}")

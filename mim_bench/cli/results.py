@@ -92,11 +92,11 @@ def sweep(
     if dry_run:
         from mim_bench.experiment.dry_run import dry_run as forecast
 
-        shown = forecast(
+        estimate = forecast(
             request, device_tflops=device_tflops, gpus=gpus, queue_limit=queue_limit,
             gpus_per_job=site_settings.gpus if site_settings and gpus else 1,
         )  # fmt: skip
-        print_lines(shown.title, shown.headings, shown.rows, shown.lines)
+        print_lines(estimate.title, estimate.headings, estimate.rows, estimate.lines)
     if site_settings:
         site.submit(request, site_settings, dry_run=dry_run)
     elif not dry_run:
@@ -156,9 +156,9 @@ def table(
     grid = render.main_grid(built, brief=True) if built.rows else render.published_grid(built)
     print_table(grid.headings, grid.texts)
     if built.external:
-        outside = external_grid(built.external)
+        external = external_grid(built.external)
         print_line(render.EXTERNAL)
-        print_table(outside.headings, outside.texts)
+        print_table(external.headings, external.texts)
     for note in render.notes(built) if built.rows else [built.benchmark.claim]:
         print_line(note.replace("**", "").replace("`", ""), style="dim")
     _say_written(paths)
@@ -177,12 +177,14 @@ def figure(
     from mim_bench.records import swept
     from mim_bench.records.finished import has_runs
 
-    benchmark, preset, given = swept.recall(benchmark, preset, results, settings_alone(overrides))
-    paths = figures.draw(benchmark, preset, results, given)
-    if has_runs(benchmark, preset, out, given):
+    benchmark, preset, swept_with = swept.recall(
+        benchmark, preset, results, settings_alone(overrides)
+    )
+    paths = figures.draw(benchmark, preset, results, swept_with)
+    if has_runs(benchmark, preset, out, swept_with):
         from mim_bench.experiment.gallery import draw_gallery
 
-        paths += draw_gallery(benchmark, preset, out=out, results=results, overrides=given)
+        paths += draw_gallery(benchmark, preset, out=out, results=results, overrides=swept_with)
     _say_written(paths)
 
 
@@ -216,9 +218,9 @@ def similarity(
     from mim_bench.analysis.figures.similarity import draw_similarity
     from mim_bench.experiment.similarity import write_similarity
 
-    given = settings_alone(overrides)
-    paths = write_similarity(benchmark, preset, out=out, results=results, overrides=given)
-    paths += draw_similarity(benchmark, preset, results, given)
+    overrides_given = settings_alone(overrides)
+    paths = write_similarity(benchmark, preset, out=out, results=results, overrides=overrides_given)
+    paths += draw_similarity(benchmark, preset, results, overrides_given)
     _say_written(paths)
 
 

@@ -64,8 +64,8 @@ def run(
     from mim_bench.train import distributed, progress
 
     target, words = target_and_settings(target, overrides)
-    given = settings(words, seed, data, device, limit_images, protocols, skip_bad_images)
-    config = load_config(target, preset, given)
+    overrides_given = settings(words, seed, data, device, limit_images, protocols, skip_bad_images)
+    config = load_config(target, preset, overrides_given)
     with distributed.joined(config.runtime.timeout_minutes):
         result = execute(
             config,
@@ -80,9 +80,9 @@ def run(
         again = f"{result.folder} is already finished; --force starts again"
         print_line(again, console=err_console)
     print_records(result.records, readouts=readouts)
-    for what, name in (("records", ""), ("picture", ".png"), ("encoder", ".safetensors")):
-        if (path := result.folder / f"{what}{name}").exists():  # `scratch` alone has no encoder
-            print_line(f"{what}  {path}")
+    for artefact, name in (("records", ""), ("picture", ".png"), ("encoder", ".safetensors")):
+        if (path := result.folder / f"{artefact}{name}").exists():  # `scratch` alone has no encoder
+            print_line(f"{artefact}  {path}")
 
 
 @app.command("list")
@@ -133,22 +133,22 @@ def config_show(
         return
     content = config.config.model_dump()
     rows = []
-    for key, origin in sorted(config.origin.items(), key=lambda item: _place(item[0], content)):
+    for key, origin in sorted(config.origin.items(), key=lambda item: _position(item[0], content)):
         section, _, name = key.partition(".")
         if section == "target":
             value = content["target"]["params"][name]
         else:
             value = content[section][name] if name else content[section]
         left_open = value is None and key in _LEFT_TO_THE_DATA
-        shown = "as in the data" if left_open else str(value)
-        rows.append([key, shown, "" if origin == "default" else origin])
+        text = "as in the data" if left_open else str(value)
+        rows.append([key, text, "" if origin == "default" else origin])
     print_table(["field", "value", "from"], rows)
     print_line(
         f"lr {config.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
     )
 
 
-def _place(key: str, content: dict[str, object]) -> int:
+def _position(key: str, content: dict[str, object]) -> int:
     return list(content).index(key.partition(".")[0])
 
 
@@ -184,7 +184,7 @@ def speed(
     """Time the pre-training step for each target on this device."""
     from mim_bench.evaluate import speed as speeds
 
-    given = settings(overrides, None, device=device)
-    title, headings, rows = speeds.measure(target, preset, given, steps)
+    overrides_given = settings(overrides, None, device=device)
+    title, headings, rows = speeds.measure(target, preset, overrides_given, steps)
     print_line(title)
     print_table(headings, rows)

@@ -91,16 +91,16 @@ def diagnose(
     """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
     from mim_bench.analysis.figures.diagnose import draw_diagnoses
     from mim_bench.config import recipe
-    from mim_bench.experiment.diagnose import LEGEND, diagnose, shown, write_diagnosis
+    from mim_bench.experiment.diagnose import LEGEND, diagnose, diagnosis_grid, write_diagnosis
 
     names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
-    given = settings([word for word in words or [] if "=" in word], None, data)
+    overrides = settings([word for word in words or [] if "=" in word], None, data)
     diagnoses, paths = [], list[Path]()
-    for diagnosis in diagnose(names, preset, given, out=out, notify=print_line):
+    for diagnosis in diagnose(names, preset, overrides, out=out, notify=print_line):
         diagnoses.append(diagnosis)
         paths = [write_diagnosis(diagnosis, preset, results)]
     if paths:
         paths += draw_diagnoses(paths[0], preset, results)
-        print_table(*shown(diagnoses))
+        print_table(*diagnosis_grid(diagnoses))
         print_line(LEGEND, style="dim")
         print_line("wrote " + ", ".join(map(str, paths)))

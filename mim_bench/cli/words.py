@@ -55,9 +55,9 @@ def read_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
     """
     target: str | None = None
     settings: list[str] = []
-    rest = list(words or ())
-    while rest:
-        word = rest.pop(0)
+    remaining = list(words or ())
+    while remaining:
+        word = remaining.pop(0)
         is_flag = word.startswith("-")
         name, equals, value = word.lstrip("-").partition("=") if is_flag else word.partition("=")
         if not equals and not is_flag:
@@ -71,32 +71,34 @@ def read_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
             target = value
         else:
             name = field(name, word)
-            if not equals and not (rest and not rest[0].startswith("--")):
+            if not equals and not (remaining and not remaining[0].startswith("--")):
                 raise UserError(f"{word}: a value is missing; spelled {name}=VALUE")
-            settings.append(f"{name}={value if equals else rest.pop(0)}")
+            settings.append(f"{name}={value if equals else remaining.pop(0)}")
     return target, settings
 
 
 def field(name: str, word: str) -> str:
     """The field that a name means; a full name comes back as it is, to be checked with its value."""
-    plain = name.replace("-", "_")
-    if plain in _INSTEAD:
-        raise UserError(f"{word}: use {_INSTEAD[plain]}")
-    if plain in _SETTINGS:
-        return _SETTINGS[plain]
+    snake_case = name.replace("-", "_")
+    if snake_case in _INSTEAD:
+        raise UserError(f"{word}: use {_INSTEAD[snake_case]}")
+    if snake_case in _SETTINGS:
+        return _SETTINGS[snake_case]
     leaves = fields(RunConfig)
     if "." in name or name in leaves:
         return name
-    same = [leaf for leaf in leaves if plain in (leaf.rpartition(".")[2], leaf.replace(".", "_"))]
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise UserError(f"{word}: say which: {', '.join(same)}")
+    matching = [
+        leaf for leaf in leaves if snake_case in (leaf.rpartition(".")[2], leaf.replace(".", "_"))
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UserError(f"{word}: say which: {', '.join(matching)}")
     if word.startswith("-"):
         raise UserError(f"no option {word}; `--help` lists options, `config show` settings")
     return name
 
 
 def _is_target(word: str) -> bool:
-    near = suggest(word.lower(), recipe.names("targets")).startswith("nearest")
-    return near or word.endswith(".toml") or Path(f"{word}.toml").is_file()
+    is_near = suggest(word.lower(), recipe.names("targets")).startswith("nearest")
+    return is_near or word.endswith(".toml") or Path(f"{word}.toml").is_file()

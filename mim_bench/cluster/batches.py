@@ -64,9 +64,9 @@ def arrays(
         limits = split_limit(max_running, sizes)
         # more arrays than may run at a time: each starts after the end of an earlier one
         for number in range(max_running, len(split)):
-            turn = Dependency("afterany", batch=len(fits) + number - max_running)
+            previous = Dependency("afterany", batch=len(fits) + number - max_running)
             batch = split[number]
-            split[number] = replace(batch, dependencies=(*batch.dependencies, turn))
+            split[number] = replace(batch, dependencies=(*batch.dependencies, previous))
     bounded = [
         replace(batch, max_running=limit) for batch, limit in zip(split, limits, strict=True)
     ]
@@ -80,11 +80,11 @@ def split_limit(max_running: int, sizes: Sequence[int]) -> list[int]:
     arrays than the bound, each gets one, and the later ones must wait for earlier ones.
     """
     limits = [1] * len(sizes)
-    rest = max_running - len(sizes)
+    remainder = max_running - len(sizes)
     for number in itertools.cycle(range(len(sizes))):
-        if rest <= 0 or limits == list(sizes):
+        if remainder <= 0 or limits == list(sizes):
             return limits
         if limits[number] < sizes[number]:
             limits[number] += 1
-            rest -= 1
+            remainder -= 1
     return limits

@@ -203,10 +203,10 @@ class ProgressFile:
                 return
             last = now
             seconds, steps = now - began[0][0], done_steps - began[0][1]
-            left = round(seconds / steps * (num_steps - done_steps), 1) if steps else None
+            seconds_left = round(seconds / steps * (num_steps - done_steps), 1) if steps else None
             self._write(
                 stage=name, done_steps=done_steps, num_steps=num_steps,
-                images_per_s=round(images_per_s, 1), loss=loss, seconds_left=left,
+                images_per_s=round(images_per_s, 1), loss=loss, seconds_left=seconds_left,
             )  # fmt: skip
 
         yield report

@@ -40,15 +40,15 @@ class Ledger:
                 ) from None
             jobs.pop(job.job_id, None)
             jobs[job.job_id] = job
-        here = slurm.cluster_name() if any(job.cluster for job in jobs.values()) else ""
+        cluster = slurm.cluster_name() if any(job.cluster for job in jobs.values()) else ""
         for job in jobs.values():
             if (
-                here
-                and job.cluster not in ("", here)
+                cluster
+                and job.cluster not in ("", cluster)
                 and not list(Path(job.folder).glob(f"{job.job_id}_*_result.pkl"))
             ):
                 raise UserError(
-                    f"{self.path}: job {job.job_id} was submitted on the cluster {job.cluster}, this is {here}; "
+                    f"{self.path}: job {job.job_id} was submitted on the cluster {job.cluster}, this is {cluster}; "
                     "use another --out here"
                 )
         return list(jobs.values())

@@ -124,22 +124,22 @@ def _to_submit(
 ) -> tuple[list[list[PendingCell]], list[str]]:
     """The cells to be submitted, those of the same run together, and notes on the others."""
     runs: dict[str, list[PendingCell]] = {}
-    done, live, failed = 0, 0, 0
+    num_done, num_live, num_failed = 0, 0, 0
     exclusive: set[str] = set()
     for task in tasks:
-        done += not task.missing
+        num_done += not task.missing
         exclusive |= {protocol for protocol in task.missing if PROTOCOLS[protocol].exclusive}
         part = task.only(exclusive=False)
         states = {protocol: jobs.record_state(part, protocol).name for protocol in part.missing}
-        live += bool({"queued", "running"} & set(states.values()))
-        failed += "failed" in states.values()
+        num_live += bool({"queued", "running"} & set(states.values()))
+        num_failed += "failed" in states.values()
         wanted = {"missing", "failed"} if request.retry_failed else {"missing"}
         part = part.having(tuple(name for name, state in states.items() if state in wanted))
         if part.missing:
             runs.setdefault(part.cell.config.hash, []).append(part)
-    counts = {"done before": done, "queued or running already": live}
+    counts = {"done before": num_done, "queued or running already": num_live}
     if not request.retry_failed:
-        counts["failed before; --retry-failed submits them again"] = failed
+        counts["failed before; --retry-failed submits them again"] = num_failed
     notes = [f"{num} cell{'s' * (num != 1)} {state}" for state, num in counts.items() if num]
     for protocol in sorted(exclusive):
         notes.append(

@@ -168,8 +168,8 @@ class Cluster(Size):
     @property
     def evaluation(self) -> Size:
         """Size of a separate evaluation job."""
-        own = self.evaluate.model_dump(exclude_unset=True)
-        return Size.model_validate(self.single_process.model_dump() | own)
+        overrides = self.evaluate.model_dump(exclude_unset=True)
+        return Size.model_validate(self.single_process.model_dump() | overrides)
 
     def sbatch_parameters(self, size: Size) -> dict[str, Any]:
         """Parameters of submitit's SlurmExecutor for jobs of a size, by Slurm's own names."""
@@ -205,14 +205,14 @@ def load_cluster(path: Path | None, overrides: Sequence[str]) -> tuple[Cluster, 
             values = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"cluster file {path} cannot be read: {error}") from None
-    given = dict(split_override(text.removeprefix(PREFIX)) for text in overrides)
+    settings = dict(split_override(text.removeprefix(PREFIX)) for text in overrides)
     leaves = fields(Cluster)
-    for origin, prefix, keys in ((path, "", values), ("command line", PREFIX, given)):
+    for origin, prefix, keys in ((path, "", values), ("command line", PREFIX, settings)):
         for key in keys:
             if key not in leaves and not key.startswith("sbatch."):
-                near = suggest(prefix + key, [prefix + leaf for leaf in leaves])
-                raise UserError(f"{origin}: unknown field '{prefix}{key}'; {near}")
-    values |= {key: parse_value(text, leaves.get(key, Any)) for key, text in given.items()}
+                hint = suggest(prefix + key, [prefix + leaf for leaf in leaves])
+                raise UserError(f"{origin}: unknown field '{prefix}{key}'; {hint}")
+    values |= {key: parse_value(text, leaves.get(key, Any)) for key, text in settings.items()}
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")

@@ -32,14 +32,16 @@ def queue(jobs: Collection[Job]) -> dict[str, str]:
     """Id of each job that waits or runs -> why it waits, empty once it has begun; one call of squeue."""
     if not jobs:
         return {}
-    done = _call(
+    answered = _call(
         ["squeue", "--noheader", "--array", "--jobs", _arrays(jobs), "-o", "%i|%T|%U|%V|%r|%j"]
     )
-    if done.returncode:
-        if "Invalid job id" in done.stderr:  # finished so long ago that Slurm has forgotten them
+    if answered.returncode:
+        if (
+            "Invalid job id" in answered.stderr
+        ):  # finished so long ago that Slurm has forgotten them
             return {}
-        raise UserError(f"squeue: {one_line(done.stderr)}")
-    queued = _own(jobs, done.stdout)
+        raise UserError(f"squeue: {one_line(answered.stderr)}")
+    queued = _own_jobs(jobs, answered.stdout)
     return {
         job_id: reason or state if state in _WAITING else ""
         for job_id, (state, reason) in queued.items()
@@ -51,9 +53,11 @@ def history(jobs: Collection[Job]) -> dict[str, str]:
     if not jobs:
         return {}
     fields = "JobID,State,UID,Submit,ExitCode,JobName"
-    done = _call(["sacct", "-X", "-n", "-P", "-j", _arrays(jobs), "-o", fields])
+    answered = _call(["sacct", "-X", "-n", "-P", "-j", _arrays(jobs), "-o", fields])
     return (
-        {} if done.returncode else {i: state for i, (state, _) in _own(jobs, done.stdout).items()}
+        {}
+        if answered.returncode
+        else {i: state for i, (state, _) in _own_jobs(jobs, answered.stdout).items()}
     )
 
 
@@ -61,7 +65,7 @@ def _arrays(jobs: Collection[Job]) -> str:
     return ",".join(sorted({job.job_id.partition("_")[0] for job in jobs}))
 
 
-def _own(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
+def _own_jobs(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
     """`id|state|user|submit time|detail|name` -> state and detail of those that are ours.
 
     Slurm's ids come round again: a job that has another name or user, or was submitted before ours, is
@@ -70,11 +74,11 @@ def _own(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
     by_id = {job.job_id: job for job in jobs}
     queued = {}
     for line in lines.splitlines():
-        job_id, *rest = line.split("|", 5)
+        job_id, *fields = line.split("|", 5)
         job = by_id.get(job_id)
-        if job is None or len(rest) < 5:
+        if job is None or len(fields) < 5:
             continue
-        state, user, submitted, detail, name = rest
+        state, user, submitted, detail, name = fields
         if name == job.name and user == str(os.getuid()) and _is_after(submitted, job.submitted):
             queued[job_id] = state, detail
     return queued
@@ -90,8 +94,8 @@ def _is_after(local_time: str, submitted: str) -> bool:
 
 def cancel(job_ids: Sequence[str]) -> None:
     """Ends jobs, waiting or running."""
-    if job_ids and (done := _call(["scancel", *job_ids])).returncode:
-        raise UserError(f"scancel: {one_line(done.stderr)}")
+    if job_ids and (answered := _call(["scancel", *job_ids])).returncode:
+        raise UserError(f"scancel: {one_line(answered.stderr)}")
 
 
 def max_array_size() -> int:

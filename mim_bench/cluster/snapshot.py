@@ -50,9 +50,9 @@ class Snapshot:
 
         Without PYTHONSAFEPATH `python -m` would put the job's folder, perhaps the checkout, before it.
         """
-        here = [str(Path.cwd())] if {"", str(Path.cwd())} & set(sys.path[:1]) else []
+        current_folder = [str(Path.cwd())] if {"", str(Path.cwd())} & set(sys.path[:1]) else []
         behind = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-        path = os.pathsep.join(map(shlex.quote, [str(self.folder), *here, *behind]))
+        path = os.pathsep.join(map(shlex.quote, [str(self.folder), *current_folder, *behind]))
         return [
             "export PYTHONSAFEPATH=1",
             f'export PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"',

@@ -74,12 +74,14 @@ class BenchmarkJobs:
             return State("missing")
         job = next((job for job in jobs if self.states[job.job_id].is_live), jobs[0])
         state = self.states[job.job_id]
-        needed = [self.states[job_id] for job_id in job.needs if job_id in self.states]
+        required_states = [self.states[job_id] for job_id in job.needs if job_id in self.states]
         if state.is_live:
             # an evaluation waits while its pre-training runs: that one says more
-            runs = [other for other in needed if other.job and other.job.kind == "run"]
+            runs = [other for other in required_states if other.job and other.job.kind == "run"]
             return next((other for other in (state, *runs) if other.name == "running"), state)
-        failed = next((other.job for other in (state, *needed) if other.name == "failed"), None)
+        failed = next(
+            (other.job for other in (state, *required_states) if other.name == "failed"), None
+        )
         return State("failed", failed) if failed else State("missing", job)
 
     def cell_state(self, task: PendingCell) -> State:

@@ -94,20 +94,20 @@ def status(
         preset: by default that of the last sweep on a cluster, with its overrides.
     """
     submitted = Ledger(out).jobs()
-    mine = [job for job in submitted if job.benchmark == Path(name).stem]
-    if mine:
+    own_jobs = [job for job in submitted if job.benchmark == Path(name).stem]
+    if own_jobs:
         slurm.require()
     if preset is None:
-        preset = mine[-1].preset if mine else "tiny"
-        overrides = overrides or (mine[-1].overrides if mine else ())
+        preset = own_jobs[-1].preset if own_jobs else "tiny"
+        overrides = overrides or (own_jobs[-1].overrides if own_jobs else ())
     name, preset, overrides = swept.recall(name, preset, results, overrides)
     tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
     jobs = BenchmarkJobs(submitted, tasks)
-    here = running(out, [task.cell.config for task in tasks if task.missing])
+    running_here = running(out, [task.cell.config for task in tasks if task.missing])
 
     def cell_state(task: pending.PendingCell) -> State:
         state = jobs.cell_state(task)
-        is_here = not state.is_live and task.missing and task.cell.config.hash in here
+        is_here = not state.is_live and task.missing and task.cell.config.hash in running_here
         return State("running") if is_here else state
 
     cells = [
@@ -147,8 +147,8 @@ def _progress_line(report: dict[str, Any]) -> str:
         f"{report['stage']}: step {report['done_steps']:,} of {report['num_steps']:,}, "
         f"{report['images_per_s']:,.0f} images/s"
     )
-    left = report["seconds_left"]
-    return line if left is None else f"{line}, {duration(left)} left"
+    seconds_left = report["seconds_left"]
+    return line if seconds_left is None else f"{line}, {duration(seconds_left)} left"
 
 
 def table(status: Status) -> tuple[list[str], list[list[str]], list[str]]:
@@ -178,21 +178,21 @@ def cancel(name: str, preset: str | None = None, *, out: Path) -> list[Job]:
         submitted = ledger.jobs()
         queue = slurm.queue(submitted)
         jobs = [job for job in submitted if job.job_id in queue]
-        mine = [
+        own_jobs = [
             job
             for job in jobs
             if job.benchmark == Path(name).stem
             and (preset is None or Path(job.preset).stem == Path(preset).stem)
         ]
-        runs = [job for job in mine if job.kind == "run"]
+        runs = [job for job in own_jobs if job.kind == "run"]
         ids = {job.job_id for job in runs}
         others = {need for job in jobs if job.job_id not in ids for need in job.needs}
         # a fit that this benchmark waits for may have been submitted by another one
-        needed = {job.job_id for job in mine} | {need for job in runs for need in job.needs}
+        required = {job.job_id for job in own_jobs} | {need for job in runs for need in job.needs}
         fits = [
             job
             for job in jobs
-            if job.kind == "fit" and job.job_id in needed and job.job_id not in others
+            if job.kind == "fit" and job.job_id in required and job.job_id not in others
         ]
         slurm.cancel([job.job_id for job in (*runs, *fits)])
     return [*runs, *fits]

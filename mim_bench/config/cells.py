@@ -30,7 +30,7 @@ class Cell:
     relative: dict[str, float]
     """Field of the grid -> value over the preset's own, where the file says it so."""
     variant: Variant | None = None
-    brought: tuple[str, ...] = ()
+    from_recipe: tuple[str, ...] = ()
     """Fields that its target brings along, in a division that is not closed."""
 
     @property
@@ -47,7 +47,9 @@ class Cell:
         return "target" in self._set()
 
     def _set(self) -> set[str]:
-        return set(self.point) | set(self.variant.set if self.variant else ()) | set(self.brought)
+        return (
+            set(self.point) | set(self.variant.set if self.variant else ()) | set(self.from_recipe)
+        )
 
 
 def row_label(point: Mapping[str, Any]) -> str:
@@ -55,15 +57,19 @@ def row_label(point: Mapping[str, Any]) -> str:
     parts = []
     for field, value in point.items():
         short = field.rpartition(".")[2].replace("_", " ")
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
-        parts.append(shown if field in ("target", "variant") else f"{short} {shown}")
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        parts.append(text if field in ("target", "variant") else f"{short} {text}")
     return ", ".join(parts)
 
 
 def config_field(name: str, config: RunConfig) -> str:
     """`hog.num_bins` -> `target.params.num_bins`, where hog is the target; others stay."""
-    section, _, rest = name.partition(".")
-    return f"target.params.{rest}" if section in (config.target.name, "target") and rest else name
+    section, _, name_in_section = name.partition(".")
+    return (
+        f"target.params.{name_in_section}"
+        if section in (config.target.name, "target") and name_in_section
+        else name
+    )
 
 
 SEEDS = "benchmark.seeds="
@@ -86,8 +92,10 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
         point = dict(zip(benchmark.grid, values, strict=True))
         protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
         fields = {**(variant.set if variant else {}), **point}
-        brought = _brought(benchmark, str(fields.get("target", "norm_pixel")), preset)
-        grid_cells.append(_cell(point, variant, brought, seeds[0], protocols, preset, overrides))
+        from_recipe = _from_recipe(benchmark, str(fields.get("target", "norm_pixel")), preset)
+        grid_cells.append(
+            _cell(point, variant, from_recipe, seeds[0], protocols, preset, overrides)
+        )
     labels = [cell.label for cell in grid_cells] + list(benchmark.first_only)
     if benchmark.reference and benchmark.reference not in labels:
         raise UserError(
@@ -123,19 +131,19 @@ def as_published(target: str, preset: str) -> dict[str, Any]:
     Raises UserError naming recipe and block where a field is unknown or a value not allowed.
     """
     overrides = flatten(recipe.load_recipe(target).as_published)
-    plain = {
+    placeholders = {
         field: 1 if isinstance(value, str) and _RELATIVE.fullmatch(value) else value
         for field, value in overrides.items()
     }
     try:
-        resolve(target, preset, (), plain)
+        resolve(target, preset, (), placeholders)
     except UserError as error:
         reason = str(error).removeprefix("benchmark: ")
         raise UserError(f"target recipe '{target}', [as_published]: {reason}") from None
     return overrides
 
 
-def _brought(benchmark: Benchmark, target: str, preset: str) -> dict[str, Any]:
+def _from_recipe(benchmark: Benchmark, target: str, preset: str) -> dict[str, Any]:
     """Field -> value of what a target brings along in the benchmark's division."""
     if benchmark.division == "as_published":
         return as_published(target, preset)
@@ -153,27 +161,27 @@ def _brought(benchmark: Benchmark, target: str, preset: str) -> dict[str, Any]:
 def _cell(
     point: dict[str, Any],
     variant: Variant | None,
-    brought: Mapping[str, Any],
+    from_recipe: Mapping[str, Any],
     seed: int,
     protocols: Sequence[str],
     preset: str,
     overrides: Sequence[str],
 ) -> Cell:
-    fields = {**brought, **(variant.set if variant else {}), **point}
+    fields = {**from_recipe, **(variant.set if variant else {}), **point}
     target = fields.pop("target", "norm_pixel")
     # `hog.num_bins=6` is a setting of the rows of that target alone
-    foreign = set(recipe.names("targets")) - {target}
-    overrides = [text for text in overrides if text.partition(".")[0] not in foreign]
+    other_targets = set(recipe.names("targets")) - {target}
+    overrides = [text for text in overrides if text.partition(".")[0] not in other_targets]
     grid: dict[str, Any] = {"seed": seed, "evaluate.protocols": list(protocols)}
     relative: dict[str, float] = {}
     base = resolve(target, preset, overrides).config
     for field, value in fields.items():
         grid[field] = value
         if isinstance(value, str) and (match := _RELATIVE.fullmatch(value)):
-            own = flatten(base.model_dump())[config_field(field, base)]
+            base_value = flatten(base.model_dump())[config_field(field, base)]
             relative[field] = float(match[1])
-            scaled = own * relative[field]
-            grid[field] = max(1, round(scaled)) if isinstance(own, int) else scaled
+            scaled = base_value * relative[field]
+            grid[field] = max(1, round(scaled)) if isinstance(base_value, int) else scaled
     # a setting is what a relative value is relative to; over another one it would make all rows the same
     overridden = {config_field(split_override(text)[0], base): text for text in overrides}
     for field in grid:
@@ -187,4 +195,4 @@ def _cell(
     config = resolve(target, preset, kept, grid).config
     resolved = {"variant": variant.name} if variant else {}
     resolved |= {field: grid.get(field, value) for field, value in point.items()}
-    return Cell(config, resolved, relative, variant, tuple(brought))
+    return Cell(config, resolved, relative, variant, tuple(from_recipe))

@@ -77,28 +77,30 @@ def read(room: str, name: str) -> dict[str, Any]:
 
 def _meant(room: str, name: str) -> str:
     """What somebody probably meant: another spelling, a file without its suffix, a method instead of its target."""
-    plain = name.lower().replace("-", "_")
+    snake_case = name.lower().replace("-", "_")
     if Path(f"{name}.toml").is_file():
         return f"a file is named with its suffix: {name}.toml"
-    if plain in names(room):
-        return f"nearest: {plain}"
+    if snake_case in names(room):
+        return f"nearest: {snake_case}"
     if room == "targets":
-        for own in names(room):
-            if plain in (method.lower() for method in read(room, own).get("methods", ())):
-                return f"the target of {name} is {own}"
+        for name_known in names(room):
+            if snake_case in (
+                method.lower() for method in read(room, name_known).get("methods", ())
+            ):
+                return f"the target of {name} is {name_known}"
     return suggest(name, names(room))
 
 
-def _check_texts(content: Any, where: str) -> None:
+def _check_texts(content: Any, location: str) -> None:
     """What a file says reaches terminals, pages and TeX: on one line each."""
     if isinstance(content, str):
-        check_printable(content, f"{where}: text")
+        check_printable(content, f"{location}: text")
     elif isinstance(content, dict):
         for part in (*content, *content.values()):
-            _check_texts(part, where)
+            _check_texts(part, location)
     elif isinstance(content, list):
         for part in content:
-            _check_texts(part, where)
+            _check_texts(part, location)
 
 
 @lru_cache(maxsize=256)

@@ -99,18 +99,18 @@ def explain(error: ValidationError) -> str:
     """One line for pydantic's first complaint: field, value, what is allowed."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in first["loc"])
+    location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":
-        is_named = len(first["loc"]) < 2 or where in message
-        return message if is_named else f"{where}: {message}"
+        is_named = len(first["loc"]) < 2 or location in message
+        return message if is_named else f"{location}: {message}"
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
-        where = ".".join(str(part) for part in first["loc"][:-1])
+        location = ".".join(str(part) for part in first["loc"][:-1])
         message = f"{len(first['input'])} of the numbers that it takes; allowed: one more"
     elif first["type"] == "missing":
-        return f"{where} is missing"
+        return f"{location} is missing"
     message = message.replace("Input should be ", "allowed: ")
     message = re.split(", (?:unable|got)", message)[0]
-    return f"{where}={first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{location}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -138,8 +138,8 @@ class _Layers:
 
     def add(self, values: Mapping[str, Any], origin: str) -> None:
         for key, value in values.items():
-            section, _, rest = key.partition(".")
-            name = f"target.{rest}" if section == self.target_name and rest else key
+            section, _, field = key.partition(".")
+            name = f"target.{field}" if section == self.target_name and field else key
             name = name.replace("target.params.", "target.")
             if name == "preset":
                 raise UserError(f"{origin}: preset={value} is no setting; use --preset {value}")
@@ -154,9 +154,9 @@ class _Layers:
     def _suggest(self, name: str) -> str:
         """Nearest fields of the section, or nearest of all where there is no such section."""
         section = name.partition(".")[0]
-        same = [leaf for leaf in self.leaves if leaf.partition(".")[0] == section]
-        if same:
-            return suggest(name, same)
+        in_section = [leaf for leaf in self.leaves if leaf.partition(".")[0] == section]
+        if in_section:
+            return suggest(name, in_section)
         sections = {leaf.partition(".")[0] for leaf in self.leaves}
         return f"{suggest(section, sections)} (`config show` lists every field)"
 
@@ -181,8 +181,8 @@ def resolve(
     layers = _Layers(name, schema)
 
     content = recipes.read("preset", preset)
-    for about in ("description", "primary"):  # of the preset, not of the run
-        content.pop(about, None)
+    for key_of_preset in ("description", "primary"):  # of the preset, not of the run
+        content.pop(key_of_preset, None)
     for other, params in content.pop("target", {}).items():
         if other == name:
             layers.add(
@@ -196,11 +196,11 @@ def resolve(
     nested: dict[str, Any] = {"preset": Path(preset).stem}
     params: dict[str, Any] = {}
     for key, value in layers.values.items():
-        section, _, rest = key.partition(".")
+        section, _, field = key.partition(".")
         if section == "target":
-            params[rest] = value
-        elif rest:
-            nested.setdefault(section, {})[rest] = value
+            params[field] = value
+        elif field:
+            nested.setdefault(section, {})[field] = value
         else:
             nested[section] = value
     try:

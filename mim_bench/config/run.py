@@ -268,8 +268,8 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _augmentable(self) -> "RunConfig":
-        used = {part for name in self.evaluate.protocols for part in PROTOCOLS[name].sections}
-        for name in sorted(used & {"finetune", "scratch"}):
+        sections = {part for name in self.evaluate.protocols for part in PROTOCOLS[name].sections}
+        for name in sorted(sections & {"finetune", "scratch"}):
             text = getattr(self, name).rand_augment
             if text and self.data.in_chans not in (None, 1, 3):
                 raise ValueError(

@@ -34,12 +34,14 @@ def trainings(config: RunConfig) -> dict[str, ScheduleConfig]:
         "finetune": config.finetune,
         "scratch": config.scratch,
     }
-    used = {section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections}
+    used_sections = {
+        section for name in config.evaluate.protocols for section in PROTOCOLS[name].sections
+    }
     if needs_pretraining(config):
-        used.add("pretrain")
+        used_sections.add("pretrain")
     if config.linear.solver != "lars":
-        used.discard("linear")
-    return {name: section for name, section in sections.items() if name in used}
+        used_sections.discard("linear")
+    return {name: section for name, section in sections.items() if name in used_sections}
 
 
 def fit_batches(config: RunConfig, num_images: int) -> RunConfig:
@@ -50,14 +52,14 @@ def fit_batches(config: RunConfig, num_images: int) -> RunConfig:
         num_used = num_images - round(num_images * getattr(section, "holdout_fraction", 0.0))
         if section.batch_size > num_used:
             # mixup needs an even batch, and parts of equal size
-            whole = num_used - num_used % (2 * section.accumulation_steps)
-            changes[name] = section.model_dump() | {"batch_size": whole}
+            num_divisible = num_used - num_used % (2 * section.accumulation_steps)
+            changes[name] = section.model_dump() | {"batch_size": num_divisible}
     return validated(config.model_dump() | changes) if changes else config
 
 
-def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
+def check_shares(schedules: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
     """That every training's batch can be split over so many processes: checked before the first one begins."""
-    for name, section in todo.items():
+    for name, section in schedules.items():
         if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
             raise UserError(
                 f"{name}.erasing={section.erasing}: its draws would depend on the number of processes "
@@ -66,11 +68,11 @@ def check_shares(todo: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
         parts = section.accumulation_steps * num_ranks
         # mixup pairs the images of a process
         mixes = isinstance(section, FinetuneConfig) and (section.mixup > 0 or section.cutmix > 0)
-        whole = 2 * parts if mixes else parts
-        if section.batch_size % whole:
+        divisor = 2 * parts if mixes else parts
+        if section.batch_size % divisor:
             pairs = ", two by two for mixup," if mixes else ""
             raise UserError(
                 f"{name}.batch_size={section.batch_size} cannot be shared by {num_ranks} "
                 f"process{'es' * (num_ranks != 1)}{pairs} with {name}.accumulation_steps="
-                f"{section.accumulation_steps}; allowed: multiples of {whole}"
+                f"{section.accumulation_steps}; allowed: multiples of {divisor}"
             )

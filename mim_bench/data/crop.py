@@ -90,16 +90,16 @@ class Crop(Frozen):
 
         A row depends on its own index and size, on seed and on epoch: never on the rest of the batch.
         """
-        turned = rng.uniform(index, 1, seed=seed, epoch=epoch, stream="flip")[:, 0] < self.flip
+        flips = rng.uniform(index, 1, seed=seed, epoch=epoch, stream="flip")[:, 0] < self.flip
         if self.mode == "none":
-            return eval_box(source_sizes, self.size, self.crop_fraction), turned
+            return eval_box(source_sizes, self.size, self.crop_fraction), flips
         draws = rng.uniform(index, 2 * _TRIES + 2, seed=seed, epoch=epoch, stream="crop").double()
         if self.mode == "fixed_size":
             height, width = _largest(source_sizes, self.size, _FIXED_FRACTION)
-            return _place(height, width, source_sizes, draws[:, :2]), turned
+            return _box_at(height, width, source_sizes, draws[:, :2]), flips
         height, width, has_box = self._tries(source_sizes, draws[:, 2:])
-        placed = _place(height, width, source_sizes, draws[:, :2])
-        return torch.where(has_box[:, None], placed, self._fallback(source_sizes)), turned
+        placed = _box_at(height, width, source_sizes, draws[:, :2])
+        return torch.where(has_box[:, None], placed, self._fallback(source_sizes)), flips
 
     def _ratios(self) -> tuple[float, float]:
         aspect = self.size[1] / self.size[0]
@@ -132,7 +132,7 @@ class Crop(Frozen):
         return torch.stack([top, left, box_height, box_width], dim=1)
 
 
-def _place(height: Tensor, width: Tensor, source_sizes: Tensor, draws: Tensor) -> Tensor:
+def _box_at(height: Tensor, width: Tensor, source_sizes: Tensor, draws: Tensor) -> Tensor:
     """Box sizes (B,) and draws (B, 2) in [0, 1) -> boxes (B, 4), every place equally likely."""
     room = source_sizes - torch.stack([height, width], dim=1) + 1
     corner = (draws * room).floor().long()

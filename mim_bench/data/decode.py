@@ -32,8 +32,8 @@ def _pillow(file: BytesIO | Path) -> np.ndarray:
             return _high_byte(np.asarray(image))
         if image.mode == "F":
             raise ValueError("floating-point pixels, whose range is unknown")
-        wanted = "L" if image.mode in _GREY else "RGB"
-        return np.asarray(image if image.mode == wanted else image.convert(wanted))
+        mode = "L" if image.mode in _GREY else "RGB"
+        return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def _numpy(file: Path) -> np.ndarray:
@@ -45,7 +45,7 @@ def _numpy(file: Path) -> np.ndarray:
     return array
 
 
-def decode(data: bytes | Path, where: str) -> Image8:
+def decode(data: bytes | Path, location: str) -> Image8:
     """Encoded bytes or a file -> (H, W, C) uint8; UserError naming `where` if that fails."""
     try:
         if isinstance(data, Path) and not stat.S_ISREG(data.stat().st_mode):
@@ -56,20 +56,20 @@ def decode(data: bytes | Path, where: str) -> Image8:
         else:
             array = _pillow(data if isinstance(data, Path) else BytesIO(data))
     except UnidentifiedImageError:
-        raise UserError(f"{where}: unreadable image (no format that Pillow knows)") from None
+        raise UserError(f"{location}: unreadable image (no format that Pillow knows)") from None
     except Exception as error:  # a broken file makes decoders raise almost anything
         lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{where}: unreadable image ({lines[0]})") from error
+        raise UserError(f"{location}: unreadable image ({lines[0]})") from error
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def fit_channels(image: Image8, num_channels: int, where: str) -> Image8:
+def fit_channels(image: Image8, num_channels: int, location: str) -> Image8:
     """(H, W, C) -> (H, W, num_channels): grey is repeated, colour becomes luma; else UserError."""
-    have = image.shape[2]
-    if have == num_channels:
+    num_present = image.shape[2]
+    if num_present == num_channels:
         return image
-    if (have, num_channels) == (1, 3):
+    if (num_present, num_channels) == (1, 3):
         return np.repeat(image, 3, axis=2)
-    if (have, num_channels) == (3, 1):
+    if (num_present, num_channels) == (3, 1):
         return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-    raise UserError(f"{where}: {have} channels, where the others have {num_channels}")
+    raise UserError(f"{location}: {num_present} channels, where the others have {num_channels}")

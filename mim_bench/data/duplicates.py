@@ -44,11 +44,11 @@ def _same_pixels(train: torch.Tensor, evaluated: torch.Tensor) -> int:
         return 0
     rows = [pixels.flatten(1).cpu().numpy() for pixels in (train, evaluated)]  # (N, P)
     keys = [_keys(pixels) for pixels in rows]
-    near = np.flatnonzero(np.isin(keys[1], keys[0]))  # a few bytes agree: all are compared
-    known: dict[bytes, set[bytes]] = {}
-    for index in np.flatnonzero(np.isin(keys[0], keys[1][near])):
-        known.setdefault(keys[0][index].tobytes(), set()).add(rows[0][index].tobytes())
-    return sum(rows[1][i].tobytes() in known[keys[1][i].tobytes()] for i in near)
+    candidates = np.flatnonzero(np.isin(keys[1], keys[0]))  # a few bytes agree: all are compared
+    rows_by_key: dict[bytes, set[bytes]] = {}
+    for index in np.flatnonzero(np.isin(keys[0], keys[1][candidates])):
+        rows_by_key.setdefault(keys[0][index].tobytes(), set()).add(rows[0][index].tobytes())
+    return sum(rows[1][i].tobytes() in rows_by_key[keys[1][i].tobytes()] for i in candidates)
 
 
 def _keys(rows: np.ndarray) -> np.ndarray:
@@ -65,7 +65,9 @@ def _same_files(train: ImageSet, evaluated: ImageSet, positions: np.ndarray) -> 
     for i in range(len(train)):
         if (size := train.content_size(i)) in by_size:
             by_size[size].append(i)
-    contents = {size: {train.content(i) for i in same} for size, same in by_size.items() if same}
+    contents = {
+        size: {train.content(i) for i in indices} for size, indices in by_size.items() if indices
+    }
     return sum(
         size in contents and evaluated.content(i) in contents[size] for i, size in sizes.items()
     )

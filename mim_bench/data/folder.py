@@ -48,12 +48,12 @@ def fingerprint_files(files: list[Path], names: list[str]) -> str:
     sizes = list(map(file_size, files))
     lines = (f"{name} {size}" for name, size in zip(names, sizes, strict=True))
     content = hashlib.sha256(os.fsencode("\n".join(lines)))
-    whole = sum(sizes) <= _WHOLE_BYTES
-    for i in range(len(files)) if whole else evenly(len(files), _NUM_SAMPLED):
+    hashes_content = sum(sizes) <= _WHOLE_BYTES
+    for i in range(len(files)) if hashes_content else evenly(len(files), _NUM_SAMPLED):
         if sizes[i] < 0 or not os.access(files[i], os.R_OK):
             continue
         with files[i].open("rb") as file:
-            if whole:
+            if hashes_content:
                 content.update(file.read())
             else:
                 content.update(file.read(_BLOCK_BYTES))
@@ -112,7 +112,7 @@ def _suffixes() -> set[str]:
 
 
 def _images_below(
-    folder: Path, suffixes: set[str], seen: set[tuple[int, int]], others: list[str]
+    folder: Path, suffixes: set[str], visited: set[tuple[int, int]], others: list[str]
 ) -> Iterator[str]:
     """Names relative to `folder`, sorted; links are followed, each real folder once.
 
@@ -124,10 +124,10 @@ def _images_below(
 
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = os.path.relpath(os.path.join(parent, name), folder)
@@ -140,13 +140,13 @@ def _images_below(
 
 def _scan(folder: Path) -> tuple[FolderSet, tuple[str, ...] | None]:
     """The images of a folder of class folders, or of a flat one, and the class names."""
-    suffixes, seen, others = _suffixes(), set[tuple[int, int]](), list[str]()
+    suffixes, visited, others = _suffixes(), set[tuple[int, int]](), list[str]()
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [e.name for e in entries if not e.is_dir()]
     flat = [name for name in files if os.path.splitext(name)[1].lower() in suffixes]
     others += [name for name in files if name not in flat]
     below = [
-        (entry.name, list(_images_below(entry, suffixes, seen, others)))
+        (entry.name, list(_images_below(entry, suffixes, visited, others)))
         for entry in entries
         if entry.is_dir()
     ]
@@ -164,8 +164,8 @@ def _scan(folder: Path) -> tuple[FolderSet, tuple[str, ...] | None]:
     _check_classes(folder, [name for name, _ in classes])
     labels = np.repeat(np.arange(len(classes)), [len(files) for _, files in classes])
     names = [os.path.join(name, file) for name, files in classes for file in files]
-    shown = tuple(os.fsencode(name).decode(errors="replace") for name, _ in classes)
-    return FolderSet(folder, names, labels.astype(np.int64)), shown
+    class_names = tuple(os.fsencode(name).decode(errors="replace") for name, _ in classes)
+    return FolderSet(folder, names, labels.astype(np.int64)), class_names
 
 
 def _check_classes(folder: Path, names: Sequence[str]) -> None:
@@ -185,8 +185,8 @@ def _check_classes(folder: Path, names: Sequence[str]) -> None:
 
 def _report(folder: Path, empty: Sequence[str], others: Sequence[str]) -> None:
     if empty:
-        named = ", ".join(empty[:5]) + ", ..." * (len(empty) > 5)
-        _logger.warning("%s: no images of its own in %s: left out", folder, named)
+        examples = ", ".join(empty[:5]) + ", ..." * (len(empty) > 5)
+        _logger.warning("%s: no images of its own in %s: left out", folder, examples)
     if others:
         _logger.warning(
             "%s: %d entries that are no images left out, such as %s", folder, len(others), others[0]
@@ -248,10 +248,10 @@ def open_folder(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder. UserError if there is nothing to use."""
     path = existing_folder(path)
     splits = split_folders(path)
-    trains = [splits[own] for own in TRAIN_NAMES if own in splits]
-    tests = {own: splits[own] for own in TEST_NAMES if own in splits}
-    if empty := [own for own, folder in tests.items() if not any(folder.iterdir())]:
-        _report(path, [tests.pop(own).name for own in empty], [])
+    trains = [splits[split_name] for split_name in TRAIN_NAMES if split_name in splits]
+    tests = {split_name: splits[split_name] for split_name in TEST_NAMES if split_name in splits}
+    if empty := [split_name for split_name, folder in tests.items() if not any(folder.iterdir())]:
+        _report(path, [tests.pop(split_name).name for split_name in empty], [])
     if len(trains) > 1:
         raise UserError(f"{path}: both {trains[0].name} and {trains[1].name}; which one is meant?")
     if tests and not trains:
@@ -264,12 +264,12 @@ def open_folder(name: str, path: Path | None) -> Opened:
     entries = path.iterdir() if trains else ()
     _report(path, [], [e.name for e in entries if e.is_dir() and e.name.lower() not in splits])
     if tests:
-        scanned = {own: _scan(folder) for own, folder in tests.items()}
+        scanned = {split_name: _scan(folder) for split_name, folder in tests.items()}
         labelled = {name: classes is not None for name, (_, classes) in scanned.items()}
         chosen, left_out = first_labelled(labelled)
         test, test_names = scanned[chosen]
         if names is None or test_names is not None:
             _match(test, test_names, names)
         return train, test, names, f"the folder {tests[chosen].name}{left_out}"
-    rest, held_out = hold_out(train, HELD_OUT, stream="test")
-    return rest, held_out, names, SPLIT_OFF
+    remaining, held_out = hold_out(train, HELD_OUT, stream="test")
+    return remaining, held_out, names, SPLIT_OFF

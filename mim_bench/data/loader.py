@@ -66,18 +66,18 @@ def hooked(images: Tensor, index: Tensor, hook: Hook) -> Tensor:
     return out
 
 
-def cut_batch(reader: Reader, work: Work) -> Tensor:
+def cut_batch(reader: Reader, request: Work) -> Tensor:
     """(B, C, h, w) uint8 on the CPU."""
     parts: list[Tensor] = []
-    for index in work.index.split(_NUM_DECODED):
+    for index in request.index.split(_NUM_DECODED):
         images = [reader.read(i) for i in index.tolist()]
         sizes = torch.tensor([image.shape[:2] for image in images])
-        boxes, flips = work.crop.plan(index, sizes, seed=work.seed, epoch=work.epoch)
+        boxes, flips = request.crop.plan(index, sizes, seed=request.seed, epoch=request.epoch)
         parts.append(
-            torch.from_numpy(cut(images, boxes, flips, work.crop.size)).permute(0, 3, 1, 2)
+            torch.from_numpy(cut(images, boxes, flips, request.crop.size)).permute(0, 3, 1, 2)
         )
     images = torch.cat(parts).contiguous()
-    return images if work.hook is None else hooked(images, work.index, work.hook)
+    return images if request.hook is None else hooked(images, request.index, request.hook)
 
 
 class _Cutter(Dataset[_Cut]):
@@ -86,11 +86,11 @@ class _Cutter(Dataset[_Cut]):
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
-    def __getitem__(self, work: Work) -> _Cut:  # type: ignore[override]
+    def __getitem__(self, request: Work) -> _Cut:  # type: ignore[override]
         try:
-            return cut_batch(self.reader, work), work.index
+            return cut_batch(self.reader, request), request.index
         except UserError as error:
-            return _Failure(str(error)), work.index
+            return _Failure(str(error)), request.index
 
 
 class _Order(Sampler[Work]):
@@ -118,9 +118,9 @@ class Feed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields ((B, C, h, w) uint8 on the CPU, (B,) int64 indices), in the order of `works`."""
         if num_workers == 0:
-            for work in works:
-                images = cut_batch(self._reader, work)
-                yield images.pin_memory() if pin else images, work.index
+            for request in works:
+                images = cut_batch(self._reader, request)
+                yield images.pin_memory() if pin else images, request.index
             return
         key = (num_workers, pin)
         loader, order = self._idle.pop(key, None) or self._start(num_workers, pin)
@@ -153,7 +153,7 @@ def _in_worker(number: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _checked(work: Work) -> Work:
+def _checked(request: Work) -> Work:
     """Raises here what would otherwise fail unseen in the queue's thread and leave workers waiting."""
-    pickle.dumps(work.hook)
-    return work
+    pickle.dumps(request.hook)
+    return request

@@ -55,10 +55,10 @@ class _Folder(MaskedSet):
     def __init__(self, folder: Path) -> None:
         images, masks = (self._files(folder / name) for name in ("images", "masks"))
         if lonely := sorted(images.keys() ^ masks.keys()):
-            there = images.get(lonely[0]) or masks[lonely[0]]
+            present = images.get(lonely[0]) or masks[lonely[0]]
             other = "mask" if lonely[0] in images else "image"
             raise UserError(
-                f"{there} has no {other} of the same stem; {len(lonely)} files are alone"
+                f"{present} has no {other} of the same stem; {len(lonely)} files are alone"
             )
         if not images:
             raise UserError(f"{folder}: no images")
@@ -81,7 +81,7 @@ class _Folder(MaskedSet):
 
 class _Parquet(MaskedSet):
     def __init__(self, files: list[Path]) -> None:
-        self.place = files[0].parent
+        self.folder = files[0].parent
         try:
             table = pq.ParquetDataset(files).read(columns=["image", "mask"])
         except Exception as error:  # pyarrow raises almost anything
@@ -96,14 +96,14 @@ class _Parquet(MaskedSet):
         value = self.columns[name][i].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise UserError(f"{self.place} row {i}: column {name} holds no encoded image")
+            raise UserError(f"{self.folder} row {i}: column {name} holds no encoded image")
         return data
 
     def image(self, i: int) -> Image8:
-        return decode(self._bytes("image", i), f"{self.place} row {i}")
+        return decode(self._bytes("image", i), f"{self.folder} row {i}")
 
     def mask(self, i: int) -> np.ndarray:
-        return _mask(BytesIO(self._bytes("mask", i)), f"{self.place} row {i}", self.image(i))
+        return _mask(BytesIO(self._bytes("mask", i)), f"{self.folder} row {i}", self.image(i))
 
 
 class _Scenes(MaskedSet):
@@ -152,17 +152,17 @@ def open_masked(source: str) -> tuple[MaskedSet, MaskedSet]:
     return readers[scheme](splits["train"]), readers[scheme](splits[test])
 
 
-def _mask(file: Path | BytesIO, where: str, image: Image8) -> np.ndarray:
+def _mask(file: Path | BytesIO, location: str, image: Image8) -> np.ndarray:
     """A mask's class indices, (H, W) uint8; a palette's colours are of no matter."""
     try:
         with Image.open(file) as opened:
             mode, pixels = opened.mode, np.asarray(opened)
     except Exception as error:  # a broken file makes decoders raise almost anything
-        raise UserError(f"{where}: unreadable mask ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{location}: unreadable mask ({str(error).splitlines()[0]})") from None
     if mode not in ("L", "P", "1"):
         raise UserError(
-            f"{where}: a mask of mode {mode}; needed are class indices, grey or with a palette"
+            f"{location}: a mask of mode {mode}; needed are class indices, grey or with a palette"
         )
     if pixels.shape != image.shape[:2]:
-        raise UserError(f"{where}: mask of {pixels.shape}, its image is {image.shape[:2]}")
+        raise UserError(f"{location}: mask of {pixels.shape}, its image is {image.shape[:2]}")
     return pixels.astype(np.uint8)

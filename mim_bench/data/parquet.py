@@ -87,11 +87,11 @@ class ParquetSet(ImageSet):
         return self.__dict__ | {"_table": None, "_lengths": None}
 
     def decode(self, i: int) -> Image8:
-        where = self.locate(i)
+        location = self.locate(i)
         data = self._images.column("bytes")[i].as_py()
         if data is None:
-            raise UserError(f"{where}: unreadable image (no bytes)")
-        return decode(data, where)
+            raise UserError(f"{location}: unreadable image (no bytes)")
+        return decode(data, location)
 
     def locate(self, i: int) -> str:
         table = self._images
@@ -259,7 +259,7 @@ def open_parquet(name: str, path: Path | None) -> Opened:
     """Train, test, class names and split rule of a folder of Parquet files."""
     path = existing_folder(path)
     files = _split_files(path)
-    trains = [own for own in TRAIN_NAMES if own in files]
+    trains = [split_name for split_name in TRAIN_NAMES if split_name in files]
     if len(trains) != 1:
         fault = (
             "both train and training"
@@ -270,10 +270,14 @@ def open_parquet(name: str, path: Path | None) -> Opened:
     train = ParquetSet(files[trains[0]])
     if len(train) == 0:
         raise UserError(f"{path}: no images in {trains[0]}*.parquet")
-    tests = {own: ParquetSet(files[own]) for own in TEST_NAMES if own in files}
+    tests = {
+        split_name: ParquetSet(files[split_name])
+        for split_name in TEST_NAMES
+        if split_name in files
+    }
     if tests:
         labelled = {name: test.labels is not None for name, test in tests.items()}
         chosen, left_out = first_labelled(labelled)
         return train, tests[chosen], train.class_names, f"the files {chosen}{left_out}"
-    rest, held_out = hold_out(train, HELD_OUT, stream="test")
-    return rest, held_out, train.class_names, SPLIT_OFF
+    remaining, held_out = hold_out(train, HELD_OUT, stream="test")
+    return remaining, held_out, train.class_names, SPLIT_OFF

@@ -40,9 +40,9 @@ def _filter(x: np.ndarray, interpolation: Interpolation) -> np.ndarray:
     if interpolation == "bilinear":
         return np.where(x < 1, 1 - x, 0.0)
     a = -0.5
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return np.where(x < 1, inner, np.where(x < 2, far, 0.0))
 
 
 def weights(length: int, size: int, interpolation: Interpolation = "bicubic") -> np.ndarray:
@@ -95,10 +95,10 @@ def _dense(
     num, channels, height, width = images.shape
     top, left, box_height, box_width = boxes.unbind(1)
     across = _matrix(left, box_width, width, size[1], interpolation)
-    down = _matrix(top, box_height, height, size[0], interpolation)
+    vertical = _matrix(top, box_height, height, size[0], interpolation)
     rows = torch.bmm(images.view(num, channels * height, width).double(), across)
     rows = _round(rows).view(num, channels, height, size[1])
-    return _round(torch.matmul(down.transpose(1, 2)[:, None], rows)).to(torch.uint8)
+    return _round(torch.matmul(vertical.transpose(1, 2)[:, None], rows)).to(torch.uint8)
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
@@ -131,9 +131,9 @@ def cut(
         else:
             for c in range(channels):
                 out[i, :, :, c] = _resize(image[:, :, c], size, method)
-    turned = flips.numpy()
-    if turned.any():
-        out[turned] = out[turned, :, ::-1]
+    flipped = flips.numpy()
+    if flipped.any():
+        out[flipped] = out[flipped, :, ::-1]
     return out
 
 
@@ -152,22 +152,22 @@ def resample(
     """
     num, channels, height, width = images.shape
     device = images.device
-    whole = bool((boxes == torch.tensor([0, 0, *size])).all()) and (height, width) == size
-    if not whole and (device.type not in _DENSE_DEVICES or max(height, width) > _DENSE_SIDE):
+    is_whole = bool((boxes == torch.tensor([0, 0, *size])).all()) and (height, width) == size
+    if not is_whole and (device.type not in _DENSE_DEVICES or max(height, width) > _DENSE_SIDE):
         arrays = images.cpu().permute(0, 2, 3, 1).numpy()
         out = torch.from_numpy(cut(list(arrays), boxes, flips, size, interpolation))
         return out.permute(0, 3, 1, 2).contiguous().to(device)
-    if whole:
+    if is_whole:
         out = images.clone()
     else:
         out = torch.empty((num, channels, *size), dtype=torch.uint8, device=device)
-        moved = boxes.to(device, non_blocking=True)
+        device_boxes = boxes.to(device, non_blocking=True)
         sums = 2 * channels * width * max(height, size[0]) + height * size[0] + width * size[1]
         step = max(1, _CHUNK_BYTES // (8 * sums))
         for start in range(0, num, step):
             part = slice(start, start + step)
-            out[part] = _dense(images[part].contiguous(), moved[part], size, interpolation)
+            out[part] = _dense(images[part].contiguous(), device_boxes[part], size, interpolation)
     if not bool(flips.any()):
         return out
-    turned = flips.to(device, non_blocking=True)[:, None, None, None]
-    return torch.where(turned, out.flip(-1), out)
+    flipped = flips.to(device, non_blocking=True)[:, None, None, None]
+    return torch.where(flipped, out.flip(-1), out)

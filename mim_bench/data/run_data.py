@@ -167,12 +167,12 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
 
 
 def warn_of_batches(
-    config: RunConfig, whole: RunConfig, names: Collection[str], num_images: int
+    config: RunConfig, fitted: RunConfig, names: Collection[str], num_images: int
 ) -> None:
     """Says which of the named trainings got smaller batches in `complete` than the config asked for."""
     for name in names:
         batch_size, used_batch_size = (
-            getattr(settings, name).batch_size for settings in (config, whole)
+            getattr(settings, name).batch_size for settings in (config, fitted)
         )
         if used_batch_size != batch_size:
             _logger.warning(

@@ -109,8 +109,8 @@ class Split:
             yield from self._from_memory(indices, crop, device, seed, epoch, per_image)
             return
         if self._feed is None:
-            held = None if self.pixels is None else _Pixels(self.pixels.cpu())
-            self._feed = Feed(held or self.image_set)
+            on_cpu = None if self.pixels is None else _Pixels(self.pixels.cpu())
+            self._feed = Feed(on_cpu or self.image_set)
         works = (Work(index, crop, seed, epoch, per_image) for index in indices)
         pin = device.type == "cuda"
         for images, index in self._feed.batches(works, num_workers=num_workers, pin=pin):
@@ -188,11 +188,11 @@ def load_split(
         except _Varies:
             shape = None
     if pixels is not None and device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if pixels.nbytes <= _GPU_SHARE * free:
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        if pixels.nbytes <= _GPU_SHARE * free_bytes:
             pixels = pixels.to(device)
-    where = "streamed" if pixels is None else f"in memory on {pixels.device}"
-    _logger.info("%s: %d images, %s", name, len(image_set), where)
+    storage = "streamed" if pixels is None else f"in memory on {pixels.device}"
+    _logger.info("%s: %d images, %s", name, len(image_set), storage)
     return Split(
         image_set,
         name=name,

@@ -114,20 +114,22 @@ def open_torchvision(name: str, root: Path | None) -> Opened:
         folder = _fashion_folder(root)
         if folder is not None:
             return _fashion(folder)
-    where = root or cache_folder()
+    folder_used = root or cache_folder()
     try:
-        where.mkdir(parents=True, exist_ok=True) if root is None else None
-        train, test = (_build(name, where, split, download=root is None) for split in (True, False))
+        folder_used.mkdir(parents=True, exist_ok=True) if root is None else None
+        train, test = (
+            _build(name, folder_used, split, download=root is None) for split in (True, False)
+        )
     except (OSError, RuntimeError, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if root is not None:
             raise UserError(f"{name}:{root}: not found or damaged ({reason})") from error
         raise UserError(
-            f"{name}: no copy in {where} and the download failed ({reason}); "
+            f"{name}: no copy in {folder_used} and the download failed ({reason}); "
             f"put torchvision's files there or give {name}:FOLDER"
         ) from error
     if name == "fashion-mnist":
-        return _fashion(where / "FashionMNIST" / "raw")
+        return _fashion(folder_used / "FashionMNIST" / "raw")
     return (
         _array_set(name, train, "train"),
         _array_set(name, test, "test"),

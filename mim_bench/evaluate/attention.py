@@ -41,8 +41,8 @@ def attention_maps(
     if patch is not None:
         check_patch(patch, (height, width))
     query = 0 if patch is None else prefix + patch[0] * width + patch[1]
-    shares = last_attention(encoder, images)[:, :, query, prefix:]
-    return shares.unflatten(2, (height, width))
+    weights = last_attention(encoder, images)[:, :, query, prefix:]
+    return weights.unflatten(2, (height, width))
 
 
 def check_patch(patch: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -55,13 +55,13 @@ def last_attention(encoder: VisionTransformer | Beit, images: Tensor) -> Tensor:
     """Normalised images (B, C, H, W) -> attention of the last block (B, A, T, T), rows sum to 1."""
     model: Any = encoder
     attn = model.blocks[-1].attn
-    seen: list[Tensor] = []
-    hook = attn.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    inputs: list[Tensor] = []
+    hook = attn.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
     try:
         encoder.eval().forward_features(images)
     finally:
         hook.remove()
-    tokens = seen[0]
+    tokens = inputs[0]
     bias = attn.qkv.bias
     if isinstance(encoder, Beit) and attn.q_bias is not None:
         bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])

@@ -96,12 +96,12 @@ def _probe(context: EvalContext, layer: str) -> tuple[np.ndarray, tuple[str, ...
     training = context.training(name, schedule, data.train.num_images)
     loop.train(training, task, optimizer, _batches(context, encode), context.report)
 
-    def answer(images: Tensor) -> Tensor:
+    def classify(images: Tensor) -> Tensor:
         return probe(encode(images).float()).argmax(1)
 
     probe.eval()
     indices = torch.arange(context.test.num_images)
-    predictions = context.features.over(answer, context.test, indices)
+    predictions = context.features.over(classify, context.test, indices)
     correct = (predictions == context.labels(context.test)).cpu().numpy()
     return correct, convergence(training.log, "attentive")
 

@@ -110,25 +110,25 @@ def _features(
 ) -> tuple[Tensor, Tensor]:
     """(N, F) of the training and of the evaluated images."""
 
-    def of(split: Split) -> Tensor:
+    def of_split(split: Split) -> Tensor:
         index = torch.arange(split.num_images)
         return context.features.over(lambda x: function(context, x.float() / 255), split, index)
 
-    return of(context.data.train), of(context.test)
+    return of_split(context.data.train), of_split(context.test)
 
 
 def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Answers:
     """Probe -> which evaluated images are right."""
     config, num_classes = context.config, context.data.num_classes
     labels, truth = context.labels(context.data.train), context.labels(context.test)
-    known, query = standardised(train, test)
+    train_features, query = standardised(train, test)
     solution = tuned_logistic_regression(
-        known, labels, num_classes, config.linear.penalties, config.linear.tune_fraction
+        train_features, labels, num_classes, config.linear.penalties, config.linear.tune_fraction
     )
     mean = train.mean(0)
-    near = knn.classify(
+    neighbours = knn.classify(
         train - mean, labels, test - mean, num_classes, config.knn.k, config.knn.temperature
     )
-    predictions = {"linear": solution.logits(query).argmax(1), "knn": near}
+    predictions = {"linear": solution.logits(query).argmax(1), "knn": neighbours}
     answers = {probe: (classes == truth).cpu().numpy() for probe, classes in predictions.items()}
     return answers | {_IS_CONVERGED: np.array(solution.is_converged)}

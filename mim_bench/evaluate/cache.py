@@ -29,7 +29,7 @@ def computed_once(path: Path, compute: Callable[[], Answers]) -> Answers:
             return dict(file)
 
 
-def _write(path: Path, answers: Answers) -> None:
-    columns: dict[str, Any] = dict(answers)
+def _write(path: Path, arrays: Answers) -> None:
+    columns: dict[str, Any] = dict(arrays)
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **columns)

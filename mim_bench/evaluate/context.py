@@ -117,9 +117,9 @@ class Features:
         A row for each image of the split, 0 where it is not asked for. Without gradient. The ranks share the
         images out, and each gets the whole answer.
         """
-        own, num_counted = distributed.local_batches(index.split(self.config.evaluate.batch_size))
+        local, num_counted = distributed.local_batches(index.split(self.config.evaluate.batch_size))
         batches = split.batches(
-            own, self.crop, device=self.device, num_workers=self.data.num_workers
+            local, self.crop, device=self.device, num_workers=self.data.num_workers
         )
         return features.extract(function, batches, split.num_images, num_counted)
 
@@ -167,13 +167,13 @@ def _finite(features: Tensor, split: Split) -> Tensor:
 
 def _parts(names: Sequence[str]) -> tuple[str, ...]:
     """Readouts without those that join several: the parts of two, nothing of all patches."""
-    apart = []
+    readouts = []
     for name in names:
         layer, _, poolings = name.partition("/")
         if poolings == features.PATCHES:
             continue
-        apart += [f"{layer}/{pooling}" for pooling in poolings.split("+")]
-    return tuple(dict.fromkeys(apart))
+        readouts += [f"{layer}/{pooling}" for pooling in poolings.split("+")]
+    return tuple(dict.fromkeys(readouts))
 
 
 @dataclass(frozen=True)

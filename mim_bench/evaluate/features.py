@@ -47,8 +47,8 @@ def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Ten
     """Normalised images (B, C, H, W) -> tokens of each layer, (B, 1 + L, D), class token first if there is one."""
     model: Any = encoder
     depth = len(model.blocks)
-    wanted = [place(name, depth) for name in names]
-    blocks = sorted({block for block, _ in wanted})
+    places = [parse_layer(name, depth) for name in names]
+    blocks = sorted({block for block, _ in places})
     outputs = model.forward_intermediates(
         images, indices=[block - 1 for block in blocks], return_prefix_tokens=True,
         output_fmt="NLC", intermediates_only=True,
@@ -58,7 +58,7 @@ def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Ten
     elif model.num_prefix_tokens:
         outputs = [patches for patches, _ in outputs]
     of_block = dict(zip(blocks, outputs, strict=True))
-    return [model.norm(of_block[b]) if is_normed else of_block[b] for b, is_normed in wanted]
+    return [model.norm(of_block[b]) if is_normed else of_block[b] for b, is_normed in places]
 
 
 def has_class_token(encoder: nn.Module) -> bool:
@@ -66,7 +66,7 @@ def has_class_token(encoder: nn.Module) -> bool:
     return getattr(encoder, "cls_token", None) is not None
 
 
-def place(layer: str, depth: int) -> tuple[int, bool]:
+def parse_layer(layer: str, depth: int) -> tuple[int, bool]:
     """Block of a layer, from 1, and whether the final norm follows; UserError for what is no layer."""
     if layer in ("last", "middle"):
         return (depth, True) if layer == "last" else (max(1, depth // 2), False)
@@ -105,7 +105,7 @@ def chosen_readouts(text: str, encoder: nn.Module) -> tuple[str, ...]:
         allowed = (*(POOLINGS if has_class else ("patch_mean",)), PATCHES, ATTENTIVE)
         if pooling not in allowed:
             raise UserError(f"readout '{name}': pooling '{pooling}'; allowed: {', '.join(allowed)}")
-        place(layer, depth)
+        parse_layer(layer, depth)
     return tuple(dict.fromkeys((*default_readouts(encoder), *names)))
 
 

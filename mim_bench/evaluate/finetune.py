@@ -146,13 +146,13 @@ def build_classifier(
     )
     if pretrained:
         tensors = model.state_dict()
-        taken = {
+        copied = {
             name: tensor
             for name, tensor in context.features.encoder.state_dict().items()
             if not name.startswith("norm.")  # replaced by fc_norm
         }
-        own = {name: tensor for name, tensor in tensors.items() if name.startswith(_FRESH)}
-        checkpoint.load_exactly(model, own | taken, "finetune")
+        fresh = {name: tensor for name, tensor in tensors.items() if name.startswith(_FRESH)}
+        checkpoint.load_exactly(model, fresh | copied, "finetune")
     model.pos_embed.requires_grad_(True)  # as MAE: frozen in pre-training only
     return model
 

@@ -72,18 +72,21 @@ def counting() -> Iterator[FlopCounterMode]:
 
 def step(config: RunConfig) -> int:
     """FLOPs of one image in a pre-training step, the target included; the config must be sized."""
-    own = target(config)
-    return own.num_views * (masked(config).step + own.forward)
+    of_target = target(config)
+    return of_target.num_views * (masked(config).step + of_target.forward)
 
 
 def masked(config: RunConfig) -> ModelCount:
     """FLOPs and bytes of the masked autoencoder; the config must be sized."""
     shape = geometry(config)
-    own, num_visible = target(config), masking.MaskSampler(config.mask, shape.grid).num_visible
-    if own.num_views > 1:
+    of_target, num_visible = (
+        target(config),
+        masking.MaskSampler(config.mask, shape.grid).num_visible,
+    )
+    if of_target.num_views > 1:
         num_visible = shape.num_patches
     settings = config.model.model_dump_json()
-    return _masked(settings, shape, num_visible, own.dim, has_class=own.has_class)
+    return _masked(settings, shape, num_visible, of_target.dim, has_class=of_target.has_class)
 
 
 @lru_cache(maxsize=1024)
@@ -208,8 +211,8 @@ def _image(shape: Geometry, device: torch.device) -> torch.Tensor:
 def _size(module: nn.Module, times: Mapping[str, int] = {}, *, trained: bool = False) -> int:
     """Bytes of what is saved, or of what of it is trained."""
     tensors = module.parameters() if trained else module.state_dict().values()
-    own = sum(t.numel() * t.element_size() for t in tensors if t.requires_grad or not trained)
+    num_bytes = sum(t.numel() * t.element_size() for t in tensors if t.requires_grad or not trained)
     repeated = (
         (n - 1) * _size(module.get_submodule(name), trained=trained) for name, n in times.items()
     )
-    return own + sum(repeated)
+    return num_bytes + sum(repeated)

@@ -24,10 +24,10 @@ def run(context: EvalContext) -> ProtocolResult:
     truth = context.labels(context.test)
     correct = {}
     for readout in context.features.names:
-        known, query = (context.features.of(split, readout) for split in (data.train, context.test))
-        mean = known.mean(0)
+        train, query = (context.features.of(split, readout) for split in (data.train, context.test))
+        mean = train.mean(0)
         votes = classify(
-            known - mean, labels, query - mean, data.num_classes, config.k, config.temperature
+            train - mean, labels, query - mean, data.num_classes, config.k, config.temperature
         )
         correct[readout] = (votes == truth).cpu().numpy()
     return ProtocolResult(correct)

@@ -110,10 +110,10 @@ def _solve(context: EvalContext) -> ProtocolResult:
     labels, truth = context.labels(data.train), context.labels(context.test)
     correct, chosen = {}, []
     for readout in context.features.names:
-        taken = (context.features.of(split, readout) for split in (data.train, context.test))
-        known, query = standardised(*taken)
+        features = (context.features.of(split, readout) for split in (data.train, context.test))
+        train_features, query = standardised(*features)
         solution = tuned_logistic_regression(
-            known, labels, data.num_classes, settings.penalties, settings.tune_fraction
+            train_features, labels, data.num_classes, settings.penalties, settings.tune_fraction
         )
         correct[readout] = (solution.logits(query).argmax(dim=1) == truth).cpu().numpy()
         state = "converged" if solution.is_converged else "NOT converged"

@@ -15,9 +15,9 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from mim_bench.errors import UserError
-from mim_bench.evaluate.encoders.beside import read_beside
 from mim_bench.evaluate.encoders.convert import to_timm
 from mim_bench.evaluate.encoders.families import Family
+from mim_bench.evaluate.encoders.saved_config import read_saved_config
 from mim_bench.evaluate.encoders.skeleton import build_skeleton
 from mim_bench.evaluate.weights_file import read_weights
 from mim_bench.files import file_digests
@@ -109,8 +109,8 @@ def open_encoder(
         path = path / _FILES[0]
     elif path.is_dir():
         path = _file_in(path)
-    beside = read_beside(path)
-    weights = read_weights(path, beside.model_type)
+    saved = read_saved_config(path)
+    weights = read_weights(path, saved.model_type)
     notes = list(weights.notes)
     try:
         tensors, others = to_timm(weights)
@@ -118,8 +118,8 @@ def open_encoder(
             build_skeleton,
             tensors,
             image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
-            num_heads=num_heads or beside.num_heads,
-            epsilon=beside.epsilon or weights.family.epsilon,
+            num_heads=num_heads or saved.num_heads,
+            epsilon=saved.epsilon or weights.family.epsilon,
             has_fc_norm="fc_norm.weight" in others,
         )
         encoder = build(notes)
@@ -138,9 +138,9 @@ def open_encoder(
         **hashes(path),
         family="run of mim_bench" if is_run else weights.family.name,
         paper=weights.family.paper,
-        mean=_per_channel(beside.mean or weights.family.mean, encoder),
-        std=_per_channel(beside.std or weights.family.std, encoder),
-        statistics_from=beside.statistics_from or _habit(weights.family),
+        mean=_per_channel(saved.mean or weights.family.mean, encoder),
+        std=_per_channel(saved.std or weights.family.std, encoder),
+        statistics_from=saved.statistics_from or _habit(weights.family),
         num_matched=len(matched),
         missing=missing,
         unexpected=unexpected,

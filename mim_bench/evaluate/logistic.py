@@ -87,22 +87,26 @@ def tuned_logistic_regression(
     rotated = _Rotated.of(features)
     order = rng.permutation(len(labels), seed=0, epoch=0, stream="penalty").to(labels.device)
     num_held = max(1, round(fraction * len(labels)))
-    held, rest = order[:num_held], order[num_held:]
-    held_features, part, known = features[held], rotated.rows(rest), labels[rest]
+    held_out, remaining = order[:num_held], order[num_held:]
+    held_features, part, part_labels = (
+        features[held_out],
+        rotated.rows(remaining),
+        labels[remaining],
+    )
     best: Logistic | None = None
-    least = float("inf")
+    least_loss = float("inf")
     for c in sorted(penalties):  # the strongest first: each starts where the last one ended
-        solution = _solve(part, known, num_classes, c, best)
-        loss = float(F.cross_entropy(solution.logits(held_features), labels[held]))
-        if best is not None and loss > least:
+        solution = _solve(part, part_labels, num_classes, c, best)
+        loss = float(F.cross_entropy(solution.logits(held_features), labels[held_out]))
+        if best is not None and loss > least_loss:
             break  # weaker ones only fit the rest of the slice better, at many times the steps
-        best, least = solution, loss
+        best, least_loss = solution, loss
     assert best is not None  # there is at least one penalty
     return _solve(rotated, labels, num_classes, best.c, best)
 
 
 def _solve(
-    rotated: _Rotated, labels: Tensor, num_classes: int, c: float, start: Logistic | None
+    rotated: _Rotated, labels: Tensor, num_classes: int, c: float, initial: Logistic | None
 ) -> Logistic:
     """L-BFGS over weights in units in which the curvature at 0 is the same along all axes."""
     x, num = rotated.x, len(rotated.x)
@@ -110,8 +114,8 @@ def _solve(
     unit = curvature.rsqrt()
     weight = x.new_zeros(num_classes, x.shape[1])
     bias = x.new_zeros(num_classes)
-    if start:
-        weight, bias = (start.weight @ rotated.axes) / unit, start.bias.clone()
+    if initial:
+        weight, bias = (initial.weight @ rotated.axes) / unit, initial.bias.clone()
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     solver = torch.optim.LBFGS(
         parameters,
@@ -123,9 +127,9 @@ def _solve(
 
     def objective() -> Tensor:
         solver.zero_grad()
-        turned = weight * unit
-        fit = F.cross_entropy(x @ turned.T + bias, labels)
-        value = fit + turned.square().sum() / (2 * c * num)
+        rotated_weight = weight * unit
+        fit = F.cross_entropy(x @ rotated_weight.T + bias, labels)
+        value = fit + rotated_weight.square().sum() / (2 * c * num)
         value.backward()
         return value
 

@@ -24,13 +24,13 @@ def run(context: EvalContext) -> ProtocolResult:
     labels, truth = (context.labels(split).cpu() for split in (data.train, context.test))
     correct = {}
     for name in context.features.names:
-        taken = (context.features.of(split, name).cpu() for split in (data.train, context.test))
-        known, query = standardised(*taken)
+        features = (context.features.of(split, name).cpu() for split in (data.train, context.test))
+        train_features, query = standardised(*features)
         for fraction in settings.fractions:
             for number in range(settings.num_draws):
                 chosen = balanced(labels, fraction, number)
                 solution = logistic_regression(
-                    known[chosen], labels[chosen], data.num_classes, settings.c
+                    train_features[chosen], labels[chosen], data.num_classes, settings.c
                 )
                 predictions = solution.logits(query).argmax(dim=1)
                 correct[readout(name, fraction, number)] = (predictions == truth).numpy()
@@ -46,5 +46,5 @@ def balanced(labels: Tensor, fraction: float, number: int) -> Tensor:
     """(N,) int64 labels -> indices of equally many images of every class, at least one, of draw `number`."""
     order = rng.permutation(len(labels), seed=number, epoch=0, stream="low shot")
     classes = labels.unique()
-    each = max(1, round(fraction * len(labels) / len(classes)))
-    return torch.cat([order[labels[order] == label][:each] for label in classes])
+    per_class = max(1, round(fraction * len(labels) / len(classes)))
+    return torch.cat([order[labels[order] == label][:per_class] for label in classes])

@@ -63,20 +63,22 @@ def grid_figure(
         ground_truth: whether statistics of the true image were used to draw; the picture then says so.
         title: one line at the top.
     """
-    shown = to_rgb(images.detach().float().cpu())
+    visible = to_rgb(images.detach().float().cpu())
     target, prediction = (x.detach().float().cpu().clamp(0, 1) for x in (target, prediction))
     hidden = mask.detach().cpu().bool()
-    _check(shown, hidden, target, prediction, geometry)
+    _check(visible, hidden, target, prediction, geometry)
 
     height, width = geometry.image_size
     factor = target.shape[-1] // width
-    least = _MIN_TILE if len(shown) > 2 else 2 * _MIN_TILE
-    factor *= max(1, -(-least // (factor * min(height, width))))
-    shown, target, prediction = (enlarge(x, factor * width) for x in (shown, target, prediction))
+    min_width = _MIN_TILE if len(visible) > 2 else 2 * _MIN_TILE
+    factor *= max(1, -(-min_width // (factor * min(height, width))))
+    visible, target, prediction = (
+        enlarge(x, factor * width) for x in (visible, target, prediction)
+    )
     covered = enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
     rows = (
-        ("image", "", shown),
-        ("input", "hidden patches grey", torch.where(covered, HIDDEN_GREY, shown)),
+        ("image", "", visible),
+        ("input", "hidden patches grey", torch.where(covered, HIDDEN_GREY, visible)),
         ("target", textwrap.fill(target_name, 24), target),
         ("prediction", "of hidden patches;\ntarget elsewhere", torch.where(covered, prediction, target)),
     )  # fmt: skip
@@ -86,12 +88,12 @@ def grid_figure(
 
 
 def _check(
-    shown: Tensor, hidden: Tensor, target: Tensor, prediction: Tensor, geometry: Geometry
+    images: Tensor, hidden: Tensor, target: Tensor, prediction: Tensor, geometry: Geometry
 ) -> None:
     """Raises ValueError where shapes do not belong together."""
-    num, (height, width) = shown.shape[0], geometry.image_size
-    if num == 0 or shown.shape[2:] != (height, width):
-        raise ValueError(f"images {tuple(shown.shape)} for image size {height} x {width}")
+    num, (height, width) = images.shape[0], geometry.image_size
+    if num == 0 or images.shape[2:] != (height, width):
+        raise ValueError(f"images {tuple(images.shape)} for image size {height} x {width}")
     if hidden.shape != (num, geometry.num_patches):
         raise ValueError(f"mask {tuple(hidden.shape)}, expected {(num, geometry.num_patches)}")
     factor = target.shape[-1] // width
@@ -172,14 +174,16 @@ def write_frames(
     frames: Mapping[str, Figure], path: Path, metadata: Mapping[str, str | None] | None = None
 ) -> None:
     """Saves figures of one size below one another as PNG, their labels in it; the report shows one at a time."""
-    drawn = []
+    rendered = []
     for figure in frames.values():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        drawn.append(np.asarray(canvas.buffer_rgba())[:, :, :3])
+        rendered.append(np.asarray(canvas.buffer_rgba())[:, :, :3])
     info = PngInfo()
     for key, value in {**(metadata or {}), **png_stamp.frames(list(frames))}.items():
         if value is not None:
             info.add_text(key, value)
     with replacing(path) as temporary:
-        Image.fromarray(np.concatenate(drawn)).save(temporary, "PNG", pnginfo=info, optimize=True)
+        Image.fromarray(np.concatenate(rendered)).save(
+            temporary, "PNG", pnginfo=info, optimize=True
+        )

@@ -95,8 +95,10 @@ def evaluate(
 
     def keep() -> None:
         write(record_path(folder, name), record, result.correct)
-        for done in (folder / name, *folder.glob(f"{name}-*/"), folder / "control"):
-            shutil.rmtree(done, ignore_errors=True)  # checkpoints of a finished evaluation
+        for finished_folder in (folder / name, *folder.glob(f"{name}-*/"), folder / "control"):
+            shutil.rmtree(
+                finished_folder, ignore_errors=True
+            )  # checkpoints of a finished evaluation
 
     distributed.on_main(keep)
 
@@ -120,15 +122,15 @@ _WHOLE = "metrics"
 
 def _answers(result: ProtocolResult) -> Answers:
     """What is kept of a result: answers by readout, and metrics of another kind."""
-    whole = json.dumps([metric.model_dump() for metric in result.metrics])
-    return result.correct | ({_WHOLE: np.array(whole)} if result.metrics else {})
+    metrics_json = json.dumps([metric.model_dump() for metric in result.metrics])
+    return result.correct | ({_WHOLE: np.array(metrics_json)} if result.metrics else {})
 
 
 def _result(answers: Answers) -> ProtocolResult:
     """The inverse of `_answers`."""
     correct = {readout: values for readout, values in answers.items() if readout != _WHOLE}
-    whole = json.loads(str(answers.get(_WHOLE, "[]")))
-    return ProtocolResult(correct, metrics=tuple(map(Metric.model_validate, whole)))
+    metrics_json = json.loads(str(answers.get(_WHOLE, "[]")))
+    return ProtocolResult(correct, metrics=tuple(map(Metric.model_validate, metrics_json)))
 
 
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:

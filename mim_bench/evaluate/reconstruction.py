@@ -89,21 +89,21 @@ def sample_of(
     )
 
 
-def draw_picture(path: Path, config: RunConfig, taken: Sample) -> None:
+def draw_picture(path: Path, config: RunConfig, sample: Sample) -> None:
     """`picture.png`: image, masked image, target, prediction, under the run's name."""
-    picture.write(sample_figure(config, taken, config.run_id), path)
+    picture.write(sample_figure(config, sample, config.run_id), path)
 
 
-def sample_figure(config: RunConfig, taken: Sample, title: str) -> Figure:
+def sample_figure(config: RunConfig, sample: Sample, title: str) -> Figure:
     """Image, masked image, target and prediction of a sample."""
     return picture.grid_figure(
         target_name=config.target.name,
-        images=taken.images,
-        mask=taken.mask,
-        target=taken.target,
-        prediction=taken.prediction,
+        images=sample.images,
+        mask=sample.mask,
+        target=sample.target,
+        prediction=sample.prediction,
         geometry=geometry_of(config),
-        ground_truth=taken.ground_truth,
+        ground_truth=sample.ground_truth,
         title=title,
     )
 

@@ -40,8 +40,8 @@ def _train(context: EvalContext, name: str, schedule: ScratchConfig) -> Protocol
     config, data = context.config, context.data
     kept, _ = finetune.hold_out(data.train.num_images, schedule.holdout_fraction)
     num_steps = context.training(name, schedule, len(kept)).num_steps
-    each = flops.classifier(config.model, geometry(config), data.num_classes).step
-    value = float(num_steps * schedule.batch_size * each)
+    step_flops = flops.classifier(config.model, geometry(config), data.num_classes).step
+    value = float(num_steps * schedule.batch_size * step_flops)
     spent = Metric(
         name="train_flops", readout="model", value=value, stderr=0.0, n=num_steps, higher_is_better=False,
     )  # fmt: skip
@@ -50,11 +50,11 @@ def _train(context: EvalContext, name: str, schedule: ScratchConfig) -> Protocol
 
 def equal_flops(config: RunConfig, num_classes: int) -> ScratchConfig:
     """The recipe for as many epochs as a complete config's other trainings pay for, its warm-up in proportion."""
-    own = config.scratch
+    settings = config.scratch
     supervised = flops.classifier(config.model, geometry(config), num_classes).step
-    kept = 1 - own.holdout_fraction
+    kept = 1 - settings.holdout_fraction
     paid = config.pretrain.epochs * flops.step(config) / supervised
     paid += config.finetune.epochs * (1 - config.finetune.holdout_fraction)
     epochs = max(1, round(paid / kept))
-    changes = {"epochs": epochs, "warmup_epochs": own.warmup_epochs * epochs / own.epochs}
-    return own.model_copy(update=changes)
+    changes = {"epochs": epochs, "warmup_epochs": settings.warmup_epochs * epochs / settings.epochs}
+    return settings.model_copy(update=changes)

@@ -37,34 +37,37 @@ def run(context: EvalContext) -> ProtocolResult:
     """Mean IoU of the encoder's patches, and of raw pixels, which stand in the row of that baseline."""
     settings = context.config.segment
     train, test = open_masked(settings.source)
-    known, query = (
-        _load(context, images, most)
-        for images, most in ((train, settings.max_train_images), (test, settings.max_test_images))
+    train_pairs, query = (
+        _load(context, images, max_images)
+        for images, max_images in (
+            (train, settings.max_train_images),
+            (test, settings.max_test_images),
+        )
     )
-    num_classes = _num_classes(known[1])
+    num_classes = _num_classes(train_pairs[1])
     metrics, states = [], []
     functions = {
         f"{layer}/patches": partial(context.features.patches, layer=layer)
         for layer in context.features.patch_layers
     }
     for name, function in (functions | {PIXELS: _pixels(context)}).items():
-        confusion, solution = _segment(context, function, known, query, num_classes)
+        confusion, solution = _segment(context, function, train_pairs, query, num_classes)
         value, error = mean_iou(confusion)
         metrics.append(
             Metric(name="miou", readout=name, value=value, stderr=error, n=len(confusion))
         )
         states.append(f"{name} {'converged' if solution.is_converged else 'NOT converged'}")
-    sizes = f"{len(known[0])} training and {len(query[0])} test images, {num_classes} classes"
+    sizes = f"{len(train_pairs[0])} training and {len(query[0])} test images, {num_classes} classes"
     note = f"segment: {settings.source}, {sizes}; {', '.join(states)}"
     return ProtocolResult({}, (note,), metrics=tuple(metrics))
 
 
-def _load(context: EvalContext, images: MaskedSet, most: int) -> tuple[Tensor, Tensor]:
+def _load(context: EvalContext, images: MaskedSet, max_images: int) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) uint8 and masks (N, H, W) int64, cropped as at evaluation."""
     crop, channels = context.features.crop, context.config.data.in_chans
     assert channels is not None
     pixels, masks = [], []
-    for i in range(min(most, len(images))):
+    for i in range(min(max_images, len(images))):
         image = fit_channels(images.image(i), channels, f"image {i}")
         box = eval_box(torch.tensor([image.shape[:2]]), crop.size, crop.crop_fraction)
         pixels.append(cut([image], box, torch.zeros(1, dtype=torch.bool), crop.size)[0])
@@ -94,22 +97,22 @@ def _pixels(context: EvalContext) -> Callable[[Tensor], Tensor]:
 def _segment(
     context: EvalContext,
     function: Callable[[Tensor], Tensor],
-    known: tuple[Tensor, Tensor],
+    train_pairs: tuple[Tensor, Tensor],
     query: tuple[Tensor, Tensor],
     num_classes: int,
 ) -> tuple[Tensor, Logistic]:
     """Confusion of each test image (N, K, K), truth down and prediction across, and the classifier."""
     grid, size = context.features.geometry.grid, context.config.evaluate.batch_size
 
-    def taken(images: Tensor) -> Tensor:
+    def readout_features(images: Tensor) -> Tensor:
         parts = [function(part.to(context.device)).float().cpu() for part in images.split(size)]
         return torch.cat(parts).flatten(0, 1)
 
-    shares = patch_shares(known[1], grid, num_classes).flatten(0, 1)
-    train, test = standardised(taken(known[0]), taken(query[0]))
-    is_known = shares.sum(1) > 0
+    label_shares = patch_shares(train_pairs[1], grid, num_classes).flatten(0, 1)
+    train, test = standardised(readout_features(train_pairs[0]), readout_features(query[0]))
+    is_known = label_shares.sum(1) > 0
     solution = logistic_regression(
-        train[is_known], shares[is_known], num_classes, context.config.segment.c
+        train[is_known], label_shares[is_known], num_classes, context.config.segment.c
     )
     logits = solution.logits(test).view(len(query[0]), *grid, num_classes).permute(0, 3, 1, 2)
     confusion = []
@@ -152,6 +155,6 @@ def mean_iou(confusion: Tensor) -> tuple[float, float]:
 
 def _mean_iou(total: Tensor) -> float:
     """(K, K) counts -> mean over the classes that occur."""
-    both = total.diagonal().double()
-    either = total.sum(0) + total.sum(1) - both
-    return float((both[either > 0] / either[either > 0]).mean())
+    intersection = total.diagonal().double()
+    either = total.sum(0) + total.sum(1) - intersection
+    return float((intersection[either > 0] / either[either > 0]).mean())

@@ -22,13 +22,15 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     return float(cross / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
-def linear_r2(known: Tensor, values: Tensor, held: Tensor, held_values: Tensor) -> float:
+def linear_r2(
+    features: Tensor, values: Tensor, held_features: Tensor, held_values: Tensor
+) -> float:
     """Tokens (N, D) and values (N, V) to solve on, others to measure on -> R^2 of the linear map, at most 1."""
-    center, mean = known.double().mean(0), values.double().mean(0)
-    x, y = known.double() - center, values.double() - mean
+    center, mean = features.double().mean(0), values.double().mean(0)
+    x, y = features.double() - center, values.double() - mean
     moments = x.T @ x
     shift = _PENALTY * moments.trace() / len(moments)
     shifted = moments + shift * torch.eye(len(moments), dtype=x.dtype, device=x.device)
     weight = torch.linalg.solve(shifted, x.T @ y)
-    error = held_values.double() - mean - (held.double() - center) @ weight
+    error = held_values.double() - mean - (held_features.double() - center) @ weight
     return float(1 - error.square().sum() / (held_values.double() - mean).square().sum())

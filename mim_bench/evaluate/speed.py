@@ -91,17 +91,17 @@ def time_targets(
     torch.backends.cuda.matmul.allow_tf32 = config.runtime.tf32
     peak = matrix_peak(device, config)
     steppers = {name: Stepper(configs[name], device) for name in names}
-    whole: dict[str, list[float]] = {name: [] for name in names}
+    step_times: dict[str, list[float]] = {name: [] for name in names}
     alone: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(_WARM_UP_STEPS + steps):
+    for repeat in range(_WARM_UP_STEPS + steps):
         for name, stepper in steppers.items():
             seconds = timed(stepper.step, device), timed(stepper.target_only, device)
-            if turn >= _WARM_UP_STEPS:
-                whole[name].append(seconds[0])
+            if repeat >= _WARM_UP_STEPS:
+                step_times[name].append(seconds[0])
                 alone[name].append(seconds[1])
     times = []
     for name, stepper in steppers.items():
-        step_s = statistics.median(whole[name])
+        step_s = statistics.median(step_times[name])
         times.append(
             Speed(
                 target=name,
@@ -167,13 +167,13 @@ class Stepper:
             self.target(self.images.flatten(0, -4).float() / 255)
 
 
-def timed(work: Callable[[], None], device: torch.device) -> float:
+def timed(function: Callable[[], None], device: torch.device) -> float:
     """Seconds of one call, the device's work included."""
     _wait(device)
-    start = time.perf_counter()
-    work()
+    began = time.perf_counter()
+    function()
     _wait(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - began
 
 
 def _wait(device: torch.device) -> None:
@@ -183,16 +183,16 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def peak_gb(work: Callable[[], None], device: torch.device) -> float | None:
+def peak_gb(function: Callable[[], None], device: torch.device) -> float | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        work()
+        function()
         return torch.cuda.max_memory_allocated(device) / 1e9
     try:
         _CLEAR_PEAK.write_text("5")
     except OSError:
         return None
-    work()
+    function()
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9

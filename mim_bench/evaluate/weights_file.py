@@ -78,8 +78,8 @@ def read_weights(path: Path, model_type: str | None = None) -> Weights:
         raise UserError(f"{path} cannot be read as weights: no file, or an empty one")
     with path.open("rb") as file:
         beginning = file.read(64).lstrip().lower()
-    for sign, description in _NO_WEIGHTS.items():
-        if beginning.startswith(sign):
+    for signature, description in _NO_WEIGHTS.items():
+        if beginning.startswith(signature):
             raise UserError(f"{path} cannot be read as weights: {description}")
     content: Any = (
         checkpoint.load_tensors(path)[0] if path.suffix == ".safetensors" else _unpickle(path)
@@ -88,18 +88,20 @@ def read_weights(path: Path, model_type: str | None = None) -> Weights:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     family = recognise(tensors, model_type)
     if family is None:
-        shown = ", ".join(map(str, list(content)[:5])) or "nothing"
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise UserError(
-            f"{path}: no ViT encoder of a known family (none of {', '.join(_MARKS)} is there); it holds {shown}"
+            f"{path}: no ViT encoder of a known family (none of {', '.join(_MARKS)} is there); it holds {keys}"
             + ", ..." * (len(content) > 5)
         )
     prefix = marks(tensors, family.naming)[0].removesuffix(family.naming.mark)
-    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    stripped = {
+        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+    }
     others = [str(name) for name in content if not str(name).startswith(prefix)]
     others += [
         str(name) for name in content if str(name).startswith(prefix) and name not in tensors
     ]
-    return Weights(own, family, tuple(others), notes)
+    return Weights(stripped, family, tuple(others), notes)
 
 
 _MARKS = tuple(dict.fromkeys(family.naming.mark for family in FAMILIES))
@@ -111,13 +113,13 @@ def _inside(content: Any, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...
     while isinstance(content, Mapping):
         if any(isinstance(name, str) and name.endswith(_MARKS) for name in content):
             break
-        there = [key for key in _OUTER if isinstance(content.get(key), Mapping)]
-        if not there:
+        wrappers = [key for key in _OUTER if isinstance(content.get(key), Mapping)]
+        if not wrappers:
             break
-        if len(there) > 1:
-            also = ", ".join(there[1:])
-            notes.append(f"weights under '{there[0]}' are taken; there are also {also}")
-        content = content[there[0]]
+        if len(wrappers) > 1:
+            also = ", ".join(wrappers[1:])
+            notes.append(f"weights under '{wrappers[0]}' are taken; there are also {also}")
+        content = content[wrappers[0]]
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, no state dict")
     return content, tuple(notes)
@@ -140,9 +142,9 @@ def _unpickle(path: Path) -> Any:
             match = re.search(
                 r"GLOBAL ([\w.]+) was|Unsupported class (\S+)|but got <class '([\w.]+)'", text
             )
-            held = next(filter(None, match.groups())) if match else "more than tensors"
+            class_name = next(filter(None, match.groups())) if match else "more than tensors"
             raise UserError(
-                f"{path} cannot be read as weights: it holds {held}, and reading that would run code; where you "
+                f"{path} cannot be read as weights: it holds {class_name}, and reading that would run code; where you "
                 "trust the file, save its state dict alone"
             ) from None
         raise UserError(

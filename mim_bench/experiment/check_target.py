@@ -60,11 +60,11 @@ def check(config: RunConfig) -> Iterator[Point]:
         )
         return
     yield Point("it builds, fits, and returns values and a loss of the right shape", None)
-    for what, holds in _POINTS.items():
+    for point, holds in _POINTS.items():
         try:
-            yield Point(what, holds(case))
+            yield Point(point, holds(case))
         except Exception as error:
-            yield Point(what, _text(error))
+            yield Point(point, _text(error))
 
 
 def _case(config: RunConfig) -> _Case:
@@ -95,10 +95,10 @@ def _repeats(case: _Case) -> str | None:
 
 
 def _alone(case: _Case) -> str | None:
-    whole = compute_values(case.target, case.images)
-    each = torch.cat([compute_values(case.target, image[None]) for image in case.images])
-    close = torch.allclose(whole.float(), each.float(), rtol=1e-4, atol=1e-5)
-    return None if close else "forward gives an image other values when the batch is another"
+    in_batch = compute_values(case.target, case.images)
+    one_by_one = torch.cat([compute_values(case.target, image[None]) for image in case.images])
+    is_close = torch.allclose(in_batch.float(), one_by_one.float(), rtol=1e-4, atol=1e-5)
+    return None if is_close else "forward gives an image other values when the batch is another"
 
 
 def _no_gradient(case: _Case) -> str | None:
@@ -124,8 +124,8 @@ def _order(case: _Case) -> str | None:
     swapped = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(0))
     loss = case.target.loss(prediction, values)[:, swapped]
     other = case.target.loss(prediction[:, swapped], values[:, swapped])
-    close = torch.allclose(loss, other, rtol=1e-4, atol=1e-5)
-    return None if close else "the loss of a patch depends on its place among the hidden ones"
+    is_close = torch.allclose(loss, other, rtol=1e-4, atol=1e-5)
+    return None if is_close else "the loss of a patch depends on its place among the hidden ones"
 
 
 def _state(case: _Case) -> str | None:
@@ -134,8 +134,12 @@ def _state(case: _Case) -> str | None:
     fresh.load_state_dict(case.target.state_dict())
     if fresh.needs_fit:
         return "needs_fit is still true after its state was loaded"
-    same = torch.equal(compute_values(fresh, case.images), compute_values(case.target, case.images))
-    return None if same else "a new one with its state_dict gives other values: state is missing"
+    is_equal = torch.equal(
+        compute_values(fresh, case.images), compute_values(case.target, case.images)
+    )
+    return (
+        None if is_equal else "a new one with its state_dict gives other values: state is missing"
+    )
 
 
 def _loss(case: _Case) -> Tensor:

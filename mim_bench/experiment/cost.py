@@ -84,12 +84,12 @@ def estimate(config: RunConfig, data: Data | None = None) -> Cost:
     data = data or _data(config)
     config = complete(config, data)
     names, pretrains = set(config.evaluate.protocols), needs_pretraining(config)
-    seen = _images_seen(config.pretrain, data.train.num_images) if pretrains else 0
-    most, kept = _bytes(config, data, pretrains)
+    images_seen = _images_seen(config.pretrain, data.train.num_images) if pretrains else 0
+    most_bytes, kept = _bytes(config, data, pretrains)
     return Cost(
-        pretrain_flops=float(seen * flops.step(config)) if seen else 0.0,
+        pretrain_flops=float(images_seen * flops.step(config)) if images_seen else 0.0,
         protocol_flops=_protocol_flops(config, data),
-        storage_bytes=most,
+        storage_bytes=most_bytes,
         kept_bytes=kept,
         # config, manifest; weights, their figures, curve and picture; records; correctness; curves
         num_files=2
@@ -154,10 +154,10 @@ def _data_of(key: str) -> Data:
     if settings.evaluate_on == "tune":  # the slice is taken class by class
         num_test = num_classes * max(round(settings.tune_fraction * num_train / num_classes), 1)
         num_train -= num_test
-    most = settings.limit_images or num_train + num_test
+    num_images = settings.limit_images or num_train + num_test
 
     def split(num: int) -> Split:
-        pixels = np.broadcast_to(np.uint8(0), (min(num, most), *(size or (1, 1)), channels))
+        pixels = np.broadcast_to(np.uint8(0), (min(num, num_images), *(size or (1, 1)), channels))
         images = ArraySet(pixels, np.arange(len(pixels)) % num_classes, spec.name)
         return Split(images, name=spec.name, image_size=size, num_channels=channels, pixels=None)
 
@@ -197,13 +197,17 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
                 solved = 3 * _SOLVER_PASSES * num_train + num_test
                 return frozen("train", "test") + head * _num_classes(data) * solved
             case "linear":
-                seen = _images_seen(config.linear, num_train)
-                encoded = encoder * seen if config.linear.augment else frozen("train")
-                return encoded + frozen("test") + head * _num_classes(data) * (3 * seen + num_test)
+                images_seen = _images_seen(config.linear, num_train)
+                encoded = encoder * images_seen if config.linear.augment else frozen("train")
+                return (
+                    encoded
+                    + frozen("test")
+                    + head * _num_classes(data) * (3 * images_seen + num_test)
+                )
             case "attentive":
-                seen = _images_seen(config.attentive, num_train)
+                images_seen = _images_seen(config.attentive, num_train)
                 block = 4 * (geometry(config).num_patches + 1) * config.model.embed_dim**2
-                return frozen("train", "test") + block * (3 * seen + num_test)
+                return frozen("train", "test") + block * (3 * images_seen + num_test)
             case "segment":  # at most
                 return encoder * (config.segment.max_train_images + config.segment.max_test_images)
             case "low_shot":
@@ -225,8 +229,8 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
 
 def _parts(config: RunConfig, data: Data, protocol: str) -> list[ModelCount]:
     """The classifiers that a protocol trains one after the other."""
-    whole = ("finetune", "scratch", "scratch_flops")
-    numbers: list[float | None] = [None] if protocol in whole else []
+    with_training = ("finetune", "scratch", "scratch_flops")
+    numbers: list[float | None] = [None] if protocol in with_training else []
     if protocol == "partial":
         numbers += [number for number in config.partial.blocks if number < config.model.depth]
     settings, shape = config.model.model_dump_json(), geometry(config)
@@ -262,20 +266,20 @@ def _trained_flops(schedule: FinetuneConfig, data: Data, part: ModelCount) -> in
 def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
     """The most there is at any time, and what remains."""
 
-    def written(schedule: ScheduleConfig) -> int:
+    def num_checkpoints(schedule: ScheduleConfig) -> int:
         """At most so many checkpoints; by time there is no telling."""
         return math.ceil(schedule.epochs / (config.runtime.checkpoint_every_epochs or 1))
 
-    most, kept, number = [0], 0, written(config.pretrain)
+    most_bytes, kept, number = [0], 0, num_checkpoints(config.pretrain)
     if pretrains:
         model = flops.masked(config)
         checkpoint_bytes, kept = (
             model.saved_bytes + flops.target(config).saved_bytes,
             model.kept_bytes,
         )
-        most += [min(number, 3) * checkpoint_bytes, min(number, 2) * checkpoint_bytes + kept]
+        most_bytes += [min(number, 3) * checkpoint_bytes, min(number, 2) * checkpoint_bytes + kept]
     for name in config.evaluate.protocols:  # the checkpoints of its parts go when it is done
-        number = written(_schedule(config, data, name))
+        number = num_checkpoints(_schedule(config, data, name))
         parts = [part.saved_bytes for part in _parts(config, data, name)]
-        most.append(kept + min(number, 2) * sum(parts) + (number > 2) * max(parts, default=0))
-    return max(most), kept
+        most_bytes.append(kept + min(number, 2) * sum(parts) + (number > 2) * max(parts, default=0))
+    return max(most_bytes), kept

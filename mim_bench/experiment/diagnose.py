@@ -95,9 +95,9 @@ def diagnose(
 ) -> Iterator[Diagnosis]:
     """One diagnosis for each target that has values before any training; `out` keeps fits as runs do."""
     for name in names:
-        foreign = set(recipe.names("targets")) - {name}
-        own = [text for text in overrides if text.partition(".")[0] not in foreign]
-        config = load_config(name, preset, own)
+        other_targets = set(recipe.names("targets")) - {name}
+        settings = [text for text in overrides if text.partition(".")[0] not in other_targets]
+        config = load_config(name, preset, settings)
         device = environment.choose_device(config.runtime.device)
         data = open_data(config, device)
         config = complete(config, data)
@@ -119,9 +119,9 @@ def _diagnosis(
     test = images[data.evaluate.name]
     values = torch.cat([compute_values(target, part) for part in test.split(_BATCH)])
     width = as_numbers(target, values[:1]).numel()  # thousands of classes a patch fill the memory
-    each = as_numbers(target, values[: max(_LEAST_IMAGES, _MAX_NUMBERS // width)])  # (N, L, V)
+    numbers = as_numbers(target, values[: max(_LEAST_IMAGES, _MAX_NUMBERS // width)])  # (N, L, V)
     seconds = _seconds(target, test[:_BATCH])
-    near, linear = _accuracies(config, data, target, images)
+    knn_accuracy, linear = _accuracies(config, data, target, images)
 
     def r2(predictor: str) -> float | None:
         loss = losses.get(f"{predictor}_loss")
@@ -132,18 +132,18 @@ def _diagnosis(
     return Diagnosis(
         target=Path(name).stem,
         dim=target.dim,
-        mean=float(each.mean()),
-        variance=float(each.flatten(0, 1).var(0).mean()),
-        effective_dim=_effective_dim(each.flatten(0, 1)[:_ROWS]),
+        mean=float(numbers.mean()),
+        variance=float(numbers.flatten(0, 1).var(0).mean()),
+        effective_dim=_effective_dim(numbers.flatten(0, 1)[:_ROWS]),
         perplexity=perplexity(values, num_classes) if is_class else None,
-        neighbour_correlation=_neighbours(each, target.geometry.grid),
-        correlation_length=_correlation_length(each, target.geometry.grid),
-        high_frequency=_high_frequency(each, target.geometry.grid),
-        class_share=_class_share(each, data.evaluate.labels),
+        neighbour_correlation=_neighbours(numbers, target.geometry.grid),
+        correlation_length=_correlation_length(numbers, target.geometry.grid),
+        high_frequency=_high_frequency(numbers, target.geometry.grid),
+        class_share=_class_share(numbers, data.evaluate.labels),
         copy_r2=r2("copy"),
         ridge_r2=r2("ridge"),
         num_images=len(test),
-        knn=near,
+        knn=knn_accuracy,
         linear=linear,
         microseconds=1e6 * seconds / min(_BATCH, len(test)),
         mflops=flops.target(config).forward / 1e6,
@@ -168,40 +168,40 @@ def _effective_dim(rows: Tensor) -> float:
     return float(gram.trace().square() / gram.square().sum().clamp_min(1e-30))
 
 
-def _neighbours(each: Tensor, grid: tuple[int, int], lag: int = 1) -> float:
+def _neighbours(numbers: Tensor, grid: tuple[int, int], lag: int = 1) -> float:
     """(N, L, V) -> correlation of the values of patches `lag` apart, side by side or one above the other."""
-    tiles = (each - each.mean((0, 1))).unflatten(1, grid)
+    tiles = (numbers - numbers.mean((0, 1))).unflatten(1, grid)
     variance = tiles.square().mean().clamp_min(1e-30)
     pairs = [(tiles[:, lag:], tiles[:, :-lag]), (tiles[:, :, lag:], tiles[:, :, :-lag])]
     products = [(a * b).flatten() for a, b in pairs if a.numel()]
     return float(torch.cat(products).mean() / variance) if products else float("nan")
 
 
-def _correlation_length(each: Tensor, grid: tuple[int, int]) -> float:
+def _correlation_length(numbers: Tensor, grid: tuple[int, int]) -> float:
     """(N, L, V) -> lag at which the correlation falls below 1/e, straight between whole lags."""
     before, bound = 1.0, math.exp(-1)
     for lag in range(1, max(grid)):
-        now = _neighbours(each, grid, lag)
-        if now < bound:
-            return lag - 1 + (before - bound) / (before - now)
-        before = now
+        correlation = _neighbours(numbers, grid, lag)
+        if correlation < bound:
+            return lag - 1 + (before - bound) / (before - correlation)
+        before = correlation
     return float(max(grid))
 
 
-def _high_frequency(each: Tensor, grid: tuple[int, int]) -> float:
+def _high_frequency(numbers: Tensor, grid: tuple[int, int]) -> float:
     """(N, L, V) -> share of the power over the grid, its mean apart, above a quarter of a cycle a patch."""
-    tiles = each.unflatten(1, grid).movedim(-1, 1)
+    tiles = numbers.unflatten(1, grid).movedim(-1, 1)
     power = torch.fft.fft2(tiles - tiles.mean((-2, -1), keepdim=True)).abs().square().sum((0, 1))
     y, x = (torch.fft.fftfreq(size).abs() for size in grid)
     is_high = torch.maximum(y[:, None], x[None, :]).to(power.device) > 0.25
     return float(power[is_high].sum() / power.sum().clamp_min(1e-30))
 
 
-def _class_share(each: Tensor, labels: Tensor | None) -> float | None:
+def _class_share(numbers: Tensor, labels: Tensor | None) -> float | None:
     """(N, L, V) and classes of more images -> between-class share of the variance at each place, unbiased."""
     if labels is None:
         return None
-    flat = each.flatten(1)
+    flat = numbers.flatten(1)
     classes, truth = labels[: len(flat)].to(flat.device).unique(return_inverse=True)
     one_hot = torch.nn.functional.one_hot(truth, len(classes)).to(flat.dtype)
     counts = one_hot.sum(0)
@@ -227,23 +227,23 @@ def _accuracies(
         if split.labels is not None
     )
     mean = train.mean(0)
-    near = knn.classify(
+    neighbours = knn.classify(
         train - mean, labels, test - mean, data.num_classes, config.knn.k, config.knn.temperature
     )
     if train.shape[1] > len(train):  # the same classifier in the space that the images span
         basis = torch.linalg.svd(train - mean, full_matrices=False)[2].T
         train, test = (train - mean) @ basis, (test - mean) @ basis
-    known, query = standardised(train, test)
-    solution = logistic_regression(known, labels, data.num_classes, _PENALTY)
+    train_features, query = standardised(train, test)
+    solution = logistic_regression(train_features, labels, data.num_classes, _PENALTY)
     classes = solution.logits(query).argmax(1)
-    return float((near == truth).float().mean()), float((classes == truth).float().mean())
+    return float((neighbours == truth).float().mean()), float((classes == truth).float().mean())
 
 
 _PENALTY = 1e-3
 """Inverse penalty c: of the few that `linear` chooses from the one that suits thousands of values and images."""
 
 
-def shown(diagnoses: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
+def diagnosis_grid(diagnoses: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a table for people."""
     names = [field.name for field in fields(Diagnosis)]
     rows = [

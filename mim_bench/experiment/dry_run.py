@@ -46,11 +46,11 @@ class _Rate:
         if self.per_s is None:
             return []
         scale = 60 if self.unit == "minutes" else 1
-        each = [scale * cost.hours(cost_of.total_flops, self.per_s) for cost_of in work]
-        if not each:
+        hours = [scale * cost.hours(cost_of.total_flops, self.per_s) for cost_of in work]
+        if not hours:
             return ["-", "0"]
-        ends = dict.fromkeys(_number(value) for value in (min(each), max(each)))
-        return [" to ".join(ends), _number(sum(each))]
+        ends = dict.fromkeys(_number(value) for value in (min(hours), max(hours)))
+        return [" to ".join(ends), _number(sum(hours))]
 
 
 def dry_run(
@@ -77,30 +77,30 @@ def dry_run(
         return DryRun(f"Benchmark '{name}' has published rows only: there is nothing to run.")
     expected = forecast(request)
     title = f"{Path(name).stem}, {Path(preset).stem}"
-    shown = _by_benchmark if name == ALL else _by_row
+    grid_of = _by_benchmark if name == ALL else _by_row
     if expected.longest is None:
-        return DryRun(title, *shown(expected, _Rate(None, "")), ["Nothing is missing."])
+        return DryRun(title, *grid_of(expected, _Rate(None, "")), ["Nothing is missing."])
     rate, line = _rate(expected, device_tflops)
     lines = [line, *_lines(expected, (gpus or 1) // gpus_per_job)]
     if gpus is not None and rate.per_s is not None:
         lines += _schedule(expected, rate.per_s, gpus, gpus_per_job, queue_limit)
-    return DryRun(f"{title}: what is missing", *shown(expected, rate), lines)
+    return DryRun(f"{title}: what is missing", *grid_of(expected, rate), lines)
 
 
 def _rate(expected: Forecast, device_tflops: float | None) -> tuple[_Rate, str]:
     if device_tflops:
-        given = f"{_number(device_tflops)} TFLOP/s a GPU, as given"
-        return _Rate(device_tflops * 1e12, "GPU-hours"), f"Hours at {given}: an estimate."
+        as_given = f"{_number(device_tflops)} TFLOP/s a GPU, as given"
+        return _Rate(device_tflops * 1e12, "GPU-hours"), f"Hours at {as_given}: an estimate."
     assert expected.longest is not None
     per_s = cost.device_speed(expected.longest)
-    at = f"{_number(per_s / 1e12)} TFLOP/s, measured on this"
+    measured = f"{_number(per_s / 1e12)} TFLOP/s, measured on this"
     if environment.choose_device(expected.longest.runtime.device).type != "cpu":
-        return _Rate(per_s, "GPU-hours"), f"Hours at {at} device: an estimate."
+        return _Rate(per_s, "GPU-hours"), f"Hours at {measured} device: an estimate."
     if cost.hours(expected.total_flops, per_s) > _MOST_CPU_HOURS:
         return _Rate(
             None, ""
         ), "This CPU would take years; --device-tflops 150 estimates for such a GPU."
-    return _Rate(per_s, "minutes"), f"Minutes at {at} CPU: an estimate."
+    return _Rate(per_s, "minutes"), f"Minutes at {measured} CPU: an estimate."
 
 
 def _check(
@@ -198,15 +198,15 @@ def _schedule(
     """When all would be done, and what no number of GPUs makes shorter."""
 
     def timed(job: Job) -> Job:
-        own = 1 if job.name in expected.fits else gpus_per_job
-        return Job(job.name, job.hours / per_s / own, job.needs, own)
+        num_gpus = 1 if job.name in expected.fits else gpus_per_job
+        return Job(job.name, job.hours / per_s / num_gpus, job.needs, num_gpus)
 
     outcome = simulate([timed(job) for job in expected.jobs], gpus, queue_limit)
-    several = f", {gpus_per_job} a job and so many times as fast (a fit: 1)"
+    job_note = f", {gpus_per_job} a job and so many times as fast (a fit: 1)"
     limit = f", at most {queue_limit} jobs queued or running" if queue_limit else ""
     chain = ", then ".join(f"{job.name} ({_number(job.hours)} h)" for job in outcome.chain)
     return [
-        f"On {gpus} GPU{'s' * (gpus > 1)}{several * (gpus_per_job > 1)}{limit}: "
+        f"On {gpus} GPU{'s' * (gpus > 1)}{job_note * (gpus_per_job > 1)}{limit}: "
         f"{len(expected.jobs)} jobs, {_number(outcome.gpu_hours)} GPU-hours, done after "
         f"{_number(outcome.makespan_hours)} h.",
         f"Longest chain {_number(outcome.chain_hours)} h: {chain}.",

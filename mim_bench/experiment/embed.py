@@ -41,33 +41,35 @@ def embed(
     if out.suffix != ".parquet":
         raise UserError(f"out={out}: the name of a .parquet file is needed")
     check_folder(out.parent)
-    given = [*overrides, "evaluate.protocols=[]"]
-    ready = prepare(
-        spec, preset, given, readout=",".join(readouts), num_heads=num_heads, notify=notify
+    settings = [*overrides, "evaluate.protocols=[]"]
+    prepared = prepare(
+        spec, preset, settings, readout=",".join(readouts), num_heads=num_heads, notify=notify
     )
-    names = tuple(readouts) or _declared(ready)
-    if trained := [name for name in names if name not in ready.features.names]:
+    names = tuple(readouts) or _declared(prepared)
+    if trained := [name for name in names if name not in prepared.features.names]:
         raise UserError(f"readout '{trained[0]}' is a probe's, which has no features of its own")
-    tables = [_table(ready, split, names) for split in (ready.data.train, ready.data.evaluate)]
-    about = {
-        "encoder": ready.facts.model_dump(mode="json"),
-        "data": ready.data.facts.model_dump(mode="json"),
+    tables = [
+        _table(prepared, split, names) for split in (prepared.data.train, prepared.data.evaluate)
+    ]
+    metadata = {
+        "encoder": prepared.facts.model_dump(mode="json"),
+        "data": prepared.data.facts.model_dump(mode="json"),
     }
-    whole = pa.concat_tables(tables)
-    whole = whole.replace_schema_metadata({"mim_bench": json.dumps(about)})
+    joined = pa.concat_tables(tables)
+    joined = joined.replace_schema_metadata({"mim_bench": json.dumps(metadata)})
     with replacing(out) as temporary:
-        pq.write_table(whole, temporary)
-    return whole.num_rows
+        pq.write_table(joined, temporary)
+    return joined.num_rows
 
 
-def _declared(ready: Prepared) -> tuple[str, ...]:
+def _declared(prepared: Prepared) -> tuple[str, ...]:
     """The preset's declared readout, or the patches' where there is no class token."""
-    declared = ready.config.evaluate.readout
-    return (declared if declared in ready.features.names else "last/patch_mean",)
+    declared = prepared.config.evaluate.readout
+    return (declared if declared in prepared.features.names else "last/patch_mean",)
 
 
-def _table(ready: Prepared, split: Split, names: Sequence[str]) -> pa.Table:
-    num, classes = split.num_images, ready.data.facts.class_names
+def _table(prepared: Prepared, split: Split, names: Sequence[str]) -> pa.Table:
+    num, classes = split.num_images, prepared.data.facts.class_names
     labels = None if split.labels is None else split.labels.tolist()
     columns: dict[str, pa.Array] = {
         "split": pa.array([split.name] * num),
@@ -80,7 +82,7 @@ def _table(ready: Prepared, split: Split, names: Sequence[str]) -> pa.Table:
         ),
     }
     for name in names:
-        values = ready.features.of(split, name).cpu()
+        values = prepared.features.of(split, name).cpu()
         flat = pa.array(values.flatten().numpy(), pa.float32())
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     return pa.table(columns)

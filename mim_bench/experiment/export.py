@@ -67,8 +67,8 @@ def export_run(folder: Path, library: str, out: Path) -> list[Path]:
         write_text(out / name, json.dumps(content, indent=1) + "\n")
     write_text(out / "README.md", model_card(folder, config, library, files.usage))
     with replacing(out / files.weights) as temporary:
-        whole = {name: tensor.contiguous() for name, tensor in files.tensors.items()}
-        save_file(whole, temporary, {"format": "pt"})  # the entry that transformers asks for
+        contiguous = {name: tensor.contiguous() for name, tensor in files.tensors.items()}
+        save_file(contiguous, temporary, {"format": "pt"})  # the entry that transformers asks for
     return [out / name for name in (*files.configs, "README.md", files.weights)]
 
 

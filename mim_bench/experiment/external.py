@@ -57,8 +57,8 @@ class ExternalFeatures(Features):
         device: torch.device, names: tuple[str, ...],
     ) -> None:  # fmt: skip
         super().__init__(config, data, encoder, device, names)  # pyright: ignore[reportArgumentType]
-        own, size = self.geometry, len(loaded.mean)
-        self._input = Geometry(own.image_size, own.patch_size, size, loaded.mean, loaded.std)
+        shape, size = self.geometry, len(loaded.mean)
+        self._input = Geometry(shape.image_size, shape.patch_size, size, loaded.mean, loaded.std)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) or (B, 1, H, W) in [0, 1] -> (B, C, H, W)."""
@@ -105,14 +105,14 @@ def prepare(
     notify: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
     """Opens an encoder and the images; arguments as for `evaluate_encoder`."""
-    given = resolve(_ANY_TARGET, preset, overrides)
-    _check(given.config, overrides)
-    wanted = {key for key, origin in given.origin.items() if origin == "command line"}
-    size = given.config.data.image_size if "data.image_size" in wanted else None
+    resolution = resolve(_ANY_TARGET, preset, overrides)
+    _check(resolution.config, overrides)
+    given_fields = {key for key, origin in resolution.origin.items() if origin == "command line"}
+    size = resolution.config.data.image_size if "data.image_size" in given_fields else None
     loaded = open_any(
         spec, image_size=size, num_heads=num_heads, allow_partial=allow_partial, notify=notify
     )
-    loaded = _with_statistics(loaded, given.config, wanted)
+    loaded = _with_statistics(loaded, resolution.config, given_fields)
     names = chosen_readouts(readout, loaded.encoder)
     facts = facts_of(loaded, names)
     for line in (
@@ -121,8 +121,8 @@ def prepare(
         f"input normalised by mean {facts.mean} and std {facts.std}: {facts.statistics_from}",
     ):
         notify(line)
-    device = environment.choose_device(given.config.runtime.device)
-    config = _config(given.config, facts, loaded)
+    device = environment.choose_device(resolution.config.runtime.device)
+    config = _config(resolution.config, facts, loaded)
     data = open_data(config, device)
     given_config = _normalised(config, data, loaded)
     config = complete(given_config, data)
@@ -156,16 +156,16 @@ def evaluate_encoder(
     Raises:
         UserError: anything that the user can put right.
     """
-    ready = prepare(spec, preset, overrides, **options)
-    config, names = ready.config, ready.features.names
+    prepared = prepare(spec, preset, overrides, **options)
+    config, names = prepared.config, prepared.features.names
     if config.evaluate.readout not in names:
         raise UserError(
             f"declared readout '{config.evaluate.readout}'; allowed: {', '.join(names)}"
         )
-    folder, device = out / config.run_id, ready.features.device
-    untrained = _untrained(ready.loaded, config.seed).to(device)
+    folder, device = out / config.run_id, prepared.features.device
+    untrained = _untrained(prepared.loaded, config.seed).to(device)
     random = ExternalFeatures(
-        config, ready.data, ready.loaded, untrained, device, ready.features.readouts
+        config, prepared.data, prepared.loaded, untrained, device, prepared.features.readouts
     )
     command = " ".join(["python -m mim_bench", *sys.argv[1:]])
     records = []
@@ -173,10 +173,17 @@ def evaluate_encoder(
         path = record_path(folder, name)
         if not (path.is_file() and read(path).record_hash == record_hash(config, name)):
             evaluate(
-                name, ready.features, random, folder, stages or Quiet(), None, command, ready.facts
+                name,
+                prepared.features,
+                random,
+                folder,
+                stages or Quiet(),
+                None,
+                command,
+                prepared.facts,
             )
         records.append(read(path))
-    return Evaluated(folder, records, ready.loaded)
+    return Evaluated(folder, records, prepared.loaded)
 
 
 def _check(config: RunConfig, overrides: Sequence[str]) -> None:
@@ -194,12 +201,14 @@ def _check(config: RunConfig, overrides: Sequence[str]) -> None:
         )
 
 
-def _with_statistics(loaded: LoadedEncoder, config: RunConfig, wanted: set[str]) -> LoadedEncoder:
+def _with_statistics(
+    loaded: LoadedEncoder, config: RunConfig, given_fields: set[str]
+) -> LoadedEncoder:
     """The encoder with `data.mean` and `data.std` where they were given."""
     statistics = {}
     for field in ("mean", "std"):
         values = getattr(config.data, field)
-        if f"data.{field}" in wanted and values:
+        if f"data.{field}" in given_fields and values:
             size = len(loaded.mean)
             if len(values) not in (1, size):
                 raise UserError(
@@ -216,9 +225,9 @@ def _config(config: RunConfig, facts: ExternalFacts, loaded: LoadedEncoder) -> R
     """The config of the record: data and protocols of the preset, model of the encoder."""
     shape = shape_of(loaded.encoder)
     size, _ = shape.pop("image_size"), shape.pop("in_chans")
-    plain = {"decoder_dim": shape["embed_dim"], "decoder_num_heads": shape["num_heads"]}
+    decoder = {"decoder_dim": shape["embed_dim"], "decoder_num_heads": shape["num_heads"]}
     content = config.model_dump()
-    content["model"] |= {**shape, **plain, "position": "learned"}
+    content["model"] |= {**shape, **decoder, "position": "learned"}
     content["mask"] |= {"sampling": "random", "ratio": 0.5}  # two patches are left of any four
     content["data"] |= {"image_size": size, "in_chans": None, "mean": None, "std": None}
     content["target"] = TargetConfig(
@@ -232,12 +241,12 @@ def _config(config: RunConfig, facts: ExternalFacts, loaded: LoadedEncoder) -> R
 
 def _normalised(config: RunConfig, data: Data, loaded: LoadedEncoder) -> RunConfig:
     """The config with the encoder's statistics, where its channels are those of the images."""
-    channels, own = data.train.num_channels, len(loaded.mean)
-    if channels != own and channels != 1:
+    channels, num_expected = data.train.num_channels, len(loaded.mean)
+    if channels != num_expected and channels != 1:
         raise UserError(
-            f"{loaded.source} takes {own} channels, the images of '{config.data.source}' have {channels}"
+            f"{loaded.source} takes {num_expected} channels, the images of '{config.data.source}' have {channels}"
         )
-    if channels != own:
+    if channels != num_expected:
         return config
     content = config.model_dump()
     content["data"] |= {"mean": loaded.mean, "std": loaded.std}

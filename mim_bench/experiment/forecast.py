@@ -125,8 +125,8 @@ def forecast(request: SweepRequest) -> Forecast:
         for name, protocols in _benchmarks(request).items()
     }  # fmt: skip
     tasks_of_all = [task for of_one in tasks.values() for task in of_one]
-    todo = [task.cell.config for task in tasks_of_all if task.missing]
-    ledger = _Ledger(pretrained(request.out, todo))
+    configs_missing = [task.cell.config for task in tasks_of_all if task.missing]
+    ledger = _Ledger(pretrained(request.out, configs_missing))
     parts = tuple(_part(name, tasks[name], ledger, is_alone=len(tasks) == 1) for name in tasks)
     fits = dict(ledger.fits.values())
     jobs = [(-1, 0, Job(fit, cost.hours(value or 0.0, 1))) for fit, value in fits.items()]
@@ -155,12 +155,12 @@ def _benchmarks(request: SweepRequest) -> dict[str, Sequence[str] | None]:
         return {request.name: chosen}
     names = dict.fromkeys([_FIRST, *recipe.names("benchmarks")])
     benchmarks = {name: at_preset(load_benchmark(name), request.preset) for name in names}
-    own = {
+    protocols_of = {
         name: {*benchmark.protocols, *benchmark.first_only}
         for name, benchmark in benchmarks.items()
     }
     return {
-        name: chosen and [protocol for protocol in chosen if protocol in own[name]]
+        name: chosen and [protocol for protocol in chosen if protocol in protocols_of[name]]
         for name, benchmark in benchmarks.items()
         if benchmark.has_runs_at(request.preset)
     }
@@ -170,7 +170,7 @@ def _benchmarks(request: SweepRequest) -> dict[str, Sequence[str] | None]:
 class _Ledger:
     """Runs and records counted so far, so that nothing is counted twice."""
 
-    there: set[str]
+    pretrained: set[str]
     """Hashes of runs whose pre-training is finished."""
     pretrainings: dict[str, str] = field(default_factory=dict)
     """Hash of a run -> name of its job."""
@@ -191,8 +191,8 @@ class _Ledger:
             return None
         self.records |= set(hashes)
         config = _with_protocols(wanted, new)
-        known = self.runs.get(key, config).evaluate.protocols
-        self.runs[key] = _with_protocols(config, dict.fromkeys([*known, *new]))
+        counted_protocols = self.runs.get(key, config).evaluate.protocols
+        self.runs[key] = _with_protocols(config, dict.fromkeys([*counted_protocols, *new]))
         found = cost.estimate(config)
         pretrains = self._pretrains(config)
         own, first = sum(found.protocol_flops.values()), 0.0
@@ -211,7 +211,7 @@ class _Ledger:
         return {config.hash for config in configs if self._pretrains(config)}
 
     def _pretrains(self, config: RunConfig) -> bool:
-        return needs_pretraining(config) and config.hash not in self.there
+        return needs_pretraining(config) and config.hash not in self.pretrained
 
     def _fit(self, config: RunConfig) -> tuple[str, ...]:
         """Name of the job that fits the run's target, if one must."""
@@ -235,7 +235,7 @@ def _with_protocols(config: RunConfig, protocols: Iterable[str]) -> RunConfig:
 
 
 def _part(name: str, tasks: Sequence[PendingCell], ledger: _Ledger, *, is_alone: bool) -> Part:
-    before, wanted = set(ledger.pretrainings), ledger.wanted(tasks)
+    before, estimated_before = set(ledger.pretrainings), ledger.wanted(tasks)
     begin = "" if is_alone else f"{name}: "
     rows: dict[str, list[PendingCell]] = {}
     work: dict[str, list[Work]] = {}
@@ -249,8 +249,8 @@ def _part(name: str, tasks: Sequence[PendingCell], ledger: _Ledger, *, is_alone:
         rows=tuple(_row(label, group, work[label]) for label, group in rows.items()),
         num_cells=len(tasks),
         num_done=sum(not task.missing for task in tasks),
-        num_new=len(wanted - before),
-        num_shared=len(wanted & before),
+        num_new=len(estimated_before - before),
+        num_shared=len(estimated_before & before),
     )
 
 
@@ -269,9 +269,9 @@ def _protocols(tasks: Sequence[PendingCell], *, missing: bool) -> str:
             if (protocol in task.missing) == missing:
                 found.append(task.cell.config.seed)
 
-    def shown(name: str, found: list[int]) -> str:
+    def with_seeds(name: str, found: list[int]) -> str:
         if len(found) == len(tasks):
             return name
         return f"{name} (seed{'s' * (len(found) > 1)} {' '.join(map(str, found))})"
 
-    return ", ".join(shown(name, found) for name, found in seeds.items() if found)
+    return ", ".join(with_seeds(name, found) for name, found in seeds.items() if found)

@@ -18,7 +18,7 @@ from mim_bench.errors import UserError
 from mim_bench.evaluate import picture
 from mim_bench.evaluate.reconstruction import Sample, possible_ratios, reopen
 from mim_bench.records import png_stamp, swept
-from mim_bench.records.finished import shown
+from mim_bench.records.finished import pictured
 from mim_bench.records.store import home
 from mim_bench.target import to_rgb
 from mim_bench.targets.build import geometry
@@ -44,11 +44,11 @@ def draw_gallery(
     samples: dict[str, list[Sample]] = {}
     hashes: list[str] = []
     name, preset, overrides = swept.recall(name, preset, results, overrides)
-    todo = cells(name, preset, overrides)
-    data = open_data(todo[0].config, device)
-    first = complete(todo[0].config, data)
+    grid_cells = cells(name, preset, overrides)
+    data = open_data(grid_cells[0].config, device)
+    first = complete(grid_cells[0].config, data)
     grid, ratios = geometry(first).grid, possible_ratios(first)
-    for cell in shown(todo):
+    for cell in pictured(grid_cells):
         config = complete(cell.config, data)
         hashes.append(config.hash)
         folder = out / config.run_id
@@ -56,25 +56,29 @@ def draw_gallery(
             raise UserError(f"no finished run {folder}; `sweep {name} --preset {preset}` makes it")
         samples[config.target.name] = reopen(folder, device, ratios)[1]
     folder, stamp = home(name, preset, results), png_stamp.metadata(png_stamp.of_runs(hashes))
-    own, *others = [
+    main_samples, *others = [
         dict(zip(samples, column, strict=True)) for column in zip(*samples.values(), strict=True)
     ]
-    picture.write(_compose(own, grid, _remark(todo)), folder / "pictures.png", stamp)
+    picture.write(_compose(main_samples, grid, _remark(grid_cells)), folder / "pictures.png", stamp)
     frames = {}
-    for at in others:
-        hidden = f"{next(iter(at.values())).mask.float().mean():.0%} hidden"
+    for at_ratio in others:
+        hidden = f"{next(iter(at_ratio.values())).mask.float().mean():.0%} hidden"
         remark = f"Mask: {first.mask.sampling}, {hidden}; trained at {first.mask.ratio:.0%}. "
-        frames[hidden] = _compose(at, grid, remark, num_rows=1)
+        frames[hidden] = _compose(at_ratio, grid, remark, num_rows=1)
     if frames:
         picture.write_frames(frames, folder / "ratios.png", stamp)
     return [folder / "pictures.png", *[folder / "ratios.png"] * bool(frames)]
 
 
-def _remark(todo: Sequence[Cell]) -> str:
+def _remark(grid_cells: Sequence[Cell]) -> str:
     """Which rows of the benchmark are shown, and their mask."""
-    first, labels = todo[0].config.mask, [cell.label for cell in shown(todo)]
-    named = "" if labels == [cell.config.target.name for cell in shown(todo)] else "; ".join(labels)
-    return f"Mask: {first.sampling}, {first.ratio:g} hidden. " + f"Rows: {named}. " * bool(named)
+    first, labels = grid_cells[0].config.mask, [cell.label for cell in pictured(grid_cells)]
+    listed = (
+        ""
+        if labels == [cell.config.target.name for cell in pictured(grid_cells)]
+        else "; ".join(labels)
+    )
+    return f"Mask: {first.sampling}, {first.ratio:g} hidden. " + f"Rows: {listed}. " * bool(listed)
 
 
 def _compose(

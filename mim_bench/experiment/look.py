@@ -56,15 +56,15 @@ def look(
     """
     if out.suffix != ".png":
         raise UserError(f"out={out}: the name of a .png file is needed")
-    ready = None
+    prepared = None
     if data is not None:
-        given = [f"data.source={data}", "evaluate.protocols=[]"]
-        ready = prepare(spec, "tiny", given, num_heads=num_heads, notify=notify)
-    loaded = ready.loaded if ready else open_any(spec, num_heads=num_heads, notify=notify)
-    if ready is None:  # else it has been said
+        settings = [f"data.source={data}", "evaluate.protocols=[]"]
+        prepared = prepare(spec, "tiny", settings, num_heads=num_heads, notify=notify)
+    loaded = prepared.loaded if prepared else open_any(spec, num_heads=num_heads, notify=notify)
+    if prepared is None:  # else it has been said
         notify(f"{loaded.family}: {loaded.counts}")
     encoder, shape = loaded.encoder, shape_of(loaded.encoder)
-    channels = ready.config.data.in_chans if ready else shape["in_chans"]
+    channels = prepared.config.data.in_chans if prepared else shape["in_chans"]
     device = next(encoder.parameters()).device
     crop = EvalCrop(size=shape["image_size"])
     levels = read_images(files, crop, channels, device)
@@ -74,8 +74,8 @@ def look(
 
     if patch is not None:
         check_patch(patch, geometry.grid)
-    shown = to_rgb(images.cpu())
-    rows: Rows = [("image", "", shown if patch is None else _framed(shown, patch, geometry))]
+    visible = to_rgb(images.cpu())
+    rows: Rows = [("image", "", visible if patch is None else _framed(visible, patch, geometry))]
     if has_class_token(encoder):
         rows.append(("class token", "attends to", _heat(attention_maps(encoder, inputs), geometry)))
     if patch is not None:
@@ -84,8 +84,8 @@ def look(
     with torch.no_grad():
         tokens = layers(encoder, inputs, ("last",))[0][:, -geometry.num_patches :].float().cpu()
     rows.append(("features", "3 principal components", feature_picture(tokens, tokens, geometry)))
-    if ready:
-        rows += _neighbours(ready, levels, num_neighbours)
+    if prepared:
+        rows += _neighbours(prepared, levels, num_neighbours)
     factor = max(1, -(-_TILE // min(crop.size)))
     wide = tuple((name, remark, enlarge(t, factor * t.shape[-1])) for name, remark, t in rows)
     write(compose(wide, title=label(loaded.source), footnote=""), out)
@@ -110,20 +110,20 @@ def _framed(images: Tensor, patch: tuple[int, int], geometry: Geometry) -> Tenso
     return framed
 
 
-def _neighbours(ready: Prepared, levels: Tensor, num: int) -> Rows:
+def _neighbours(prepared: Prepared, levels: Tensor, num: int) -> Rows:
     """The nearest training images of each of the images (N, C, H, W) uint8."""
-    features, train = ready.features, ready.data.train
+    features, train = prepared.features, prepared.data.train
     name = "last/patch_mean"
-    known = features.of(train, name)
+    train_features = features.of(train, name)
     query = features.encode(levels)[:, features.names.index(name)]
-    mean = known.mean(0)
-    similarity = F.normalize(query - mean, dim=1) @ F.normalize(known - mean, dim=1).T
-    best, index = similarity.topk(min(num, len(known)), dim=1)
+    mean = train_features.mean(0)
+    similarity = F.normalize(query - mean, dim=1) @ F.normalize(train_features - mean, dim=1).T
+    best, index = similarity.topk(min(num, len(train_features)), dim=1)
     rows: Rows = []
     for column in range(index.shape[1]):
         chosen = index[:, column].cpu()
         pixels = next(iter(train.batches([chosen], features.crop, device=features.device)))[0]
-        least, most = f"{best[:, column].min():.2f}", f"{best[:, column].max():.2f}"
-        remark = f"cosine {least}" if least == most else f"cosine {least} to {most}"
+        lowest, highest = f"{best[:, column].min():.2f}", f"{best[:, column].max():.2f}"
+        remark = f"cosine {lowest}" if lowest == highest else f"cosine {lowest} to {highest}"
         rows.append((f"neighbour {column + 1}", remark, to_rgb(pixels.float().cpu() / 255)))
     return rows

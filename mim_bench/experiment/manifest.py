@@ -56,9 +56,9 @@ def _check_continued(
             f"{folder} began on other images: '{data.facts.source}' has changed since; "
             "use --force to start again, or another --out"
         )
-    before, now = manifest["code"]["commit"], provenance.code().commit
-    if before != now:
-        _logger.warning("%s began at commit %s and goes on at %s", folder, before, now)
+    before, current = manifest["code"]["commit"], provenance.code().commit
+    if before != current:
+        _logger.warning("%s began at commit %s and goes on at %s", folder, before, current)
     if manifest["device"]["kind"] != device.type:
         device_kind = manifest["device"]["kind"]
         _logger.warning(

@@ -107,10 +107,10 @@ def _accuracy(records: list[Record]) -> list[str]:
     if not rows:
         return ["Not evaluated."]
     shared = records[0]
-    where = f"{shared.data.num_evaluated_images:,} images of the {shared.data.split} split"
+    evaluated_on = f"{shared.data.num_evaluated_images:,} images of the {shared.data.split} split"
     limited = " (the data were limited: plumbing, no finding)" * shared.data.limited
     return [
-        f"Top-1 in per cent on {where}{limited}, read at {shared.config['evaluate']['layer']}/"
+        f"Top-1 in per cent on {evaluated_on}{limited}, read at {shared.config['evaluate']['layer']}/"
         f"{shared.config['evaluate']['pooling']}; ± is the 95 % interval over images. One seed: differences to other "
         "models are not tested here.",
         "",

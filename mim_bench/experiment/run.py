@@ -110,8 +110,8 @@ def execute(
     check_shares(trainings(config), distributed.size())
     if needs_pretraining(config) and not config.runtime.shard:
         environment.check_memory(config, device)
-    with ExitStack() as held:
-        distributed.on_main(lambda: held.enter_context(lock(Path(out), config)))
+    with ExitStack() as locks:
+        distributed.on_main(lambda: locks.enter_context(lock(Path(out), config)))
         return _execute(config, data, device, Path(out), force, stages, notify, command)
 
 

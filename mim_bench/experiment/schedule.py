@@ -51,31 +51,31 @@ def simulate(jobs: Sequence[Job], gpus: int, queue_limit: int | None = None) -> 
     A later, smaller job never starts before an earlier one that waits for GPUs alone (no backfill).
     """
     _check(jobs, gpus, queue_limit)
-    start: dict[str, float] = {}
+    start_hour: dict[str, float] = {}
     done: set[str] = set()
     queued: list[Job] = []
     running: list[tuple[float, int, Job]] = []  # end, place for ties
-    now, handed, free = 0.0, 0, gpus
+    hour, num_submitted, free_gpus = 0.0, 0, gpus
     while len(done) < len(jobs):
         free_slots = len(jobs) if queue_limit is None else queue_limit - len(queued) - len(running)
-        queued += jobs[handed : handed + free_slots]
-        handed = min(handed + free_slots, len(jobs))
+        queued += jobs[num_submitted : num_submitted + free_slots]
+        num_submitted = min(num_submitted + free_slots, len(jobs))
         for job in [job for job in queued if done.issuperset(job.needs)]:
-            if job.gpus > free:
+            if job.gpus > free_gpus:
                 break
             queued.remove(job)
-            free -= job.gpus
-            start[job.name] = now
-            heapq.heappush(running, (now + job.hours, len(start), job))
-        now = running[0][0]
-        while running and running[0][0] <= now:
+            free_gpus -= job.gpus
+            start_hour[job.name] = hour
+            heapq.heappush(running, (hour + job.hours, len(start_hour), job))
+        hour = running[0][0]
+        while running and running[0][0] <= hour:
             job = heapq.heappop(running)[2]
             done.add(job.name)
-            free += job.gpus
+            free_gpus += job.gpus
     return Outcome(
-        start_hours={job.name: start[job.name] for job in jobs},
+        start_hours={job.name: start_hour[job.name] for job in jobs},
         gpu_hours=sum(job.gpus * job.hours for job in jobs),
-        makespan_hours=now,
+        makespan_hours=hour,
         chain=_longest_chain(jobs),
     )
 
@@ -84,13 +84,13 @@ def _check(jobs: Sequence[Job], gpus: int, queue_limit: int | None) -> None:
     for name, value in (("gpus", gpus), ("queue_limit", queue_limit)):
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: allowed: whole numbers from 1")
-    seen: set[str] = set()
+    names: set[str] = set()
     for job in jobs:
         if not 1 <= job.gpus <= gpus:
             raise UserError(f"job '{job.name}' on {job.gpus} GPUs: allowed: 1 to {gpus}")
-        if job.name in seen or not seen.issuperset(job.needs):
+        if job.name in names or not names.issuperset(job.needs):
             raise ValueError(f"job {job.name}: named twice, or before what it needs")
-        seen.add(job.name)
+        names.add(job.name)
 
 
 def _longest_chain(jobs: Sequence[Job]) -> tuple[Job, ...]:

@@ -78,36 +78,36 @@ def write_similarity(
         UserError: fewer than two runs of the benchmark are finished.
     """
     name, preset, overrides = swept.recall(name, preset, results, overrides)
-    todo = cells(name, preset, overrides)
-    device = environment.choose_device(todo[0].config.runtime.device)
-    data = open_data(todo[0].config, device)
-    runs = [(cell, folder) for cell in todo if (folder := _finished(cell, data, out))]
+    grid_cells = cells(name, preset, overrides)
+    device = environment.choose_device(grid_cells[0].config.runtime.device)
+    data = open_data(grid_cells[0].config, device)
+    runs = [(cell, folder) for cell in grid_cells if (folder := _finished(cell, data, out))]
     if len(runs) < 2:
         raise UserError(
             f"{len(runs)} finished runs of {name} at {preset} below {out}; "
             f"`sweep {name} --preset {preset}` makes them"
         )
-    config = complete(todo[0].config, data)
+    config = complete(grid_cells[0].config, data)
     images = _Images(
         known=first_images(config, data.train, _FIT_IMAGES, device),
         test=first_images(config, data.evaluate, _CKA_IMAGES, device),
     )
-    seen = [_encoded(cell, load_encoder(folder), data, images, device) for cell, folder in runs]
-    alike = [
+    encoders = [_encoded(cell, load_encoder(folder), data, images, device) for cell, folder in runs]
+    cka_rows = [
         {"row": a.row, "seed": a.seed, "other": b.row, "other_seed": b.seed,
          "cka": linear_cka(a.pooled, b.pooled)}
-        for index, a in enumerate(seen)
-        for b in seen[index + 1 :]
+        for index, a in enumerate(encoders)
+        for b in encoders[index + 1 :]
     ]  # fmt: skip
-    seen += _untrained(runs[0][0], data, images, device)
+    encoders += _untrained(runs[0][0], data, images, device)
     predicted = [
         {"row": encoder.row, "seed": encoder.seed, "predicts": name, "r2": r2}
-        for seed in dict.fromkeys(encoder.seed for encoder in seen)
-        for name, r2, encoder in _predictions(seen, seed, runs, data, images, out, device)
+        for seed in dict.fromkeys(encoder.seed for encoder in encoders)
+        for name, r2, encoder in _predictions(encoders, seed, runs, data, images, out, device)
     ]
     folder = home(name, preset, results)
     paths = [folder / "similarity.csv", folder / "cross_prediction.csv"]
-    for path, lines in zip(paths, (alike, predicted), strict=True):
+    for path, lines in zip(paths, (cka_rows, predicted), strict=True):
         write_text(path, pd.DataFrame(lines).round(6).to_csv(index=False))
     return paths
 
@@ -136,17 +136,17 @@ def _untrained(cell: Cell, data: Data, images: _Images, device: torch.device) ->
     config = complete(cell.config, data)
     shape = geometry(config)
     random = build_encoder(config.model, shape, seed=config.seed)
-    known, held = (
+    train_pixels, held_pixels = (
         shape.patchify(part.float() / 255).flatten(0, 1) for part in (images.known, images.held)
     )
     return [
         _encoded(cell, random, data, images, device, RANDOM),
-        _Seen(PIXELS, config.seed, known, known, held),
+        _Seen(PIXELS, config.seed, train_pixels, train_pixels, held_pixels),
     ]
 
 
 def _predictions(
-    seen: Sequence[_Seen],
+    encoders: Sequence[_Seen],
     seed: int,
     runs: Sequence[tuple[Cell, Path]],
     data: Data,
@@ -161,10 +161,10 @@ def _predictions(
         target = fitted_target(complete(cell.config, data), data, out, device).target
         if target.follows_student:
             continue
-        known, held = (_values(target, part) for part in (images.known, images.held))
+        train_values, held_values = (_values(target, part) for part in (images.known, images.held))
         predictions += [
-            (name, linear_r2(encoder.known, known, encoder.held, held), encoder)
-            for encoder in seen
+            (name, linear_r2(encoder.known, train_values, encoder.held, held_values), encoder)
+            for encoder in encoders
             if encoder.seed == seed
         ]
     return predictions

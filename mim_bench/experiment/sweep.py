@@ -75,12 +75,15 @@ def sweep(
             return
         store.keep(folder, run_records, records)
         finished.append(task.label)
-        left = (
+        seconds_left = (
             (time.monotonic() - started)
             / len(finished)
             * (len(together) + len(alone) - len(finished))
         )
-        notify(f"{task.label}: done: {folder}" + f"; about {duration(left)} left" * (left >= 1))
+        notify(
+            f"{task.label}: done: {folder}"
+            + f"; about {duration(seconds_left)} left" * (seconds_left >= 1)
+        )
 
     for task in tasks:
         if not task.missing:
@@ -136,14 +139,14 @@ def run_config(
 
 def visible_gpus() -> list[int]:
     """Numbers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them where it is set."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if all(part.strip().isdecimal() for part in named.split(",")):
-        return [int(part) for part in named.split(",")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if all(part.strip().isdecimal() for part in visible.split(",")):
+        return [int(part) for part in visible.split(",")]
     return list(range(torch.cuda.device_count()))
 
 
 def _in_jobs(
-    todo: Sequence[PendingCell],
+    tasks: Sequence[PendingCell],
     jobs: int,
     out: Path,
     finish: Callable[[PendingCell, Callable[[], tuple[Path, Sequence[Record]]]], None],
@@ -187,8 +190,8 @@ def _in_jobs(
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        for done in [pool.submit(work, task) for task in todo]:
-            done.result()
+        for future in [pool.submit(work, task) for task in tasks]:
+            future.result()
     except BaseException:  # Ctrl-C too: nothing goes on unseen
         stopped.set()
         for job in running.values():

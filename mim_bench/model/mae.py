@@ -182,8 +182,8 @@ class MaskedAutoencoder(nn.Module):
         check_loss_shape(target, losses, hidden.shape)
         loss = losses.mean()
         if has_class:
-            wanted = compute_values(target, images, target.image_values)
-            loss = loss + target.image_loss(first[:, 0], wanted).mean()
+            target_values = compute_values(target, images, target.image_values)
+            loss = loss + target.image_loss(first[:, 0], target_values).mean()
         return loss, prediction, mask
 
     def compare(self, views: Sequence[Tensor], target: Target) -> Tensor:
@@ -193,12 +193,14 @@ class MaskedAutoencoder(nn.Module):
         """
         order = torch.arange(self.geometry.num_patches, device=views[0].device)
         order = order.expand(len(views[0]), -1)
-        own = [
+        predictions = [
             self.predict(view, order, hidden_only=True, class_token=True)[:, 0] for view in views
         ]
         values = [compute_values(target, view, target.image_values) for view in views]
         pairs = permutations(range(len(views)), 2)
-        return torch.stack([target.image_loss(own[i], values[j]).mean() for i, j in pairs]).mean()
+        return torch.stack(
+            [target.image_loss(predictions[i], values[j]).mean() for i, j in pairs]
+        ).mean()
 
     def predict(
         self,
@@ -228,10 +230,10 @@ class MaskedAutoencoder(nn.Module):
             for block in self.decoder_blocks:
                 tokens = block(tokens)
             tokens = self.decoder_norm(tokens)
-        wanted = tokens[:, 1 + self.num_visible :] if hidden_only else tokens[:, 1:]
+        kept_tokens = tokens[:, 1 + self.num_visible :] if hidden_only else tokens[:, 1:]
         if class_token:
-            wanted = torch.cat([tokens[:, :1], wanted], dim=1)
-        prediction = self.decoder_pred(wanted)
+            kept_tokens = torch.cat([tokens[:, :1], kept_tokens], dim=1)
+        prediction = self.decoder_pred(kept_tokens)
         if hidden_only:
             return prediction
         first, patches = prediction.tensor_split([int(class_token)], dim=1)

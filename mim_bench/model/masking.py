@@ -64,8 +64,8 @@ class MaskSampler:
         On `device`, by default the indices' own. Indices on the CPU let the host run ahead of the device.
         """
         device = device or index.device
-        there = index.to(device, non_blocking=True)
-        noise = rng.uniform(there, self.num_patches, seed=seed, epoch=epoch, stream="mask")
+        device_index = index.to(device, non_blocking=True)
+        noise = rng.uniform(device_index, self.num_patches, seed=seed, epoch=epoch, stream="mask")
         if self.config.sampling == "block":
             num_hidden = self.num_patches - self.num_visible
             hidden = block_masks(index.cpu(), self.grid, num_hidden, self.config, seed, epoch)
@@ -73,11 +73,11 @@ class MaskSampler:
         elif self.config.sampling == "grid":
             noise = noise + self._grid_mask().flatten().to(device, non_blocking=True)
         elif self.config.sampling == "square":
-            noise = self._of_units(there, seed, epoch)
+            noise = self._of_units(device_index, seed, epoch)
         elif self.config.sampling == "multi_block":
-            noise = noise + several_blocks(there, self.grid, seed, epoch).flatten(1)
+            noise = noise + several_blocks(device_index, self.grid, seed, epoch).flatten(1)
         elif self.config.sampling == "inverse_block":
-            kept = kept_blocks(there, self.grid, self.num_visible, seed, epoch)
+            kept = kept_blocks(device_index, self.grid, self.num_visible, seed, epoch)
             noise = noise - kept.flatten(1).float()
         return noise
 
@@ -128,17 +128,17 @@ def block_masks(
     attempt = 0
     active = torch.arange(len(index))
     while len(active):
-        drawn = rng.uniform(
+        draws = rng.uniform(
             index[active], 4, seed=seed, epoch=epoch, stream=f"block {attempt}"
         ).double()
         remaining = num_hidden - mask[active].flatten(1).sum(1)
         # near the end the interval may run backwards, as in the reference
-        area = config.block_min_patches + drawn[:, 0] * (remaining - config.block_min_patches)
-        aspect = torch.exp(low - 2 * low * drawn[:, 1])
+        area = config.block_min_patches + draws[:, 0] * (remaining - config.block_min_patches)
+        aspect = torch.exp(low - 2 * low * draws[:, 1])
         block_h = torch.round(torch.sqrt(area * aspect)).long()
         block_w = torch.round(torch.sqrt(area / aspect)).long()
-        top = (drawn[:, 2] * (height - block_h + 1)).long()
-        left = (drawn[:, 3] * (width - block_w + 1)).long()
+        top = (draws[:, 2] * (height - block_h + 1)).long()
+        left = (draws[:, 3] * (width - block_w + 1)).long()
         corner_and_size = (value[:, None] for value in (top, left, block_h, block_w))
         block = _union(*corner_and_size, grid)
         num_new = (block & ~mask[active]).flatten(1).sum(1)

@@ -18,12 +18,12 @@ def check(entries: Sequence[CellRecord]) -> list[str]:
     """Refuses what proves nothing; returns the fields in which the rows' configs differ."""
     records = [entry.record for entry in entries]
     for record in records:
-        if lacking := _lacking(record):
-            raise UserError(f"record {record.run_id} of {record.protocol} names no {lacking[0]}")
-    _one({record.device.kind for record in records}, "device kinds")
-    _one({record.data.fingerprint for record in records}, "data sets")
-    _one({record.precision for record in records}, "precisions")
-    _one({_products(record) for record in records}, "kinds of matrix product")
+        if missing := _lacking(record):
+            raise UserError(f"record {record.run_id} of {record.protocol} names no {missing[0]}")
+    _check_same({record.device.kind for record in records}, "device kinds")
+    _check_same({record.data.fingerprint for record in records}, "data sets")
+    _check_same({record.precision for record in records}, "precisions")
+    _check_same({_products(record) for record in records}, "kinds of matrix product")
     _same_images(entries)
     return differing_fields(entries)
 
@@ -51,20 +51,20 @@ def _products(record: Record) -> str:
     return "TF32" if record.config.get("runtime", {}).get("tf32") else "exact"
 
 
-def _one(values: set[str], what: str) -> None:
+def _check_same(values: set[str], noun: str) -> None:
     if len(values) > 1:
-        raise UserError(f"records of several {what} ({', '.join(sorted(values))}) never mix")
+        raise UserError(f"records of several {noun} ({', '.join(sorted(values))}) never mix")
 
 
 def _same_images(entries: Sequence[CellRecord]) -> None:
     """Targets of one seed must have seen the same crops under the same masks."""
-    seen: dict[str, tuple[str, str]] = {}
+    first_seen: dict[str, tuple[str, str]] = {}
     for entry in entries:
         facts, config = entry.record.pretrain, entry.record.config
         if facts is None:
             continue
         key = str([config[part] for part in ("seed", "augment", "mask")])
-        first, run_id = seen.setdefault(key, (facts.first_batches, entry.record.run_id))
+        first, run_id = first_seen.setdefault(key, (facts.first_batches, entry.record.run_id))
         if first != facts.first_batches:
             raise UserError(
                 f"{entry.record.run_id} and {run_id} began on other images or masks: "

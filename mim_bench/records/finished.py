@@ -39,35 +39,37 @@ def running(out: Path, configs: Iterable[RunConfig]) -> set[str]:
 
 def fitted(out: Path, config: RunConfig) -> bool:
     """Whether a finished run shows that the config's target has been fitted, and the fit is still there."""
-    wanted = config.model_dump(mode="json", include={"target", "data", "augment"})
-    wanted["model"] = {"patch_size": config.model.patch_size}
+    expected = config.model_dump(mode="json", include={"target", "data", "augment"})
+    expected["model"] = {"patch_size": config.model.patch_size}
     return any(
         facts.get("fit_key") and fit_path(out, config, facts["fit_key"]).is_file()
         for fields, facts in _finished_runs(out)
-        if _fits(wanted, fields)
+        if _fits(expected, fields)
     )
 
 
-def shown(todo: Sequence[Cell]) -> list[Cell]:
+def pictured(grid_cells: Sequence[Cell]) -> list[Cell]:
     """The cells with a place in the picture: of the first seed, the first of each target."""
     first: dict[str, Cell] = {}
-    for cell in todo:
-        if cell.config.seed == todo[0].config.seed:
+    for cell in grid_cells:
+        if cell.config.seed == grid_cells[0].config.seed:
             first.setdefault(cell.config.target.name, cell)
     return list(first.values())
 
 
 def has_runs(name: str, preset: str, out: Path, overrides: Sequence[str] = ()) -> bool:
     """True if the benchmark compares targets and the finished run of each that is shown lies below `out`."""
-    todo = shown([cell for cell in cells(name, preset, overrides) if "target" in cell.point])
-    return len(todo) > 1 and pretrained(out, [cell.config for cell in todo]) == {
-        cell.config.hash for cell in todo
+    grid_cells = pictured(
+        [cell for cell in cells(name, preset, overrides) if "target" in cell.point]
+    )
+    return len(grid_cells) > 1 and pretrained(out, [cell.config for cell in grid_cells]) == {
+        cell.config.hash for cell in grid_cells
     }
 
 
-def _fits(wanted: dict[str, Any], fields: dict[str, Any]) -> bool:
-    known = {field: value for field, value in flatten(wanted).items() if value is not None}
-    return all(field in fields and fields[field] == value for field, value in known.items())
+def _fits(expected: dict[str, Any], fields: dict[str, Any]) -> bool:
+    stated = {field: value for field, value in flatten(expected).items() if value is not None}
+    return all(field in fields and fields[field] == value for field, value in stated.items())
 
 
 def _finished_runs(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

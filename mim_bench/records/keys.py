@@ -34,10 +34,10 @@ class Keys:
     """Config of each cell with its batches bounded."""
 
     @classmethod
-    def of(cls, todo: Sequence[Cell], num_images: int) -> "Keys":
+    def of(cls, grid_cells: Sequence[Cell], num_images: int) -> "Keys":
         """Keys of cells whose batches are bounded by a number of training images."""
         keys = cls({}, {}, {})
-        for cell in todo:
+        for cell in grid_cells:
             config = keys.fitted[id(cell)] = fit_batches(cell.config, num_images)
             kept = frozenset(cell.varies() | {"target.name"})
             keys.exact[_key(config, None)] = cell
@@ -50,10 +50,10 @@ class Keys:
         cell = self.exact.get((_text_key(text, None), record.seed))
         if cell is not None:
             return cell, ()
-        near = (
+        candidates = (
             of_key.get((_text_key(text, kept), record.seed)) for kept, of_key in self.loose.items()
         )
-        return next((match for match in near if match is not None), None), ("target",)
+        return next((match for match in candidates if match is not None), None), ("target",)
 
 
 _TEXTS: dict[str | None, str] = {}

@@ -78,14 +78,14 @@ def measures(record: Record) -> dict[str, Measure]:
 
 
 @lru_cache  # a table has thousands of records of the same
-def _name(metric: str, at: str, protocol: str, declared: str) -> str:
+def _name(metric: str, readout_text: str, protocol: str, declared: str) -> str:
     """The measure that a metric of that name, read out there, belongs to."""
     if metric not in FRACTIONS:
         return metric
-    readout, _, rest = at.partition(" ")  # `last/patch_mean 1% draw 0`
+    readout, _, suffix = readout_text.partition(" ")  # `last/patch_mean 1% draw 0`
     if "/" in readout:
-        share = f" {rest.partition(' draw')[0]}" if rest else ""
-        return protocol + share + ("" if readout == declared else f" @ {readout}")
+        fraction = f" {suffix.partition(' draw')[0]}" if suffix else ""
+        return protocol + fraction + ("" if readout == declared else f" @ {readout}")
     if protocol == "baselines":  # under one probe, `pixels:linear`
         return f"{protocol} {readout}"
     if readout.startswith("blocks="):

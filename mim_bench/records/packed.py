@@ -41,9 +41,9 @@ def read_packed(arrays: Path, readouts: Collection[str]) -> dict[str, np.ndarray
 
 def _array(content: bytes) -> np.ndarray:
     """What `np.load` makes of the content of a `.npy` file of version 1.0, as `np.savez` writes it."""
-    start = 10 + int.from_bytes(content[8:10], "little")
-    shape, dtype = _layout(content[:start])
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+    offset = 10 + int.from_bytes(content[8:10], "little")
+    shape, dtype = _layout(content[:offset])
+    return np.frombuffer(content, dtype, offset=offset).reshape(shape)
 
 
 @lru_cache

@@ -69,29 +69,29 @@ def plan(
     """
     for unknown in set(protocols or ()) - set(PROTOCOLS):
         raise UserError(f"protocols: no '{unknown}'; {suggest(unknown, PROTOCOLS)}")
-    todo = cells(name, preset, overrides)
-    if not todo:
+    grid_cells = cells(name, preset, overrides)
+    if not grid_cells:
         raise UserError(f"benchmark '{name}' has published rows only, there is nothing to run")
-    known = {protocol for cell in todo for protocol in cell.config.evaluate.protocols}
-    for foreign in sorted(set(protocols or ()) - known):
+    declared = {protocol for cell in grid_cells for protocol in cell.config.evaluate.protocols}
+    for undeclared in sorted(set(protocols or ()) - declared):
         raise UserError(
-            f"protocols: benchmark '{name}' has no '{foreign}'; {suggest(foreign, known)}"
+            f"protocols: benchmark '{name}' has no '{undeclared}'; {suggest(undeclared, declared)}"
         )
     folder = home(name, preset, results)
-    own = store.read_folder(folder / "records")
-    _check_same_data(todo[0].config, folder, own)  # before anything is written
+    own_records = store.read_folder(folder / "records")
+    _check_same_data(grid_cells[0].config, folder, own_records)  # before anything is written
     if copy:
-        for source in {cell.config.data.source for cell in todo}:
+        for source in {cell.config.data.source for cell in grid_cells}:
             check_source(source)
         swept.remember(name, preset, results, overrides)
         remove_unfinished(folder, older_than_s=3600)
-    have = _have(todo, folder / "records", own, copy)
+    recorded = _have(grid_cells, folder / "records", own_records, copy)
     tasks = []
-    for number, cell in enumerate(todo, start=1):
-        mine = cell.config.evaluate.protocols
-        wanted = tuple(name for name in mine if protocols is None or name in protocols)
-        missing = tuple(protocol for protocol in wanted if protocol not in have[id(cell)])
-        tasks.append(PendingCell(cell, number, len(todo), wanted, missing))
+    for number, cell in enumerate(grid_cells, start=1):
+        cell_protocols = cell.config.evaluate.protocols
+        chosen = tuple(name for name in cell_protocols if protocols is None or name in protocols)
+        missing = tuple(protocol for protocol in chosen if protocol not in recorded[id(cell)])
+        tasks.append(PendingCell(cell, number, len(grid_cells), chosen, missing))
     return tasks
 
 
@@ -112,29 +112,35 @@ def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
         records: the benchmark's, `results/<benchmark>/<preset>/records`.
     """
     cell = Cell(config, {}, {})
-    have = _have([cell], records, store.read_folder(records), copy=True)[id(cell)]
-    return tuple(protocol for protocol in config.evaluate.protocols if protocol not in have)
+    recorded = _have([cell], records, store.read_folder(records), copy=True)[id(cell)]
+    return tuple(protocol for protocol in config.evaluate.protocols if protocol not in recorded)
 
 
-def _have(todo: Sequence[Cell], folder: Path, own: Records, copy: bool) -> dict[int, set[str]]:
+def _have(
+    grid_cells: Sequence[Cell], folder: Path, own_records: Records, copy: bool
+) -> dict[int, set[str]]:
     """Protocols of each cell that have a record: `own`, those of the benchmark's folder, or another's."""
-    have: dict[int, set[str]] = {id(cell): set() for cell in todo}
-    for cell, entry in _matching(todo, own):
-        have[id(cell)].add(entry.record.protocol)
+    recorded: dict[int, set[str]] = {id(cell): set() for cell in grid_cells}
+    for cell, entry in _matching(grid_cells, own_records):
+        recorded[id(cell)].add(entry.record.protocol)
     results, preset = folder.parents[2], folder.parent.name
     for other in sorted(results.glob(f"*/{preset}/records")):
         if other != folder:
-            lack = [cell for cell in todo if set(cell.config.evaluate.protocols) - have[id(cell)]]
+            lack = [
+                cell
+                for cell in grid_cells
+                if set(cell.config.evaluate.protocols) - recorded[id(cell)]
+            ]
             for cell, entry in _matching(lack, store.read_folder(other)):
-                if entry.record.protocol not in have[id(cell)]:
+                if entry.record.protocol not in recorded[id(cell)]:
                     if copy:
                         store.copy(entry.path, entry.record, folder)
-                    have[id(cell)].add(entry.record.protocol)
-    return have
+                    recorded[id(cell)].add(entry.record.protocol)
+    return recorded
 
 
-def _matching(todo: Sequence[Cell], records: Records) -> list[tuple[Cell, CellRecord]]:
-    matching, _ = store.find(todo, records)
+def _matching(grid_cells: Sequence[Cell], records: Records) -> list[tuple[Cell, CellRecord]]:
+    matching, _ = store.find(grid_cells, records)
     return [
         (entry.cell, entry)
         for entry in matching

@@ -1,6 +1,6 @@
 """The record: a number with its proof. One JSON file for each (run, protocol).
 
-Beside it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
+SavedConfig it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
 """
 
 import hashlib
@@ -186,8 +186,8 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
         content["correct_sha256"] = file_sha256(arrays)
     # validated once more, as a reader will
     unset = {"external"} if record.external is None else set()
-    whole = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"} | unset)
-    body = whole.removesuffix("\n}")
+    complete = Record.model_validate(content).model_dump_json(indent=1, exclude={"sha256"} | unset)
+    body = complete.removesuffix("\n}")
     write_text(path, f'{body}{_SHA256}{_sha256(body.encode())}"\n}}\n')
 
 
@@ -212,8 +212,8 @@ def read(path: Path) -> Record:
         return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is no valid record: {where}: {first['msg']}") from None
+        location = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is no valid record: {location}: {first['msg']}") from None
 
 
 def check_correct(path: Path, record: Record) -> None:
@@ -229,7 +229,7 @@ def check_correct(path: Path, record: Record) -> None:
 
 
 def read_correct(
-    path: Path, record: Record | None = None, wanted: Collection[str] | None = None
+    path: Path, record: Record | None = None, readouts: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Per-image correctness next to a record: readout -> (N,) bool, in the order of the test split.
 
@@ -245,7 +245,7 @@ def read_correct(
     if not metrics:
         return {}
     arrays = path.with_suffix(".npz")
-    packed = read_packed(arrays, metrics if wanted is None else wanted)
+    packed = read_packed(arrays, metrics if readouts is None else readouts)
     correct = {}
     for readout, bytes_of in packed.items():
         metric = metrics[readout]

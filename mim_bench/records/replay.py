@@ -44,19 +44,19 @@ def trained_by(records: Iterable[Record]) -> set[tuple[str, str, str]]:
     }
 
 
-def says(folder: Path, records: Iterable[Record]) -> str:
+def note(folder: Path, records: Iterable[Record]) -> str:
     """What a replay says of the commits of a folder's records, to go behind them; empty where none was made of them."""
-    path, wanted = folder / FILE, trained_by(records)
+    path, pairs = folder / FILE, trained_by(records)
     if not path.is_file():
         return ""
     try:
         replays = Replays.model_validate(read_json(path))
     except ValidationError as error:
         raise UserError(f"{path} is damaged: {error.errors()[0]['msg']}") from None
-    known = {(row.target, row.commit, row.precision): row.equal for row in replays.rows}
-    if missing := len(wanted - known.keys()):
-        return f" ({missing} of {len(wanted)} not replayed since)"
-    if unequal := sorted({f"{t} at {c[:12]}" for t, c, p in wanted if not known[t, c, p]}):
+    equal_of = {(row.target, row.commit, row.precision): row.equal for row in replays.rows}
+    if missing := len(pairs - equal_of.keys()):
+        return f" ({missing} of {len(pairs)} not replayed since)"
+    if unequal := sorted({f"{t} at {c[:12]}" for t, c, p in pairs if not equal_of[t, c, p]}):
         return (
             f" (NOT the weights of {replays.commit[:12]} after a few steps: {', '.join(unequal)})"
         )

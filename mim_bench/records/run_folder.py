@@ -16,7 +16,7 @@ from mim_bench.errors import UserError
 from mim_bench.files import check_regular, file_sha256, read_json, remove_unfinished, write_text
 
 
-def place(out: Path, config: RunConfig) -> Path:
+def run_path(out: Path, config: RunConfig) -> Path:
     """The run's folder: below `out`, or `out` itself if it is a run folder."""
     return out if (out / "config.json").is_file() else out / config.run_id
 
@@ -28,7 +28,7 @@ class Busy(UserError):
 @contextmanager
 def lock(out: Path, config: RunConfig) -> Iterator[None]:
     """Keeps a second process out of the same run; freed by the system if this one is killed."""
-    folder = place(out, config)
+    folder = run_path(out, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(_lock_path(folder), timeout=0):
@@ -54,14 +54,14 @@ def is_busy(folder: Path) -> bool:
 
 def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
     """The run's folder, made if need be."""
-    folder = place(out, config)
+    folder = run_path(out, config)
     if force and folder.is_dir():
         shutil.rmtree(folder)
     path = folder / "config.json"
     if path.is_file():
-        there = read_config(folder)
-        if there.hash != config.hash:
-            fields = ", ".join(sorted(difference(there, config))) or "fields of another version"
+        existing = read_config(folder)
+        if existing.hash != config.hash:
+            fields = ", ".join(sorted(difference(existing, config))) or "fields of another version"
             raise UserError(
                 f"{folder} holds a run of a different config ({fields}); choose another --out"
             )
@@ -141,10 +141,10 @@ def check(folder: Path, *names: str, content: bool = True) -> None:
 
 def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
     """Fields of the identity in which two configs differ -> their two values."""
-    left, right = flatten(a.identity()), flatten(b.identity())
+    of_a, of_b = flatten(a.identity()), flatten(b.identity())
     missing = "-"
-    names = [*left, *(name for name in right if name not in left)]
-    pairs = {name: (left.get(name, missing), right.get(name, missing)) for name in names}
+    names = [*of_a, *(name for name in of_b if name not in of_a)]
+    pairs = {name: (of_a.get(name, missing), of_b.get(name, missing)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

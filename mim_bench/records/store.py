@@ -48,10 +48,10 @@ class CellRecord:
         """Per-image correctness next to the record, read once: readout -> (N,) bool."""
         # a file is opened once for a few readouts; many draws of few labels are not all wanted
         readout_names = [metric.readout for metric in self.record.metrics]
-        wanted = tuple(readout_names if len(readout_names) <= _FEW else readouts)
-        key = self.path, self.record.sha256, wanted
+        packed_readouts = tuple(readout_names if len(readout_names) <= _FEW else readouts)
+        key = self.path, self.record.sha256, packed_readouts
         if key not in _PACKED or self.record.sha256 is None:
-            correct = read_correct(self.path, self.record, wanted)
+            correct = read_correct(self.path, self.record, packed_readouts)
             _PACKED[key] = {name: (np.packbits(bits), len(bits)) for name, bits in correct.items()}
         packed = _PACKED[key]
         return {
@@ -72,15 +72,15 @@ def home(name: str, preset: str, results: Path) -> Path:
     return results / Path(name).stem / Path(preset).stem
 
 
-def keep(folder: Path, records: Iterable[Record], to: Path) -> None:
+def keep(folder: Path, records: Iterable[Record], destination: Path) -> None:
     """Copies records and their per-image correctness out of a run folder."""
     for record in records:
-        copy(record_path(folder, record.protocol), record, to)
+        copy(record_path(folder, record.protocol), record, destination)
 
 
-def copy(source: Path, record: Record, to: Path) -> None:
+def copy(source: Path, record: Record, destination: Path) -> None:
     """Copies one record and its per-image correctness into a folder of records."""
-    target = to / f"{record.run_id}__{record.protocol}.json"
+    target = destination / f"{record.run_id}__{record.protocol}.json"
     arrays = source.with_suffix(".npz")
     if arrays.is_file():  # the record last: it is what is looked for
         copy_file(arrays, target.with_suffix(".npz"))
@@ -121,47 +121,47 @@ def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
 
 def of_same_data(record: Record, config: RunConfig) -> bool:
     """Whether a record's data source is the one that a config names, wherever its folder lies."""
-    mine, theirs = (source.partition(":") for source in (config.data.source, record.data.source))
-    return mine[0] == theirs[0] and Path(mine[2]).name == Path(theirs[2]).name
+    ours, theirs = (source.partition(":") for source in (config.data.source, record.data.source))
+    return ours[0] == theirs[0] and Path(ours[2]).name == Path(theirs[2]).name
 
 
 def find(
-    todo: Sequence[Cell], records: Iterable[tuple[Path, Record]]
+    grid_cells: Sequence[Cell], records: Iterable[tuple[Path, Record]]
 ) -> tuple[list[CellRecord], list[Path]]:
     """Records in their cells, in the order of the cells, and the paths of those that belong to none.
 
     Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
     """
     keys: dict[int, Keys] = {}  # by number of training images, which bounds the batches
-    entries, foreign = [], []
+    entries, foreign_paths = [], []
     for path, record in records:
         if record.external is not None:  # divisions never share a table
-            foreign.append(path)
+            foreign_paths.append(path)
             continue
         config, num_images = config_of(record), record.data.num_train_images
         if num_images not in keys:
-            keys[num_images] = Keys.of(todo, num_images)
+            keys[num_images] = Keys.of(grid_cells, num_images)
         cell, old = keys[num_images].cell_of(record)
         if cell is None or record.protocol not in cell.config.evaluate.protocols:
-            foreign.append(path)
+            foreign_paths.append(path)
             continue
-        wanted = keys[num_images].fitted[id(cell)]
-        entries.append(CellRecord(record, path, cell, old + _older(record, config, wanted)))
-    order = {id(cell): position for position, cell in enumerate(todo)}
+        expected = keys[num_images].fitted[id(cell)]
+        entries.append(CellRecord(record, path, cell, old + _older(record, config, expected)))
+    order = {id(cell): position for position, cell in enumerate(grid_cells)}
     # of several records of one place the current one counts, else the newest
     entries.sort(key=lambda entry: (not entry.stale, entry.record.started))
     of_cell = {(order[id(entry.cell)], entry.record.protocol): entry for entry in entries}
-    return [entry for _, entry in sorted(of_cell.items())], foreign
+    return [entry for _, entry in sorted(of_cell.items())], foreign_paths
 
 
-def _older(record: Record, config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
+def _older(record: Record, config: RunConfig, expected: RunConfig) -> tuple[str, ...]:
     """Which parts of a record's protocol are not today's."""
     entry = PROTOCOLS[record.protocol]
     reasons = []
     if record.protocol_version != entry.version:
         reasons.append(f"protocol {record.protocol}")
-    reasons += [s for s in entry.sections if getattr(config, s) != getattr(wanted, s)]
-    if entry.has_readouts and config.evaluate.readout != wanted.evaluate.readout:
+    reasons += [s for s in entry.sections if getattr(config, s) != getattr(expected, s)]
+    if entry.has_readouts and config.evaluate.readout != expected.evaluate.readout:
         reasons.append("readout")
     if record.pretrain and record.pretrain.flops is None:
         reasons.append("a record without FLOPs")
@@ -173,17 +173,17 @@ def benchmark_records(
 ) -> list[CellRecord]:
     """The benchmark's records of a preset, in the order of its cells."""
     folder = home(name, preset, results) / "records"
-    entries, foreign = find(cells(name, preset, overrides), read_folder(folder))
-    if foreign:
+    entries, foreign_paths = find(cells(name, preset, overrides), read_folder(folder))
+    if foreign_paths:
         raise UserError(
-            f"{foreign[0]} is no record of benchmark '{Path(name).stem}' at preset '{preset}'"
-            + (f", and {len(foreign) - 1} more" if len(foreign) > 1 else "")
+            f"{foreign_paths[0]} is no record of benchmark '{Path(name).stem}' at preset '{preset}'"
+            + (f", and {len(foreign_paths) - 1} more" if len(foreign_paths) > 1 else "")
             + "; move it away, or give the settings that it was swept with"
         )
     if not entries:
-        where = "" if results == Path("results") else f" --results {results}"
+        flag = "" if results == Path("results") else f" --results {results}"
         raise UserError(
-            f"no records in {folder}; `sweep {name} --preset {preset}{where}` makes them"
+            f"no records in {folder}; `sweep {name} --preset {preset}{flag}` makes them"
         )
     return entries
 
@@ -204,7 +204,7 @@ def frame(entries: Sequence[CellRecord]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for entry in entries:
         record, facts = entry.record, entry.record.pretrain
-        named = entry.measures
+        by_name = entry.measures
         rows.append(
             {
                 **entry.cell.point,
@@ -212,10 +212,10 @@ def frame(entries: Sequence[CellRecord]) -> pd.DataFrame:
                 "seed": record.seed,
                 "protocol": record.protocol,
                 "preset": record.preset,
-                **{name: measure.value for name, measure in named.items()},
+                **{name: measure.value for name, measure in by_name.items()},
                 **{
                     f"{name} control": measure.control
-                    for name, measure in named.items()
+                    for name, measure in by_name.items()
                     if measure.control is not None
                 },
                 "n": record.metrics[0].n,

@@ -29,7 +29,7 @@ def remember(name: str, preset: str, results: Path, overrides: Sequence[str]) ->
             f"{' '.join(_of_results(overrides)) or 'none'}; choose another --results"
         )
     kept = [text for text in overrides if not text.startswith(("runtime.", SEEDS))]
-    old, new = (_seeds(several) for several in (before, overrides))
+    old, new = (_seeds(texts) for texts in (before, overrides))
     if new and (old or not any(folder.glob("records/*.json"))):
         kept.append(SEEDS + ",".join(map(str, sorted(old | new))))
     write_text(folder / "sweep.json", json.dumps({"overrides": kept}, indent=1) + "\n")
@@ -54,12 +54,12 @@ def recall(name: str, preset: str, results: Path, overrides: Sequence[str] = ())
     """What lies below `results` was swept with; settings that are given count instead of the remembered ones."""
     folder = home(name, preset, results)
 
-    def known(text: str, noun: str, copy: Path) -> str:
+    def name_or_copy(text: str, noun: str, copy: Path) -> str:
         return str(copy) if text not in recipe.names(noun) and copy.is_file() else text
 
     return Swept(
-        known(name, "benchmarks", results / name / f"{name}.toml"),
-        known(preset, "preset", folder / f"{preset}.toml"),
+        name_or_copy(name, "benchmarks", results / name / f"{name}.toml"),
+        name_or_copy(preset, "preset", folder / f"{preset}.toml"),
         tuple(overrides or _overrides(folder)),
     )
 

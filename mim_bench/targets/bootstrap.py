@@ -32,5 +32,5 @@ class BootstrapTarget(EmaFeatureTarget):
         """The teacher becomes the student after the last step of each stage but the last."""
         num_stages = self.params.num_stages
         if step in (num_steps * stage // num_stages for stage in range(1, num_stages)):
-            own: list[Tensor] = [*cast(nn.Module, self.teacher).parameters()]
-            torch._foreach_copy_(own, [*cast(Any, student).encoder.parameters()])
+            parameters: list[Tensor] = [*cast(nn.Module, self.teacher).parameters()]
+            torch._foreach_copy_(parameters, [*cast(Any, student).encoder.parameters()])

@@ -24,9 +24,9 @@ _LOW, _HIGH = 0.1, 0.2
 def canny(grey: Tensor) -> Tensor:
     """(B, 1, H, W) float64 in [0, 1] -> bool of the same shape: True on an edge, never at the border."""
     smooth = _smooth(grey)
-    down, right = _gradient(smooth, 2), _gradient(smooth, 3)
-    magnitude = (down * down + right * right).sqrt()
-    weak = _thin(magnitude, down, right) & (magnitude >= _LOW)
+    vertical, horizontal = _gradient(smooth, 2), _gradient(smooth, 3)
+    magnitude = (vertical * vertical + horizontal * horizontal).sqrt()
+    weak = _thin(magnitude, vertical, horizontal) & (magnitude >= _LOW)
     edges = (weak & (magnitude >= _HIGH)).float()
     for _ in range(sum(grey.shape[2:])):
         edges = F.max_pool2d(edges, 3, stride=1, padding=1) * weak
@@ -62,7 +62,7 @@ def _gradient(images: Tensor, dim: int) -> Tensor:
     return low + 2 * middle + high
 
 
-def _thin(magnitude: Tensor, down: Tensor, right: Tensor) -> Tensor:
+def _thin(magnitude: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """Whether a pixel's magnitude is at least that of both points one step along the gradient, each between the
     straight and the diagonal neighbour; False at the border."""
     height, width = magnitude.shape[2:]
@@ -71,11 +71,11 @@ def _thin(magnitude: Tensor, down: Tensor, right: Tensor) -> Tensor:
     def shifted(y: int, x: int) -> Tensor:
         return padded[..., 1 + y : 1 + y + height, 1 + x : 1 + x + width]
 
-    is_steep = down.abs() > right.abs()  # the straight neighbour is above and below
-    larger = torch.where(is_steep, down.abs(), right.abs())
-    smaller = torch.where(is_steep, right.abs(), down.abs())
+    is_steep = vertical.abs() > horizontal.abs()  # the straight neighbour is above and below
+    larger = torch.where(is_steep, vertical.abs(), horizontal.abs())
+    smaller = torch.where(is_steep, horizontal.abs(), vertical.abs())
     slant = smaller / larger.clamp_min(torch.finfo(larger.dtype).tiny)
-    same_sign = down * right >= 0
+    same_sign = vertical * horizontal >= 0
     is_largest = torch.ones_like(same_sign)
     for side in (1, -1):
         straight = torch.where(is_steep, shifted(side, 0), shifted(0, side))

@@ -41,5 +41,5 @@ class Cells:
         """Colours in [0, 1] (B, L, K, C) -> (B, 3, H, W)."""
         side, grid = self.per_side, self.geometry.grid
         tiles = colors.unflatten(2, (side, side)).unflatten(1, grid)  # (B, G_h, G_w, s, s, C)
-        drawn = tiles.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        return F.interpolate(to_rgb(drawn), size=self.geometry.image_size, mode="nearest")
+        images = tiles.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        return F.interpolate(to_rgb(images), size=self.geometry.image_size, mode="nearest")

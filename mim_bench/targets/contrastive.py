@@ -74,8 +74,8 @@ class ContrastiveTarget(Target):
             scores = (
                 F.normalize(prediction.float(), dim=-1) @ all_targets.T / self.params.temperature
             )
-        own = first + torch.arange(len(scores), device=scores.device)
-        return F.cross_entropy(scores, own, reduction="none")
+        positives = first + torch.arange(len(scores), device=scores.device)
+        return F.cross_entropy(scores, positives, reduction="none")
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two (B, N, D) -> (B, N), 1 - cosine: of patches, which are not trained."""

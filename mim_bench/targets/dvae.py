@@ -111,14 +111,14 @@ class DvaeTarget(ClassTarget, FittedTarget):
                 f"weights file {path} has changed: its sha256 is {loaded.sha256}, the config's "
                 f"weights_sha256 is {self.params.weights_sha256}"
             )
-        wanted, given = loaded.encoder.in_chans, self.geometry.in_chans
-        if given not in (wanted, 1):
+        num_allowed, num_given = loaded.encoder.in_chans, self.geometry.in_chans
+        if num_given not in (num_allowed, 1):
             raise UserError(
-                f"in_chans is {given}, but the encoder of weights file {path} takes {wanted}; "
-                f"allowed: {wanted}, or 1 (repeated)"
+                f"in_chans is {num_given}, but the encoder of weights file {path} takes {num_allowed}; "
+                f"allowed: {num_allowed}, or 1 (repeated)"
             )
-        if given != wanted:
-            _logger.info("the tokenizer's %d channels are the image's one, repeated", wanted)
+        if num_given != num_allowed:
+            _logger.info("the tokenizer's %d channels are the image's one, repeated", num_allowed)
         changed = self.params.model_dump(exclude_defaults=True)
         others = sorted(changed.keys() - {"weights", "weights_sha256"})
         if others:

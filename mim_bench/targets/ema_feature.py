@@ -60,8 +60,8 @@ class EmaFeatureTarget(Target):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two (B, N, D) -> (B, N) float32, the mean over D."""
         beta = self.params.beta
-        each = F.smooth_l1_loss(prediction.float(), target, beta=beta, reduction="none")
-        return each.mean(dim=-1)
+        losses = F.smooth_l1_loss(prediction.float(), target, beta=beta, reduction="none")
+        return losses.mean(dim=-1)
 
     @torch.no_grad()
     def after_step(self, student: nn.Module, step: int, num_steps: int) -> None:

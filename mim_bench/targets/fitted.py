@@ -56,11 +56,11 @@ def sample_rows(
         rows_of: images (B, C, H, W) -> (B, L, D).
     """
     generator = torch.Generator().manual_seed(seed)
-    each = math.ceil(num / max(1, images.num_images))
+    per_image = math.ceil(num / max(1, images.num_images))
     samples = []
     for batch in images:
         rows = rows_of(batch).cpu().double()
-        row_index = torch.rand(rows.shape[:2], generator=generator).argsort(1)[:, :each]
+        row_index = torch.rand(rows.shape[:2], generator=generator).argsort(1)[:, :per_image]
         samples.append(
             rows.gather(1, row_index[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1)
         )
@@ -68,7 +68,7 @@ def sample_rows(
     return all_rows[torch.randperm(len(all_rows), generator=generator)[:num]]
 
 
-def centers(rows: Tensor, num: int, what: str) -> Tensor:
+def centers(rows: Tensor, num: int, noun: str) -> Tensor:
     """Lloyd's k-means by scipy: rows (N, D) -> centres (K, D) float32, begun at the first different rows.
 
     Raises UserError where there are fewer different rows than centres; `what` is the parameter to lower.
@@ -76,12 +76,12 @@ def centers(rows: Tensor, num: int, what: str) -> Tensor:
     _, first = np.unique(rows.numpy(), axis=0, return_index=True)
     if len(first) < num:
         raise UserError(
-            f"{what}={num}: allowed: at most {len(first)}, the different ones of {len(rows)} samples"
+            f"{noun}={num}: allowed: at most {len(first)}, the different ones of {len(rows)} samples"
         )
-    start = rows[torch.from_numpy(np.sort(first)[:num])].numpy()
+    initial = rows[torch.from_numpy(np.sort(first)[:num])].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an empty cluster keeps its place
-        codes, _ = kmeans2(rows.numpy(), start, iter=_ITERATIONS, minit="matrix")
+        codes, _ = kmeans2(rows.numpy(), initial, iter=_ITERATIONS, minit="matrix")
     return torch.from_numpy(codes).float()
 
 
@@ -99,28 +99,30 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
 
 def perplexity(index: Tensor, num: int) -> float:
     """exp of the entropy of the shares of `num` classes: the number of equally used ones."""
-    share = torch.bincount(index.flatten().cpu(), minlength=num).double()
-    return float(torch.special.entr(share / share.sum()).sum().exp())
+    frequencies = torch.bincount(index.flatten().cpu(), minlength=num).double()
+    return float(torch.special.entr(frequencies / frequencies.sum()).sum().exp())
 
 
-def check_use(use: float, words: str, num: int, remedy: str, *, loss: float = 0.0) -> None:
+def check_use(
+    used_perplexity: float, words: str, num: int, remedy: str, *, loss: float = 0.0
+) -> None:
     """Raises UserError where a tokenizer does not count: perplexity `use` of `num` words, or a loss that is not finite.
 
     Args:
         words: the parameter that says how many words there are.
         remedy: what to change.
     """
-    least = MIN_PERPLEXITY * num
-    if not use >= least or not math.isfinite(loss):
+    min_perplexity = MIN_PERPLEXITY * num
+    if not used_perplexity >= min_perplexity or not math.isfinite(loss):
         raise UserError(
-            f"the tokenizer is below the gate: perplexity {use:.1f} with {words} {num} (loss {loss:.3g}); "
-            f"allowed: at least a quarter, {least:g}; {remedy}"
+            f"the tokenizer is below the gate: perplexity {used_perplexity:.1f} with {words} {num} (loss {loss:.3g}); "
+            f"allowed: at least a quarter, {min_perplexity:g}; {remedy}"
         )
 
 
 def k_means(rows: Tensor, num: int, words: str) -> tuple[Tensor, dict[str, float]]:
     """Rows (N, D) -> centres (K, D) float32 and how evenly the rows use them; raises as `centers` and `check_use`."""
     codebook = centers(rows, num, words)
-    use = perplexity(nearest(rows, codebook), num)
-    check_use(use, words, num, f"lower {words}")
-    return codebook, {"codebook_perplexity": use}
+    used_perplexity = perplexity(nearest(rows, codebook), num)
+    check_use(used_perplexity, words, num, f"lower {words}")
+    return codebook, {"codebook_perplexity": used_perplexity}

@@ -34,8 +34,8 @@ class FrequencyTarget(Target):
             self.dim = patch**2 * geometry.in_chans
         else:
             self.dim = 2 * geometry.in_chans * patch * (patch // 2 + 1)
-        down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
-        kept = down[:, None].square() + across.square() <= params.cutoff**2
+        vertical, horizontal = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+        kept = vertical[:, None].square() + horizontal.square() <= params.cutoff**2
         self.register_buffer("_kept", kept, persistent=False)
         # a real patch's other frequencies are the conjugates of these
         times = torch.full((patch // 2 + 1,), 2.0)

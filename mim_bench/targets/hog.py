@@ -45,8 +45,8 @@ def sobel(levels: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(levels, (1, 1, 1, 1), mode="reflect")
     across = padded[..., :-2] - padded[..., 2:]
     gx = torch.add(across[..., :-2, :] + across[..., 2:, :], across[..., 1:-1, :], alpha=2)
-    down = padded[..., :-2, :] - padded[..., 2:, :]
-    gy = torch.add(down[..., :-2] + down[..., 2:], down[..., 1:-1], alpha=2)
+    vertical = padded[..., :-2, :] - padded[..., 2:, :]
+    gy = torch.add(vertical[..., :-2] + vertical[..., 2:], vertical[..., 1:-1], alpha=2)
     return gx, gy
 
 
@@ -161,15 +161,15 @@ class HogTarget(Target):
         canvas = bins.new_zeros(bins.shape[0], *bins.shape[2:], *strokes.shape[1:])
         for value, stroke in zip(bins.unbind(1), strokes, strict=True):
             canvas = torch.maximum(canvas, value[..., None, None] * stroke)
-        drawn = rearrange(canvas, "b h w y x -> b 1 (h y) (w x)")
-        return drawn.clamp(0, 1).expand(-1, 3, -1, -1)
+        image = rearrange(canvas, "b h w y x -> b 1 (h y) (w x)")
+        return image.clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def _length(sums: Tensor) -> Tensor:
     """(..., n, cells) -> (..., 1, cells): L2 over the bins, at least 1e-12, added in a fixed order."""
-    first, *rest = sums.square().unbind(-2)
+    first, *others = sums.square().unbind(-2)
     total = first.clone()
-    for square in rest:
+    for square in others:
         total += square
     return total.sqrt_().clamp_min_(1e-12).unsqueeze(-2)
 

@@ -31,9 +31,9 @@ class SumTarget(Target):
 
     def __init__(self, params: SumParams, context: TargetContext) -> None:
         super().__init__(params, context)
-        if foreign := sorted(set(params.settings) - set(params.weights)):
+        if unknown := sorted(set(params.settings) - set(params.weights)):
             raise UserError(
-                f"settings: '{foreign[0]}' is no part; {suggest(foreign[0], params.weights)}"
+                f"settings: '{unknown[0]}' is no part; {suggest(unknown[0], params.weights)}"
             )
         self.parts = nn.ModuleList(
             _part(name, params.settings.get(name, {}), context) for name in params.weights
@@ -56,7 +56,7 @@ class SumTarget(Target):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two (B, N, dim) -> (B, N) float32: the weighted sum of the parts' losses."""
         parts = zip(prediction.split(self.widths, -1), target.split(self.widths, -1), strict=True)
-        losses = [part.loss(*both) for part, both in zip(self._each(), parts, strict=True)]
+        losses = [part.loss(*pair) for part, pair in zip(self._each(), parts, strict=True)]
         weights = self.params.weights.values()
         return torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum(0)
 

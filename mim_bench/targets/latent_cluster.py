@@ -54,8 +54,8 @@ class LatentClusterTarget(SoftTarget):
             raise UserError("latent_cluster follows a student, whose model must be given")
         self.dim, width = params.num_prototypes, context.model.embed_dim
         generator = torch.Generator().manual_seed(rng.integer(seed=context.seed, stream="clusters"))
-        drawn = torch.randn(self.dim, width, generator=generator)
-        self.register_buffer("prototypes", F.normalize(drawn, dim=1))
+        random_rows = torch.randn(self.dim, width, generator=generator)
+        self.register_buffer("prototypes", F.normalize(random_rows, dim=1))
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("bias", torch.zeros(self.geometry.num_patches, self.dim))
         self.teacher: nn.Module | None = None
@@ -94,7 +94,7 @@ class LatentClusterTarget(SoftTarget):
             features.mean(1).sum(0),
             torch.full((1,), float(len(values)), device=values.device),
         ]
-        before = self._sums or [torch.zeros_like(each) for each in sums]
+        before = self._sums or [torch.zeros_like(sum_) for sum_ in sums]
         self._sums = [a + b for a, b in zip(before, sums, strict=True)]
 
     @torch.no_grad()
@@ -105,13 +105,13 @@ class LatentClusterTarget(SoftTarget):
         follow(cast(nn.Module, self.teacher), cast(Any, student).encoder, tau)
         if self._sums is None:
             return
-        assigned, by_prototype, total, num = (sum_over_ranks(each) for each in self._sums)
+        assigned, by_prototype, total, num = (sum_over_ranks(sums) for sums in self._sums)
         self._sums = None
-        moved = self.prototypes.lerp(F.normalize(by_prototype, dim=1), 1 - params.momentum)
-        self.prototypes.copy_(F.normalize(moved, dim=1))
+        updated = self.prototypes.lerp(F.normalize(by_prototype, dim=1), 1 - params.momentum)
+        self.prototypes.copy_(F.normalize(updated, dim=1))
         self.center.lerp_(total / num, 1 - params.momentum)
-        use = self.dim * assigned / num  # (L, K), 1 where equal
-        self.bias.sub_(params.sinkhorn_rate * ((use + _FLOOR) / (1 + _FLOOR)).log())
+        used = self.dim * assigned / num  # (L, K), 1 where equal
+        self.bias.sub_(params.sinkhorn_rate * ((used + _FLOOR) / (1 + _FLOOR)).log())
         self.bias.sub_(self.bias.mean(1, keepdim=True))
 
     @torch.no_grad()

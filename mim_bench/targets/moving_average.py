@@ -9,16 +9,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def cosine(start: float, end: float, progress: float) -> float:
+def cosine(first: float, last: float, progress: float) -> float:
     """From `start` at 0 to `end` at 1 along half a cosine, then constant."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, tau: float) -> None:
     """Moves the teacher's weights towards the student's, in the same order, by 1 - tau."""
-    own: list[Tensor] = [*teacher.parameters()]
-    torch._foreach_lerp_(own, [*student.parameters()], 1 - tau)
+    parameters: list[Tensor] = [*teacher.parameters()]
+    torch._foreach_lerp_(parameters, [*student.parameters()], 1 - tau)
 
 
 def sum_over_ranks(total: Tensor) -> Tensor:

@@ -27,5 +27,5 @@ def regression_loss(name: LossName, prediction: Tensor, target: Tensor) -> Tenso
     """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
-    each = _LOSSES[name](prediction.float(), target.detach().float(), reduction="none")
-    return each.mean(dim=-1)
+    losses = _LOSSES[name](prediction.float(), target.detach().float(), reduction="none")
+    return losses.mean(dim=-1)

@@ -53,9 +53,11 @@ class RelationTarget(SoftTarget):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Batch of images, shape (B, C, H, W), float in [0, 1] -> (B, L, R * M * L) float32."""
-        own = self._projections(self.geometry.normalize(images))
+        projections = self._projections(self.geometry.normalize(images))
         related = [
-            (own[a] @ own[b].transpose(-1, -2) / own[a].shape[-1] ** 0.5).softmax(-1)
+            (
+                projections[a] @ projections[b].transpose(-1, -2) / projections[a].shape[-1] ** 0.5
+            ).softmax(-1)
             for a, b in self.params.kinds
         ]
         return torch.stack(related, dim=1).permute(0, 3, 1, 2, 4).flatten(2)  # (B, R, M, L, L)
@@ -75,8 +77,8 @@ class RelationTarget(SoftTarget):
                 images, indices=[self.block], stop_early=True, intermediates_only=True
             )
         patches = projections[0][:, self.teacher.num_prefix_tokens :].float()
-        each = patches.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return dict(zip("qkv", each, strict=True))
+        heads = patches.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return dict(zip("qkv", heads, strict=True))
 
     @torch.no_grad()
     def feature(self, images: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ class SoftTarget(Target):
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Logits and probabilities (B, N, K * V) -> (B, N) KL divergence in nats, float32; of several the mean."""
-        given = target.float().unflatten(-1, (self.num_distributions, -1))
+        probabilities = target.float().unflatten(-1, (self.num_distributions, -1))
         logits = prediction.float().unflatten(-1, (self.num_distributions, -1))
-        return F.kl_div(logits.log_softmax(-1), given, reduction="none").sum(-1).mean(-1)
+        return F.kl_div(logits.log_softmax(-1), probabilities, reduction="none").sum(-1).mean(-1)
 
     def decode(self, prediction: Tensor) -> Tensor:
         """(B, N, K * V) logits -> probabilities of the same shape."""

@@ -62,9 +62,11 @@ def _of_run(folder: Path, context: TargetContext) -> VisionTransformer:
         size = (tuple(config["data"]["image_size"]), model["patch_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"teacher='{folder}' is no finished run: {error}") from None
-    own = (context.geometry.image_size, context.geometry.patch_size)
-    if size != own:
-        raise UserError(f"teacher='{folder}' has images and patches of {size}; this run has {own}")
+    student_shape = (context.geometry.image_size, context.geometry.patch_size)
+    if size != student_shape:
+        raise UserError(
+            f"teacher='{folder}' has images and patches of {size}; this run has {student_shape}"
+        )
     teacher = _vit(context, shape)
     _load(teacher, tensors, str(folder))
     return teacher

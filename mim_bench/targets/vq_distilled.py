@@ -46,14 +46,14 @@ class VqDistilledTarget(VqTarget):
             layers: Any = self.teacher.forward_intermediates(
                 self.geometry.normalize(images), indices=1, intermediates_only=True
             )  # (B, D, h, w)
-            wanted = F.layer_norm(layers[0].movedim(1, -1), layers[0].shape[1:2])
+            expected = F.layer_norm(layers[0].movedim(1, -1), layers[0].shape[1:2])
         decoded = self.decoded(codes).movedim(1, -1)
-        return 1 - F.cosine_similarity(decoded, wanted, dim=-1).mean()
+        return 1 - F.cosine_similarity(decoded, expected, dim=-1).mean()
 
     @torch.no_grad()
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L) -> (B, 3, H, W): principal components of the decoded features as red, green and blue."""
-        own, true = (
+        decoded, teacher_maps = (
             self.decoded(self.codes(each)).flatten(2).mT for each in (values, self(images))
         )
-        return feature_picture(own, true, self.geometry)
+        return feature_picture(decoded, teacher_maps, self.geometry)

@@ -46,9 +46,9 @@ class VqPerceptualTarget(VqTarget):
         decoded = self._image(self.decoded(codes))
         pixels = (decoded - images).abs().mean()
         with torch.no_grad():
-            wanted = self._features(images)
-        own = self._features(decoded)
-        squares = [F.mse_loss(a, b) for a, b in zip(own, wanted, strict=True)]
+            features = self._features(images)
+        decoded_features = self._features(decoded)
+        squares = [F.mse_loss(a, b) for a, b in zip(decoded_features, features, strict=True)]
         return pixels + self.params.perceptual_weight * torch.stack(squares).mean()
 
     def _image(self, decoded: Tensor) -> Tensor:

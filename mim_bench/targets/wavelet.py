@@ -26,12 +26,14 @@ class WaveletTarget(Target):
     def __init__(self, params: WaveletParams, context: TargetContext) -> None:
         super().__init__(params, context)
         patch = self.geometry.patch_size
-        most = patch.bit_length() - 1
-        if patch != 2**most or most < 1:
+        max_level = patch.bit_length() - 1
+        if patch != 2**max_level or max_level < 1:
             raise UserError(f"wavelet: the patch size {patch} is no power of two from 2")
-        levels = params.levels or most
-        if levels > most:
-            raise UserError(f"levels={levels}: allowed: 1 to {most} for patches of {patch} pixels")
+        levels = params.levels or max_level
+        if levels > max_level:
+            raise UserError(
+                f"levels={levels}: allowed: 1 to {max_level} for patches of {patch} pixels"
+            )
         self.dim = patch**2 * self.geometry.in_chans
         basis, level = haar(patch, levels)
         counts = torch.bincount(level)

@@ -70,8 +70,8 @@ def precision(device: torch.device, runtime: RuntimeConfig) -> str:
 
 def _multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for it: a step takes about 0.6 of the time."""
-    known: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return known is not None and known()
+    is_supported: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return is_supported is not None and is_supported()
 
 
 @lru_cache(maxsize=1)

@@ -51,12 +51,12 @@ class Checkpoint:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file under a temporary name, then replaces; it holds a hash of all it says."""
     # safetensors refuses tensors that share memory or have holes
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # one entry: safetensors writes several in another order each time, and files of equal runs would differ
-    content = json.dumps({**metadata, _HASH: _hash(whole, metadata)}, sort_keys=True)
+    content = json.dumps({**metadata, _HASH: _hash(contiguous, metadata)}, sort_keys=True)
     with replacing(path, hint="free space or choose another --out") as temporary:
         try:
-            save_file(whole, temporary, {_OURS: content})
+            save_file(contiguous, temporary, {_OURS: content})
         except SafetensorError as error:  # so does the library report a full disk
             raise OSError(str(error)) from None
 
@@ -71,8 +71,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # out of a damaged file comes anything
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
-    written = header.pop(_HASH, None)
-    if written not in (None, _hash(tensors, header)):
+    checksum = header.pop(_HASH, None)
+    if checksum not in (None, _hash(tensors, header)):
         raise UserError(f"{path} is damaged: its content is not what was written")
     return tensors, header
 
@@ -185,12 +185,12 @@ def unpack(
 ) -> None:
     """The inverse of `pack`, in place; every tensor must match, and every rank has them all."""
     for prefix, module in modules.items():
-        own = {
+        stripped = {
             name.removeprefix(f"{prefix}/"): tensor
             for name, tensor in tensors.items()
             if name.startswith(f"{prefix}/")
         }
-        load_exactly(module, own, prefix)
+        load_exactly(module, stripped, prefix)
     parameters = _parameters(optimizer)
     for name, tensor in tensors.items():
         prefix, _, rest = name.partition("/")
@@ -213,17 +213,19 @@ def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
 
 def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """Loads weights of which every name and shape must match."""
-    own = module.state_dict()
-    matched = [key for key in own if key in tensors and own[key].shape == tensors[key].shape]
-    missing = [key for key in own if key not in matched]
+    expected = module.state_dict()
+    matched = [
+        key for key in expected if key in tensors and expected[key].shape == tensors[key].shape
+    ]
+    missing = [key for key in expected if key not in matched]
     unexpected = [key for key in tensors if key not in matched]
     if missing or unexpected:
         first = (missing or unexpected)[0]
-        there = tuple(tensors[first].shape) if first in tensors else "absent"
-        wanted = tuple(own[first].shape) if first in own else "absent"
+        found_shape = tuple(tensors[first].shape) if first in tensors else "absent"
+        expected_shape = tuple(expected[first].shape) if first in expected else "absent"
         raise UserError(
             f"{name}: weights of another architecture: {len(matched)} tensors matched, "
-            f"{len(missing)} missing, {len(unexpected)} unexpected; first: {first} is {there}, "
-            f"wanted {wanted}"
+            f"{len(missing)} missing, {len(unexpected)} unexpected; first: {first} is {found_shape}, "
+            f"wanted {expected_shape}"
         )
-    module.load_state_dict({key: shard_like(own[key], tensors[key]) for key in own})
+    module.load_state_dict({key: shard_like(expected[key], tensors[key]) for key in expected})

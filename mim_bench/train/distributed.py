@@ -133,8 +133,13 @@ def is_reported(error: Exception) -> bool:
 
 def is_lost_peer(error: Exception) -> bool:
     """Whether the error only means that another rank has ended or kept this one waiting too long."""
-    known = ("Connection closed by peer", "Timed out waiting", "Connection reset by peer", "NCCL")
-    return dist.is_initialized() and any(text in str(error) for text in known)
+    messages = (
+        "Connection closed by peer",
+        "Timed out waiting",
+        "Connection reset by peer",
+        "NCCL",
+    )
+    return dist.is_initialized() and any(text in str(error) for text in messages)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
@@ -190,9 +195,9 @@ def local_batches(batches: Sequence[Tensor]) -> tuple[list[Tensor], int]:
 
     All ranks get equally many, so that they stay in step; those that pad a rank's list do not count.
     """
-    own = list(batches[rank() :: size()])
+    local = list(batches[rank() :: size()])
     num_each = -(-len(batches) // size())
-    return own + [batches[-1]] * (num_each - len(own)), len(own)
+    return local + [batches[-1]] * (num_each - len(local)), len(local)
 
 
 class _SyncDropPath(DropPath):
@@ -250,10 +255,10 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def copy_whole(model: nn.Module, to: nn.Module) -> None:
+def copy_whole(model: nn.Module, copy: nn.Module) -> None:
     """Copies the parameters of a model that may be sharded into one that is not; every rank calls it."""
-    for mine, its in zip(model.parameters(), to.parameters(), strict=True):
-        its.copy_(mine.full_tensor() if isinstance(mine, DTensor) else mine)
+    for parameter, copied in zip(model.parameters(), copy.parameters(), strict=True):
+        copied.copy_(parameter.full_tensor() if isinstance(parameter, DTensor) else parameter)
 
 
 def shard_like(tensor: Tensor, value: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if not available.get(name):
-        usable = ", ".join(kind for kind, there in available.items() if there)
+        usable = ", ".join(kind for kind, is_available in available.items() if is_available)
         raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
     if name == "cuda" and distributed.size() > 1:
         local_rank, num_seen = distributed.local_rank(), torch.cuda.device_count()

@@ -73,19 +73,21 @@ def gate_losses(
         return {}
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order), target.dim * target.geometry.num_patches)
-    fit, choice, held = (
+    fit, choice, held_views = (
         _views(config, data, target, model, device, index, predicts=number == 2)
         for number, index in enumerate(order[: sum(sizes)].split(sizes))
     )
-    losses = {"model": _loss(target, held, held.prediction)} if model else {}
+    losses = {"model": _loss(target, held_views, held_views.prediction)} if model else {}
     parts = fit.values.split(32)
     mean = torch.stack([as_numbers(target, part).sum(0) for part in parts]).sum(0) / sizes[0]
-    losses["mean"] = _loss(target, held, _at_hidden(_scores(target, held, mean[None]), held))
-    if held.values.is_floating_point():
-        copied = take(held.values, _nearest_visible(held, target.geometry))
-        losses["copy"] = _loss(target, held, _scores(target, held, copied))
-    losses["ridge"] = _ridge(target, fit, choice, held, mean)
-    flat = held.is_flat
+    losses["mean"] = _loss(
+        target, held_views, _at_hidden(_scores(target, held_views, mean[None]), held_views)
+    )
+    if held_views.values.is_floating_point():
+        copied = take(held_views.values, _nearest_visible(held_views, target.geometry))
+        losses["copy"] = _loss(target, held_views, _scores(target, held_views, copied))
+    losses["ridge"] = _ridge(target, fit, choice, held_views, mean)
+    flat = held_views.is_flat
     figures = {f"{name}_loss": float(loss.mean()) for name, loss in losses.items()}
     figures["flat_share"] = float(flat.float().mean())
     if 0 < figures["flat_share"] < 1:
@@ -100,10 +102,10 @@ def gate_losses(
 
 def _sizes(num_images: int, width: int) -> list[int]:
     """Views to fit, to choose and to measure on; of few images an eighth, and a quarter; of a wide target few."""
-    choice, held = min(_CHOICE_VIEWS, num_images // 8), min(_HELD_VIEWS, num_images // 4)
-    held = min(held, max(_LEAST_VIEWS, _MAX_NUMBERS // width))
-    most = _FIT_VIEWS // 2 if width > _MAX_OUTPUTS else _FIT_VIEWS
-    return [min(most, num_images - choice - held), choice, held]
+    choice, num_held = min(_CHOICE_VIEWS, num_images // 8), min(_HELD_VIEWS, num_images // 4)
+    num_held = min(num_held, max(_LEAST_VIEWS, _MAX_NUMBERS // width))
+    max_fit = _FIT_VIEWS // 2 if width > _MAX_OUTPUTS else _FIT_VIEWS
+    return [min(max_fit, num_images - choice - num_held), choice, num_held]
 
 
 def _views(
@@ -187,7 +189,7 @@ def _nearest_visible(views: _Views, geometry: Geometry) -> Tensor:
     return views.visible.gather(1, to_visible.argmin(2))
 
 
-def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tensor) -> Tensor:
+def _ridge(target: Target, fit: _Views, choice: _Views, held_views: _Views, mean: Tensor) -> Tensor:
     """Loss (N, M) of ridge regression on the held views, by the penalty that is best on the views to choose on.
 
     Solved in the space of the views, N x N, so that no matrix of inputs by outputs is needed.
@@ -196,24 +198,28 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
     x = fit.inputs - center
     gram = x @ x.T
     scale = gram.trace() / min(x.shape)
-    most = max(1, _MAX_OUTPUTS // mean.shape[1])
-    chunks = [range(i, min(i + most, len(mean))) for i in range(0, len(mean), most)]
+    per_chunk = max(1, _MAX_OUTPUTS // mean.shape[1])
+    chunks = [range(i, min(i + per_chunk, len(mean))) for i in range(0, len(mean), per_chunk)]
 
     def factor(penalty: float) -> Tensor:
         shifted = gram + penalty * scale * torch.eye(len(gram), device=gram.device)
         return torch.linalg.cholesky(shifted)
 
-    choice_products, held_products = ((views.inputs - center) @ x.T for views in (choice, held))
+    choice_products, held_products = (
+        (views.inputs - center) @ x.T for views in (choice, held_views)
+    )
 
-    def loss(views: _Views, products: Tensor, factor: Tensor, at: range) -> tuple[Tensor, Tensor]:
+    def loss(
+        views: _Views, products: Tensor, factor: Tensor, chunk: range
+    ) -> tuple[Tensor, Tensor]:
         """Of the hidden patches at some of the places, and which these are, (N, M)."""
-        own = slice(at.start, at.stop)
-        y = as_numbers(target, fit.values[:, own]) - mean[own]
+        columns = slice(chunk.start, chunk.stop)
+        y = as_numbers(target, fit.values[:, columns]) - mean[columns]
         weight = torch.cholesky_solve(y.flatten(1), factor)
-        outputs = (products @ weight).unflatten(1, y.shape[1:]) + mean[own]
-        is_there = (views.hidden >= at.start) & (views.hidden < at.stop)
+        outputs = (products @ weight).unflatten(1, y.shape[1:]) + mean[columns]
+        is_there = (views.hidden >= chunk.start) & (views.hidden < chunk.stop)
         view, patch = is_there.nonzero()[:, 0], views.hidden[is_there]
-        prediction = _scores(target, views, outputs[view, patch - at.start][:, None])
+        prediction = _scores(target, views, outputs[view, patch - chunk.start][:, None])
         return target.loss(prediction, views.values[view, patch][:, None]).float()[:, 0], is_there
 
     some = chunks[:: max(1, len(chunks) // 2)]
@@ -221,12 +227,12 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held: _Views, mean: Tens
     def on_choice(penalty: float) -> float:
         solved = factor(penalty)
         return float(
-            torch.cat([loss(choice, choice_products, solved, at)[0] for at in some]).mean()
+            torch.cat([loss(choice, choice_products, solved, chunk)[0] for chunk in some]).mean()
         )
 
     best = factor(min(_PENALTIES, key=on_choice))
-    losses = torch.empty(held.hidden.shape, device=gram.device)
-    for at in chunks:
-        values, is_there = loss(held, held_products, best, at)
+    losses = torch.empty(held_views.hidden.shape, device=gram.device)
+    for chunk in chunks:
+        values, is_there = loss(held_views, held_products, best, chunk)
         losses[is_there] = values
     return losses

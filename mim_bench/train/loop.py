@@ -248,9 +248,9 @@ class _Loop:
         epoch, done_in_epoch = divmod(step, training.steps_per_epoch)
         order = rng.permutation(training.num_images, seed=training.seed, epoch=epoch)
         index = order[done_in_epoch * size : (done_in_epoch + 1) * size]
-        shown = ", ".join(map(str, index[:16].tolist())) + (", ..." if size > 16 else "")
+        indices = ", ".join(map(str, index[:16].tolist())) + (", ..." if size > 16 else "")
         raise LossNotFinite(
-            f"{name}: the loss is not finite at step {step} (epoch {epoch}, training images {shown}); "
+            f"{name}: the loss is not finite at step {step} (epoch {epoch}, training images {indices}); "
             f"try {name}.clip_norm=1, a lower {name}.blr, more {name}.warmup_epochs, or "
             "runtime.precision=float32",
             index,

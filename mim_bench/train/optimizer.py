@@ -38,16 +38,16 @@ def adamw(
 
 
 def decay_groups(
-    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
     """MAE's pre-training groups: no decay for 1-D parameters; class and mask token are decayed."""
-    decayed, plain = [], []
-    for name, parameter in named:
+    decayed, undecayed = [], []
+    for name, parameter in named_parameters:
         if parameter.requires_grad:
             is_plain = parameter.ndim <= 1 or name.endswith(".bias")
-            (plain if is_plain else decayed).append(parameter)
+            (undecayed if is_plain else decayed).append(parameter)
     return [
-        {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": undecayed, "weight_decay": 0.0, "lr_scale": 1.0},
         {"params": decayed, "weight_decay": weight_decay, "lr_scale": 1.0},
     ]
 

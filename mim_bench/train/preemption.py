@@ -101,14 +101,14 @@ def received_elsewhere() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    done = threading.Event()
-    threading.Thread(target=done.wait, daemon=True, name="signals").start()
+    finished = threading.Event()
+    threading.Thread(target=finished.wait, daemon=True, name="signals").start()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OF_THE_THREAD)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        done.set()
+        finished.set()
 
 
 @contextmanager

@@ -41,14 +41,14 @@ class PretrainTask:
     target: Target
     sampler: masking.MaskSampler
     seed: int
-    whole: MaskedAutoencoder | None = None
+    whole_model: MaskedAutoencoder | None = None
     """What the target follows where the model's weights are split over processes: a copy that is not."""
 
     @property
     def modules_to_save(self) -> dict[str, nn.Module]:
         """The model, and the target if it learns along."""
-        own: dict[str, nn.Module] = {"model": self.model}
-        return own | {"target": self.target} if self.target.follows_student else own
+        modules: dict[str, nn.Module] = {"model": self.model}
+        return modules | {"target": self.target} if self.target.follows_student else modules
 
     @property
     def is_recordable(self) -> bool:
@@ -73,9 +73,9 @@ class PretrainTask:
 
     def after_step(self, step: int, num_steps: int) -> None:
         """Lets a teacher follow."""
-        if self.whole is not None:
-            distributed.copy_whole(self.model, self.whole)
-        self.target.after_step(self.whole or self.model, step, num_steps)
+        if self.whole_model is not None:
+            distributed.copy_whole(self.model, self.whole_model)
+        self.target.after_step(self.whole_model or self.model, step, num_steps)
 
 
 def crop(config: RunConfig) -> Crop:
@@ -159,10 +159,10 @@ def pretrain(
     target.begin(model)
     sampler = masking.MaskSampler(config.mask, model.geometry.grid)
     is_split = config.runtime.shard and distributed.size() > 1
-    whole = copy.deepcopy(model) if is_split and target.follows_student else None
+    whole_model = copy.deepcopy(model) if is_split and target.follows_student else None
     accelerate(model, device, config.runtime)
     shard(model, config.runtime)
-    task = PretrainTask(model, target, sampler, config.seed, whole)
+    task = PretrainTask(model, target, sampler, config.seed, whole_model)
     optimizer = adamw(
         decay_groups(model.named_parameters(), config.pretrain.weight_decay), config.pretrain
     )
@@ -171,15 +171,15 @@ def pretrain(
         own = (config, data, index_batches, epoch, device, data.num_workers)
         if target.num_views == 1:
             return views(*own)
-        each = (views(*own, number=number) for number in range(target.num_views))
+        view_streams = (views(*own, number=number) for number in range(target.num_views))
         return (
-            (torch.stack([v for v, _ in same], dim=1), same[0][1])
-            for same in zip(*each, strict=True)
+            (torch.stack([v for v, _ in view_batches], dim=1), view_batches[0][1])
+            for view_batches in zip(*view_streams, strict=True)
         )
 
     training = make_training(config, data.train.num_images, folder, device)
-    checked = [training.epoch_batches(0)[0][:_CHECKED_IMAGES]]
-    first = next(views(config, data, checked, 0, device, data.num_workers))[0].float() / 255
+    first_index = [training.epoch_batches(0)[0][:_CHECKED_IMAGES]]
+    first = next(views(config, data, first_index, 0, device, data.num_workers))[0].float() / 255
     check_target(target.eval(), first)  # in training mode it may learn from what it sees
     target.train()
     try:

@@ -61,16 +61,18 @@ class Terminal:
 
         def report(done_steps: int, num_steps: int, images_per_s: float, loss: float) -> None:
             nonlocal last, printed
-            now = time.monotonic()
+            time_s = time.monotonic()
             if not first:
-                first.append((done_steps, now))  # a resumed stage begins half-way
+                first.append((done_steps, time_s))  # a resumed stage begins half-way
             before, began = first[0]
             last = f", {images_per_s:,.0f} images/s, loss {loss:.4f}"
-            if now - printed >= _LINE_EVERY_S and done_steps < num_steps:
-                left = (num_steps - done_steps) / max(1, done_steps - before) * (now - began)
-                printed = now
+            if time_s - printed >= _LINE_EVERY_S and done_steps < num_steps:
+                seconds_left = (
+                    (num_steps - done_steps) / max(1, done_steps - before) * (time_s - began)
+                )
+                printed = time_s
                 self._print(
-                    f"{name}: step {done_steps:,} of {num_steps:,}{last}, {duration(left)} left"
+                    f"{name}: step {done_steps:,} of {num_steps:,}{last}, {duration(seconds_left)} left"
                 )
 
         yield report

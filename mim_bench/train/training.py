@@ -67,6 +67,6 @@ class Training:
     def epoch_batches(self, epoch: int) -> list[Tensor]:
         """This rank's local batches of sample indices in the epoch's order, `accumulation_steps` a step."""
         order = rng.permutation(self.num_images, seed=self.seed, epoch=epoch)
-        used = order[: self.steps_per_epoch * self.schedule.batch_size]
+        used_order = order[: self.steps_per_epoch * self.schedule.batch_size]
         part = self.schedule.batch_size // self.schedule.accumulation_steps
-        return [distributed.local_batch(batch) for batch in used.split(part)]
+        return [distributed.local_batch(batch) for batch in used_order.split(part)]

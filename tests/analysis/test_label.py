@@ -1,4 +1,4 @@
-"""Labels of curves: apart, in order, each in its curve's colour, beside points or in a column."""
+"""Labels of curves: apart, in order, each in its curve's colour, at their points or in a column."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,19 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from mim_bench.analysis.figures.label import apart
+from mim_bench.analysis.figures.label import spread
 from mim_bench.analysis.figures.panel import Curve, Panel, finish, style
 
 NAMES = ("pixel", "norm_pixel", "hog", "dvae")
 
 
-def labelled(*, beside: bool) -> Panel:
+def labelled(*, at_points: bool) -> Panel:
     """Four curves (or points) that end close together, with their labels in place."""
     with style():
-        panel = Panel(Figure(figsize=(4.6, 3.4)).subplots(), beside=beside)
+        panel = Panel(Figure(figsize=(4.6, 3.4)).subplots(), labels_at_points=at_points)
         for number, name in enumerate(NAMES):
             x, values = (1.0, 2.0), ((70.0,), (75.0 + 0.05 * number,))
-            if beside:  # the last one far from the others
+            if at_points:  # the last one far from the others
                 x, values = ((0.0,), ((80.0,),)) if name == "dvae" else (x[:1], values[1:])
             panel.add(Curve(name, x, values, number))
         figure = panel.axes.get_figure(root=True)
@@ -31,9 +31,9 @@ def placed(panel: Panel) -> dict[str, Annotation]:
     return {text.get_text(): text for text in panel.axes.texts if isinstance(text, Annotation)}
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_place__every_curve_named_in_its_colour_none_over_another(beside: bool) -> None:
-    panel = labelled(beside=beside)
+@pytest.mark.parametrize("at_points", [False, True])
+def test_place__every_curve_named_in_its_colour_none_over_another(at_points: bool) -> None:
+    panel = labelled(at_points=at_points)
     labels = placed(panel)
     assert list(labels) == list(NAMES)
     colors = {str(one.get_label()): to_rgba(str(one.get_color())) for one in panel.axes.lines}
@@ -43,7 +43,7 @@ def test_place__every_curve_named_in_its_colour_none_over_another(beside: bool) 
         assert not box.count_overlaps(boxes[:number])
         assert box.x1 <= panel.axes.bbox.x1 + 1
     for text in labels.values():
-        assert text.arrow_patch is not None and text.arrow_patch.get_visible() is not beside
+        assert text.arrow_patch is not None and text.arrow_patch.get_visible() is not at_points
 
 
 def test_place__rather_over_bars_than_over_another_label() -> None:
@@ -55,7 +55,9 @@ def test_place__rather_over_bars_than_over_another_label() -> None:
         "dvae": ((1.83,), ((80.5, 80.8, 81.1),)),
     }
     with style():
-        panel = Panel(Figure(figsize=(3.6, 3.4), layout="constrained").subplots(), beside=True)
+        panel = Panel(
+            Figure(figsize=(3.6, 3.4), layout="constrained").subplots(), labels_at_points=True
+        )
         for number, (name, (x, values)) in enumerate(points.items()):
             panel.add(Curve(name, x, values, number))
             panel.axes.hlines(np.mean(values), x[0] - 0.1, x[0] + 0.1)
@@ -69,7 +71,7 @@ def test_place__rather_over_bars_than_over_another_label() -> None:
 
 
 def test_place__a_column_right_of_every_curve_in_their_order() -> None:
-    panel = labelled(beside=False)
+    panel = labelled(at_points=False)
     boxes = [Text.get_window_extent(text) for text in placed(panel).values()]
     end = panel.axes.transData.transform((2.0, 75.0))[0]
     assert min(box.x0 for box in boxes) > end
@@ -77,10 +79,10 @@ def test_place__a_column_right_of_every_curve_in_their_order() -> None:
     assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
 
 
-def test_apart__keeps_order_and_distance_and_moves_no_more_than_needed() -> None:
+def test_spread__keeps_order_and_distance_and_moves_no_more_than_needed() -> None:
     wanted = np.array([5.0, 50.0, 4.0, 5.0])
-    placed = apart(wanted, 2.0, 0.0, 60.0)
+    placed = spread(wanted, 2.0, 0.0, 60.0)
     assert placed[1] == 50
     assert sorted(placed[[2, 0, 3]].tolist()) == pytest.approx([8 / 3, 14 / 3, 20 / 3])
-    assert apart(np.full(3, 10.0), 2.0, 0.0, 10.0).tolist() == [6, 8, 10]
-    assert np.all(np.diff(apart(np.zeros(9), 5.0, 0.0, 16.0)) == pytest.approx(2.0))
+    assert spread(np.full(3, 10.0), 2.0, 0.0, 10.0).tolist() == [6, 8, 10]
+    assert np.all(np.diff(spread(np.zeros(9), 5.0, 0.0, 16.0)) == pytest.approx(2.0))

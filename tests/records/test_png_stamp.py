@@ -10,7 +10,7 @@ from mim_bench.config.cells import cells
 from mim_bench.evaluate.picture import lay_out
 from mim_bench.evaluate.picture import write as write_png
 from mim_bench.records import png_stamp
-from mim_bench.records.finished import shown
+from mim_bench.records.finished import pictured
 from mim_bench.records.record import Record, read, write
 
 CELLS = cells("targets", "tiny")
@@ -78,8 +78,8 @@ def test_png__keeps_its_stamp_and_nothing_of_matplotlib(tmp_path: Path) -> None:
 
 
 def test_shown__is_the_first_seed_and_of_each_target_the_first_cell() -> None:
-    assert [(cell.config.seed, cell.label) for cell in shown(CELLS)] == [
+    assert [(cell.config.seed, cell.label) for cell in pictured(CELLS)] == [
         (CELLS[0].config.seed, target) for target in ("pixel", "norm_pixel", "hog", "dvae")
     ]
-    of_ratios = shown(cells("mask_ratio", "tiny"))
+    of_ratios = pictured(cells("mask_ratio", "tiny"))
     assert len(of_ratios) == 2 and len({cell.point["mask.ratio"] for cell in of_ratios}) == 1

@@ -34,7 +34,7 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
         {"": "linear probe, partial and full fine-tuning"} if axis.x == "blocks" else panel_titles()
     )
     data = {key: _points(entries, axis.x, key) for key in names}
-    data = {key: both for key, both in data.items() if both[0]}
+    data = {key: drawn_points for key, drawn_points in data.items() if drawn_points[0]}
     if not data:
         return None
     published = {key: _published(benchmark, axis, key) for key in data}
@@ -44,21 +44,25 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
         for title in (names[key], *(["as published"] if published[key] else []))
     ]
     figure, panels = sheet(benchmark.title, entries, titles)
-    labels, remark, panel_iterator = [], "", iter(panels)
+    all_values, published_note, panel_iterator = [], "", iter(panels)
     for key, (points, control) in data.items():
-        labels += _add_measured(next(panel_iterator), axis, points, control)
+        all_values += _add_measured(next(panel_iterator), axis, points, control)
         if published[key]:
-            remark = _add_published(next(panel_iterator), axis, published[key], benchmark.rebuilds)
-    return close(figure, panels, seeds_behind(labels) + remark + gates.remark(entries), entries)
+            published_note = _add_published(
+                next(panel_iterator), axis, published[key], benchmark.rebuilds
+            )
+    return close(
+        figure, panels, seeds_behind(all_values) + published_note + gates.remark(entries), entries
+    )
 
 
 def _add_measured(
     panel: Panel, axis: Axis, points: Points, control: dict[float, list[float]]
 ) -> list[tuple[float, ...]]:
     """Draws the curves; returns the values behind each of their points."""
-    x = sorted({x for at in points.values() for x in at})
+    x = sorted({x for of_x in points.values() for x in of_x})
     if axis.x == "blocks":  # evenly spaced
-        points = {s: {float(x.index(k)): v for k, v in at.items()} for s, at in points.items()}
+        points = {s: {float(x.index(k)): v for k, v in of_x.items()} for s, of_x in points.items()}
     curves = as_curves(points)
     for curve in curves:
         panel.add(curve)
@@ -76,7 +80,7 @@ def _finish_x(panel: Panel, axis: Axis, x: Sequence[float]) -> None:
 
 
 def _points(
-    entries: Sequence[CellRecord], field: str, wanted: str
+    entries: Sequence[CellRecord], field: str, axis_field: str
 ) -> tuple[Points, dict[float, list[float]]]:
     """Curve -> x -> values of a measure in per cent, and x -> those of the random initial weights."""
     points: Points = {}
@@ -88,7 +92,7 @@ def _points(
             if field == "blocks":
                 x = _blocks(name, entry.cell.config.model.depth)
             else:
-                x = float(entry.cell.point[field]) if name == wanted else None
+                x = float(entry.cell.point[field]) if name == axis_field else None
             if x is None:
                 continue
             points.setdefault(label, {}).setdefault(x, []).append(100 * measure.value)
@@ -126,12 +130,14 @@ def _published(benchmark: Benchmark, axis: Axis, key: str) -> dict[str, Placed]:
 
 def _add_published(panel: Panel, axis: Axis, methods: dict[str, Placed], rebuilds: str) -> str:
     """Draws it; returns what the note must say of it."""
-    x = sorted({at for placed in methods.values() for at, _ in placed})
+    x = sorted({x_published for placed in methods.values() for x_published, _ in placed})
     rows = [row for placed in methods.values() for _, row in placed]
     for number, (method, placed) in enumerate(methods.items()):
-        at, of_method = zip(*sorted(placed, key=lambda pair: pair[0]), strict=True)
-        where = tuple(float(x.index(k)) for k in at) if axis.x == "blocks" else at
-        curve = Curve(method, where, tuple((row.value,) for row in of_method), number)
+        x_published, of_method = zip(*sorted(placed, key=lambda pair: pair[0]), strict=True)
+        x_of_method = (
+            tuple(float(x.index(k)) for k in x_published) if axis.x == "blocks" else x_published
+        )
+        curve = Curve(method, x_of_method, tuple((row.value,) for row in of_method), number)
         panel.add_published(curve, [row.status != "confirmed" for row in of_method])
     _finish_x(panel, axis, x)
     panel.axes.set(

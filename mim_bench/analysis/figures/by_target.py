@@ -55,20 +55,20 @@ def costs(entries: Sequence[CellRecord], figure_name: str) -> dict[str, float]:
     `pareto`: s per 1000 images of its training step, timed with the machine to itself: times under load contradict
     one another. `compute`: 10^12 FLOPs of all that was trained.
     """
-    known: dict[str, float] = {}
+    of_run: dict[str, float] = {}
     for entry in entries:
         if figure_name == "compute":
             if of_seed := total_tflops([entry]):
-                known[entry.record.run_hash] = of_seed[entry.record.seed]
+                of_run[entry.record.run_hash] = of_seed[entry.record.seed]
         elif entry.record.protocol == "speed":
             rate = entry.measures["images_per_s"].value
-            known[entry.record.run_hash] = 1000 / rate
-    drawn = {
+            of_run[entry.record.run_hash] = 1000 / rate
+    drawn_runs = {
         entry.record.run_hash
         for entry in entries
         if entry.record.protocol in panel_titles() and entry.record.pretrain is not None
     }
-    return known if known.keys() >= drawn else {}
+    return of_run if of_run.keys() >= drawn_runs else {}
 
 
 def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str) -> Figure | None:
@@ -91,28 +91,32 @@ def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str
     if not data:
         return None
     names = [panel_titles()[key] for key in data]
-    what = "compute" if figure_name == "compute" else "cost"
-    figure, panels = sheet(f"{benchmark.title}: accuracy and {what}", entries, names)
-    labels, crowded = [], False
+    cost_name = "compute" if figure_name == "compute" else "cost"
+    figure, panels = sheet(f"{benchmark.title}: accuracy and {cost_name}", entries, names)
+    all_values, crowded = [], False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
-        panel.beside = True
+        panel.labels_at_points = True
         for label, pairs in of_rows.items():
             x, values = zip(*pairs, strict=True)
             curve = Curve(label, (float(np.mean(x)),), (values,), numbers[targets[label]])
             panel.add(curve)
             panel.axes.hlines(curve.mean, min(x), max(x), color=curve.color, linewidth=1)
-            labels.append(values)
+            all_values.append(values)
         _add_front(panel)
         if crowded := len(of_rows) > len(numbers):
             best: dict[str, Label] = {}
             for label in sorted(panel.labels, key=lambda label: label.y):
                 best[targets[label.text]] = label
             panel.labels = list(best.values())
-        levels = {name: float(np.mean(each)) for name, each in baselines.get(key, {}).items()}
+        levels = {
+            name: float(np.mean(accuracies)) for name, accuracies in baselines.get(key, {}).items()
+        }
         for row_index, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
             panel.add_level(name, levels[name], is_below=row_index % 2 == 1)
         panel.axes.set(xlabel=_COSTS[figure_name], ylabel=ACCURACY)
-    note = seeds_behind(labels) + (" Bars across: least to greatest." if len(labels[0]) > 1 else "")
+    note = seeds_behind(all_values) + (
+        " Bars across: least to greatest." if len(all_values[0]) > 1 else ""
+    )
     note += " Steps: best mean at that cost or less."
     note += " Named: the best row of each target." if crowded else ""
     note += gates.remark(entries)
@@ -162,8 +166,8 @@ def learning(benchmark: Benchmark, entries: Sequence[CellRecord]) -> Figure | No
         panel.axes.set(xlabel="epoch", ylabel=y)
         if points is losses and has_gate:  # the first epoch may be far above the mean's
             panel.axes.set_ylim(0, min(panel.axes.get_ylim()[1], _HIGHEST))
-    drawn = [at for points in (losses, accuracies) for at in points.values()]
-    count = span(len(values) for at in drawn for values in at.values())
+    drawn_points = [at for points in (losses, accuracies) for at in points.values()]
+    count = span(len(values) for at in drawn_points for values in at.values())
     note = "One seed." if count == "1" else f"Mean of {count} seeds; band: least to greatest."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})
     note += (f" At {at}." if at else "") + gates.remark(entries)
@@ -197,13 +201,13 @@ def _one_a_target(entries: Sequence[CellRecord]) -> tuple[list[CellRecord], list
     kept, first = list(entries), entries[0].cell
     if len({entry.cell.label for entry in entries}) <= _MANY:
         return kept, []
-    own = flatten(resolve(first.config.target.name, first.config.preset).config.model_dump())
+    defaults = flatten(resolve(first.config.target.name, first.config.preset).config.model_dump())
     fixed = [field for field in first.point if field != "target"]
     for field in fixed:
         values = list(dict.fromkeys(entry.cell.point[field] for entry in kept))
-        wanted = own.get(config_field(field, first.config))
-        if isinstance(wanted, (int, float)):
-            wanted = min(values, key=lambda value: abs(value - wanted))
-        wanted = wanted if wanted in values else values[0]
-        kept = [entry for entry in kept if entry.cell.point[field] == wanted]
+        level = defaults.get(config_field(field, first.config))
+        if isinstance(level, (int, float)):
+            level = min(values, key=lambda value: abs(value - level))
+        level = level if level in values else values[0]
+        kept = [entry for entry in kept if entry.cell.point[field] == level]
     return kept, fixed

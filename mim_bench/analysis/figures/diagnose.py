@@ -52,20 +52,20 @@ def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
     table = table.dropna(subset=["ridge_r2", "linear"])
     rows = zip(table["target"], table["ridge_r2"], table["linear"], strict=True)
     numbers = color_numbers(list(table["target"]))
-    both = [name for name in table["target"] if name in trained]
-    names = ["the target itself as a feature", *["encoders trained on it"] * bool(both)]
+    targets = [name for name in table["target"] if name in trained]
+    names = ["the target itself as a feature", *["encoders trained on it"] * bool(targets)]
     figure, panels = panels_of("How predictable, how useful", preset, names)
-    labels = []
+    all_values = []
     for panel in panels:
-        panel.beside = True
+        panel.labels_at_points = True
         panel.axes.set(xlabel="R² of ridge from visible pixels", ylabel=ACCURACY)
     for name, x, accuracy in rows:
         points: list[tuple[float, ...]] = [(100 * accuracy,)]
         if name in trained:
             points.append(tuple(100 * value for value in trained[name].values()))
-            labels.append(points[-1])
+            all_values.append(points[-1])
         for panel, values in zip(panels, points, strict=False):
             panel.add(Curve(name, (x,), (values,), numbers[name]))
-    note = "Logistic regression. " + (seeds_behind(labels) if labels else "")
+    note = "Logistic regression. " + (seeds_behind(all_values) if all_values else "")
     note += " R² over the loss of the mean of each position, on views that training does not see."
     return close(figure, panels, note, [])

@@ -31,15 +31,17 @@ def draw(
     comparability.check(entries)
     folder = home(name, preset, results)
     with style():
-        drawn = compose(benchmark, entries)
-        if not drawn:
+        figures = compose(benchmark, entries)
+        if not figures:
             raise UserError(
                 f"the records in {folder / 'records'} have nothing to draw; "
                 f"`sweep {short} --preset {preset}` runs the protocols that are missing"
             )
         records = png_stamp.of_records(entry.record for entry in entries)
         return [
-            path for stem, figure in drawn.items() for path in save(figure, folder / stem, records)
+            path
+            for stem, figure in figures.items()
+            for path in save(figure, folder / stem, records)
         ]
 
 

@@ -36,13 +36,13 @@ class Label:
     color: str
 
 
-def place(labels: Sequence[Label], axes: Axes, *, beside: bool, point: float) -> None:
+def place_labels(labels: Sequence[Label], axes: Axes, *, at_points: bool, point: float) -> None:
     """Labels at their points or right of everything, none over another, thin lines to those moved.
 
     Args:
         labels: at points of these axes.
         axes: laid out.
-        beside: their points; else in a column at the right.
+        at_points: their points; else in a column at the right.
         point: pixels of one.
     """
     box = axes.bbox
@@ -58,52 +58,54 @@ def place(labels: Sequence[Label], axes: Axes, *, beside: bool, point: float) ->
     ]  # fmt: skip
     # an annotation's own extent would have the line to its point in it
     widths = np.array([Text.get_window_extent(text).width for text in texts])
-    right = _ends(labels)[:, 0] - box.x0 if beside else np.full(len(labels), box.width)
+    right = _ends(labels)[:, 0] - box.x0 if at_points else np.full(len(labels), box.width)
     share = float(np.min((box.width - widths - 1.6 * _GAP * point) / np.maximum(right, 1)))
     low, high = axes.get_xlim()
     axes.set_xticks([x for x in axes.get_xticks() if low <= x <= high])  # none under the labels
     _make_room(axes, min(1.0, share))
     ends = _ends(labels) - (box.x0, box.y0)
-    if beside:
-        at = _beside(axes, ends, widths, 1.1 * size)
+    if at_points:
+        positions = _at_points(axes, ends, widths, 1.1 * size)
     else:
-        y = apart(ends[:, 1], _LINE * size, size / 2, box.height - size / 2)
-        at = [(share * box.width + _GAP * point, height) for height in y]
-    for text, (x, y), end in zip(texts, at, ends, strict=True):
+        y = spread(ends[:, 1], _LINE * size, size / 2, box.height - size / 2)
+        positions = [(share * box.width + _GAP * point, height) for height in y]
+    for text, (x, y), end in zip(texts, positions, ends, strict=True):
         text.set_position((x / box.width, y / box.height))
         assert text.arrow_patch is not None
-        text.arrow_patch.set_visible(not beside or abs(y - end[1]) > _FAR * 1.1 * size)
+        text.arrow_patch.set_visible(not at_points or abs(y - end[1]) > _FAR * 1.1 * size)
 
 
-def _beside(
+def _at_points(
     axes: Axes, ends: np.ndarray, widths: np.ndarray, height: float
 ) -> list[tuple[float, float]]:
     """For each label the place next to its point, upper right first, where it lies over the least."""
     box = axes.bbox
-    taken = [Bbox.from_extents(*(end - height / 3), *(end + height / 3)) for end in ends]
+    obstacles = [Bbox.from_extents(*(end - height / 3), *(end + height / 3)) for end in ends]
     for bars in axes.collections:
         if isinstance(bars, LineCollection):
             pixels = [bars.get_transform().transform(ends) for ends in bars.get_segments()]
-            taken += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
+            obstacles += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
     choices = []
     for (x, y), width in zip(ends, widths, strict=True):
         sides = x + height / 2, x - height / 2 - width
         positions = [(side, y + step * height) for step in _STEPS for side in sides]
         choices.append([Bbox.from_bounds(u, v - height / 2, width, height) for u, v in positions])
-    fixed = [[_cost(box, taken, box.width, box.height) for box in boxes] for boxes in choices]
-    chosen = [boxes[int(np.argmin(cost))] for boxes, cost in zip(choices, fixed, strict=True)]
+    base_costs = [
+        [_cost(choice, obstacles, box.width, box.height) for choice in boxes] for boxes in choices
+    ]
+    chosen = [boxes[int(np.argmin(cost))] for boxes, cost in zip(choices, base_costs, strict=True)]
     for _ in range(_ROUNDS):
-        for number, (boxes, cost) in enumerate(zip(choices, fixed, strict=True)):
+        for number, (boxes, cost) in enumerate(zip(choices, base_costs, strict=True)):
             others = chosen[:number] + chosen[number + 1 :]
-            over = [_LABEL * box.count_overlaps(others) for box in boxes]
-            chosen[number] = boxes[int(np.argmin(np.add(cost, over)))]
+            overlap_costs = [_LABEL * choice.count_overlaps(others) for choice in boxes]
+            chosen[number] = boxes[int(np.argmin(np.add(cost, overlap_costs)))]
     return [(label.x0, label.y0 + height / 2) for label in chosen]
 
 
-def _cost(box: Bbox, taken: Sequence[Bbox], width: float, height: float) -> int:
+def _cost(box: Bbox, obstacles: Sequence[Bbox], width: float, height: float) -> int:
     """Of a label there, whatever the others do."""
     is_outside = box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
-    return box.count_overlaps(taken) + _OUTSIDE * is_outside
+    return box.count_overlaps(obstacles) + _OUTSIDE * is_outside
 
 
 def _ends(labels: Sequence[Label]) -> np.ndarray:
@@ -119,13 +121,13 @@ def _make_room(axes: Axes, share: float) -> None:
     axes.set_xlim(right=float(end[0]))
 
 
-def apart(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+def spread(desired: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
     """The nearest positions (least squares) in the same order that keep `gap`, moved into [low, high]."""
-    order = np.argsort(wanted, kind="stable")
-    num = len(wanted)
+    order = np.argsort(desired, kind="stable")
+    num = len(desired)
     gap = min(gap, (high - low) / max(1, num - 1))
     steps = gap * np.arange(num)
-    level = optimize.isotonic_regression(wanted[order] - steps).x
+    level = optimize.isotonic_regression(desired[order] - steps).x
     placed = np.empty(num)
     placed[order] = np.clip(level, low, high - gap * (num - 1)) + steps
     return placed

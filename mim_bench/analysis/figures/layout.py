@@ -73,6 +73,8 @@ def as_curves(points: Points) -> list[Curve]:
     """In the colours of their targets, x ascending."""
     numbers = color_numbers(list(points))
     return [
-        Curve(label, tuple(sorted(at)), tuple(tuple(at[x]) for x in sorted(at)), numbers[label])
-        for label, at in points.items()
+        Curve(
+            label, tuple(sorted(of_x)), tuple(tuple(of_x[x]) for x in sorted(of_x)), numbers[label]
+        )
+        for label, of_x in points.items()
     ]

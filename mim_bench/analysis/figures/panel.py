@@ -20,7 +20,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from mim_bench.analysis.figures.color import NUM_COLORS
-from mim_bench.analysis.figures.label import Label, place
+from mim_bench.analysis.figures.label import Label, place_labels
 from mim_bench.analysis.table import half_interval
 from mim_bench.files import replacing
 from mim_bench.records import png_stamp
@@ -70,7 +70,7 @@ class Panel:
 
     axes: Axes
     labels: list[Label] = field(default_factory=list)
-    beside: bool = False
+    labels_at_points: bool = False
     """Labels are next to their points; else in a column at the right."""
     _drawn: list[list[Artist]] = field(default_factory=list)
 
@@ -81,14 +81,14 @@ class Panel:
         """
         color, mean, num_points = color or curve.color, curve.mean, len(curve.values)
         marker = "" if (band or line != "-") and num_points > 1 else curve.marker
-        drawn: list[Artist] = [
+        artists: list[Artist] = [
             *self.axes.plot(curve.x, mean, line, marker=marker, color=color, label=curve.label)
         ]
         if band:
             low, high = ([end(values) for values in curve.values] for end in (min, max))
             self.axes.fill_between(curve.x, low, high, color=color, alpha=0.2, linewidth=0)
         else:
-            self._drawn.append(drawn + self._bars(curve, color))
+            self._drawn.append(artists + self._bars(curve, color))
         self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, color))
 
     def _bars(self, curve: Curve, color: str) -> list[Artist]:
@@ -100,10 +100,10 @@ class Panel:
         ]
         pairs = zip(curve.x, curve.values, strict=True)
         pairs = [(x, value) for x, values in pairs if len(values) == 2 for value in values]
-        drawn: list[Artist] = []
+        artists: list[Artist] = []
         if pairs:
             x, y = zip(*pairs, strict=True)
-            drawn += self.axes.plot(
+            artists += self.axes.plot(
                 x,
                 y,
                 curve.marker,
@@ -115,14 +115,14 @@ class Panel:
         if ends:
             x, low, high = zip(*ends, strict=True)
             label = f"{curve.label} 95 %"
-            drawn.append(self.axes.vlines(x, low, high, color=color, linewidth=1, label=label))
-        return drawn
+            artists.append(self.axes.vlines(x, low, high, color=color, linewidth=1, label=label))
+        return artists
 
     def dodge(self) -> None:
         """Draws each curve a little next to the others, so that no bar hides another; x stays in the data."""
-        for number, drawn in enumerate(self._drawn):
+        for number, artists in enumerate(self._drawn):
             points = _DODGE * (number - (len(self._drawn) - 1) / 2)
-            for artist in drawn:
+            for artist in artists:
                 artist.set_transform(_shifted(self.axes, points))
 
     def add_control(self, curve: Curve) -> None:
@@ -134,9 +134,9 @@ class Panel:
     def add_level(self, name: str, y: float, *, is_below: bool = False) -> None:
         """The same at one height for every x, named at its left, above or below the line."""
         self.axes.axhline(y, color=GREY, linestyle="--", linewidth=0.9, label=name)
-        where: Any = ("axes fraction", "data")
+        coordinates: Any = ("axes fraction", "data")
         self.axes.annotate(
-            name, (0, y), (4, -3 if is_below else 3), xycoords=where, textcoords="offset points",
+            name, (0, y), (4, -3 if is_below else 3), xycoords=coordinates, textcoords="offset points",
             va="top" if is_below else "bottom", color=GREY,
         )  # fmt: skip
 
@@ -173,8 +173,8 @@ def finish(figure: Figure, panels: Sequence[Panel]) -> None:
     figure.set_layout_engine("none")
     for panel in panels:
         point = figure.dpi / 72
-        place(panel.labels, panel.axes, beside=panel.beside, point=point)
-        if not panel.beside:
+        place_labels(panel.labels, panel.axes, at_points=panel.labels_at_points, point=point)
+        if not panel.labels_at_points:
             panel.dodge()
     figure.draw_without_rendering()
     for panel in panels:

@@ -24,28 +24,28 @@ def draw_similarity(
     """`similarity.png`, `.svg` and `.pdf`, stamped with the pre-training runs of the records."""
     name, preset, overrides = swept.recall(name, preset, results, overrides)
     folder = home(name, preset, results)
-    alike, known = (_read(folder / f"{stem}.csv") for stem in ("similarity", "cross_prediction"))
+    cka, r2 = (_read(folder / f"{stem}.csv") for stem in ("similarity", "cross_prediction"))
     entries = benchmark_records(name, preset, results, overrides)
     runs = png_stamp.of_runs(entry.record.run_hash for entry in entries if entry.record.pretrain)
     with style():
-        return save(compose(alike, known, preset), folder / "similarity", runs)
+        return save(compose(cka, r2, preset), folder / "similarity", runs)
 
 
-def compose(alike: pd.DataFrame, known: pd.DataFrame, preset: str) -> Figure:
+def compose(cka: pd.DataFrame, r2: pd.DataFrame, preset: str) -> Figure:
     """Two matrices; inside `panel.style()`."""
-    rows = list(dict.fromkeys([*alike["row"], *alike["other"]]))
+    rows = list(dict.fromkeys([*cka["row"], *cka["other"]]))
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"How alike encoders are, preset {Path(preset).stem}", x=0.01, ha="left")
-    _matrix(left, _cka(alike, rows), rows, rows, "linear CKA of two encoders' features")
-    shown = known.pivot_table(index="row", columns="predicts", values="r2", sort=False)
+    _matrix(left, _cka(cka, rows), rows, rows, "linear CKA of two encoders' features")
+    matrix = r2.pivot_table(index="row", columns="predicts", values="r2", sort=False)
     title = "R² of a linear map from tokens (rows) to targets"
-    _matrix(right, shown.to_numpy(), list(shown.index), list(shown.columns), title)
-    seeds = alike[["seed", "other_seed"]].to_numpy()
+    _matrix(right, matrix.to_numpy(), list(matrix.index), list(matrix.columns), title)
+    seeds = cka[["seed", "other_seed"]].to_numpy()
     count = len(np.unique(seeds))
     note = f"Means over {count} seeds. On" if count > 1 else "One seed. On"
     note += " the diagonal at the left: two seeds of one target"
-    has_twins = len(alike.query("row == other")) > 0
+    has_twins = len(cka.query("row == other")) > 0
     note += "." if has_twins else " (not at hand)."
     figure.supxlabel(
         f"{note} Last rows at the right: nothing learned.",
@@ -57,10 +57,10 @@ def compose(alike: pd.DataFrame, known: pd.DataFrame, preset: str) -> Figure:
     return figure
 
 
-def _cka(alike: pd.DataFrame, rows: list[str]) -> np.ndarray:
+def _cka(cka: pd.DataFrame, rows: list[str]) -> np.ndarray:
     """(R, R): different targets over all pairs of seeds, the same target over different seeds; nan without any."""
-    both = pd.concat([alike, alike.rename(columns={"row": "other", "other": "row"})])
-    means = both.pivot_table(index="row", columns="other", values="cka")
+    symmetric = pd.concat([cka, cka.rename(columns={"row": "other", "other": "row"})])
+    means = symmetric.pivot_table(index="row", columns="other", values="cka")
     return means.reindex(index=rows, columns=rows).to_numpy()
 
 

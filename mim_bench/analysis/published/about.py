@@ -12,9 +12,9 @@ def numbers(target: str) -> list[list[str]]:
         benchmark = load_benchmark(name)
         if benchmark.published is None:
             continue
-        theirs = benchmark.published.values.get("target", {}).get(target)
+        published_target = benchmark.published.values.get("target", {}).get(target)
         for row in published_rows(benchmark):
-            if theirs is not None and row.target == theirs:
+            if published_target is not None and row.target == published_target:
                 citations[
                     (row.table_title, setting(row), f"{row.metric} {row.shown()}", row.cite)
                 ] = None

@@ -25,19 +25,19 @@ def counterparts(
     """The published rows that say of the cell's setting what the measure says of ours."""
     assert benchmark.published is not None
     if measure in benchmark.published.shared:
-        wanted: Mapping[str, str | float] | None = benchmark.published.shared[measure]
+        expected: Mapping[str, str | float] | None = benchmark.published.shared[measure]
     else:
-        wanted = _wanted(benchmark, cell)
-    if not wanted:
+        expected = _wanted(benchmark, cell)
+    if not expected:
         return []
-    return [row for row in available if _measures(row, measure) and _agrees(row, wanted)]
+    return [row for row in available if _measures(row, measure) and _agrees(row, expected)]
 
 
 def _wanted(benchmark: Benchmark, cell: Cell) -> dict[str, str | float] | None:
     """Column -> value of the counterpart; None where the file names none for this cell."""
     published = benchmark.published
     assert published is not None
-    wanted: dict[str, str | float] = dict(cell.variant.published) if cell.variant else {}
+    expected: dict[str, str | float] = dict(cell.variant.published) if cell.variant else {}
     for field, column in published.columns.items():
         value: Any = cell.point.get(field)
         if column in published.reference:
@@ -48,20 +48,24 @@ def _wanted(benchmark: Benchmark, cell: Cell) -> dict[str, str | float] | None:
             value = published.values[field].get(str(value))
         if value is None:
             return None
-        wanted[column] = value
-    return wanted
+        expected[column] = value
+    return expected
 
 
-def _agrees(row: PublishedRow, wanted: Mapping[str, str | float]) -> bool:
-    return all(_equal(getattr(row, column), value, column) for column, value in wanted.items())
+def _agrees(row: PublishedRow, expected: Mapping[str, str | float]) -> bool:
+    return all(_equal(getattr(row, column), value, column) for column, value in expected.items())
 
 
-def _equal(theirs: Any, ours: str | float, column: str) -> bool:
-    if theirs is None:
+def _equal(published: Any, measured: str | float, column: str) -> bool:
+    if published is None:
         return False
-    if isinstance(ours, str):
-        return str(theirs).startswith(ours) if column in ("variant", "method") else theirs == ours
-    return math.isclose(float(theirs), ours)
+    if isinstance(measured, str):
+        return (
+            str(published).startswith(measured)
+            if column in ("variant", "method")
+            else published == measured
+        )
+    return math.isclose(float(published), measured)
 
 
 def _measures(row: PublishedRow, measure: str) -> bool:

@@ -74,7 +74,7 @@ def all_facts() -> tuple[Facts, ...]:
 def published_facts(row: PublishedRow) -> Facts:
     """All facts of a row in one; later facts win."""
     fields: dict[str, Any] = {}
-    other: dict[str, Any] = {}
+    differing: dict[str, Any] = {}
     differs: dict[str, str] = {}
     for facts in filter(lambda facts: facts.matches(row), all_facts()):
         for field, value in facts.fields.items():
@@ -82,9 +82,9 @@ def published_facts(row: PublishedRow) -> Facts:
                 value = float(re.findall(facts.variant, row.variant or "")[0])
             value = tuple(value) if isinstance(value, list) else value
             fields[field] = None if value == "None" else value
-        other |= facts.model_dump(include={"mask_tokens", "readout"}, exclude_none=True)
+        differing |= facts.model_dump(include={"mask_tokens", "readout"}, exclude_none=True)
         differs |= facts.differs
-    return Facts(fields=fields, differs=differs, **other)
+    return Facts(fields=fields, differs=differs, **differing)
 
 
 def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
@@ -146,10 +146,10 @@ def _protocol(row: PublishedRow) -> str:
 def _data(record: Record) -> str:
     """Name, and what of it was used where that is not all."""
     facts, spec = record.data, SOURCES[record.data.source.partition(":")[0]]
-    name, whole = spec.title, spec.size.num_train_images if spec.size else 0
+    name, num_train = spec.title, spec.size.num_train_images if spec.size else 0
     if facts.split != "test":
         name += ", a slice of training to evaluate"
-    elif facts.limited or facts.num_train_images + facts.num_skipped_images < whole:
+    elif facts.limited or facts.num_train_images + facts.num_skipped_images < num_train:
         name += f", {facts.num_train_images:,} training images"
     return name
 
@@ -178,8 +178,8 @@ def _model(model: Mapping[str, Any], backbone: str | None) -> str:
 
 def _join(pairs: Sequence[tuple[Any, Any]], by: str) -> tuple[str, str | None]:
     """Measured and published values -> one text each, of what was published."""
-    known = [pair for pair in pairs if pair[1] is not None]
-    measured, published = (by.join(str(pair[i]) for pair in known) for i in (0, 1))
+    stated = [pair for pair in pairs if pair[1] is not None]
+    measured, published = (by.join(str(pair[i]) for pair in stated) for i in (0, 1))
     return measured, published or None
 
 
@@ -198,8 +198,8 @@ def _target(target: Mapping[str, Any], row: PublishedRow) -> tuple[str, str | No
     )
     label: str = _TARGETS.get(module_name) or target["name"]
     if module_name == "dvae":
-        own = f"dVAE token of {params['vocab_size']} entries fitted to the run's images"
-        label = _DALLE if params["weights"] else own
+        description = f"dVAE token of {params['vocab_size']} entries fitted to the run's images"
+        label = _DALLE if params["weights"] else description
     if params.get("loss", "mse") != "mse":
         label += f", {params['loss']} loss"
     return label, _ALIASES.get(row.target or "", row.target)

@@ -53,14 +53,16 @@ def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
     return sections
 
 
-def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) -> Markup | None:
+def ranks(
+    table: Table, comparisons: Sequence[Comparison], colors: Mapping[str, int]
+) -> Markup | None:
     """How places of the rows above the gate change with the measure; unset for a single measure or row, or more rows
     than a page holds."""
     labels = [row.label for row in table.rows if not row.is_baseline and not row.below_gate]
-    if len(shown) < 2 or not 2 <= len(labels) <= 2 * _MOST_IN_MATRIX:
+    if len(comparisons) < 2 or not 2 <= len(labels) <= 2 * _MOST_IN_MATRIX:
         return None
     ranks_of: dict[str, list[int | None]] = {label: [] for label in labels}
-    for column in shown:
+    for column in comparisons:
         means = {
             label: value.mean
             for label in labels
@@ -69,7 +71,7 @@ def ranks(table: Table, shown: Sequence[Comparison], colors: Mapping[str, int]) 
         order = sorted(means, key=lambda label: -means[label])
         for label in labels:
             ranks_of[label].append(order.index(label) + 1 if label in means else None)
-    return rank_plot([column.heading for column in shown], ranks_of, dict(colors))
+    return rank_plot([column.heading for column in comparisons], ranks_of, dict(colors))
 
 
 def _measures(table: Table) -> dict[str, str]:
@@ -85,21 +87,21 @@ def _measures(table: Table) -> dict[str, str]:
 
 
 def _sentence(pairs: Pairs) -> str:
-    alike = {
+    inseparable = {
         pair: difference for pair, difference in pairs.items() if not difference.is_distinguishable
     }
-    if not alike:
+    if not inseparable:
         return "Every two rows can be separated."
     if max(difference.num_seeds for difference in pairs.values()) == 1:
         return (
             "A single seed separates nothing: intervals hold the chance of the test images alone."
         )
-    named = [
+    clauses = [
         f"{a} and {b} ({100 * abs(difference.mean):.1f} apart, least detectable {100 * difference.detectable:.1f})"
-        for (a, b), difference in sorted(alike.items(), key=lambda item: abs(item[1].mean))
+        for (a, b), difference in sorted(inseparable.items(), key=lambda item: abs(item[1].mean))
     ]
-    more = f"; {len(named) - _MOST_NAMED} more pairs" if len(named) > _MOST_NAMED else ""
-    return f"Cannot be separated at this budget: {'; '.join(named[:_MOST_NAMED])}{more}."
+    more = f"; {len(clauses) - _MOST_NAMED} more pairs" if len(clauses) > _MOST_NAMED else ""
+    return f"Cannot be separated at this budget: {'; '.join(clauses[:_MOST_NAMED])}{more}."
 
 
 def _between(pairs: Pairs, a: str, b: str) -> tuple[Difference, int] | None:

@@ -38,10 +38,10 @@ def diagnosed(results: Path, warn: Any) -> list[Diagnosed]:
         except (OSError, ValueError, KeyError) as error:
             warn(f"{path}: {error}")
             continue
-        drawn = path.with_suffix(".svg")
+        drawing = path.with_suffix(".svg")
         alt = f"how predictable and how useful each target is, preset {path.stem}"
         try:
-            shown = image(drawn, alt, f"diagnose-{path.stem}") if drawn.is_file() else None
+            shown = image(drawing, alt, f"diagnose-{path.stem}") if drawing.is_file() else None
         except UserError as error:
             warn(str(error))
             shown = None
@@ -64,5 +64,5 @@ def _cell(column: str, value: Any) -> TableCell:
     number = float(value)
     if math.isnan(number):
         return MISSING
-    shown = f"{100 * number:.1f}" if column in _SHARES else f"{number:.3g}"
-    return TableCell(shown, number)
+    text = f"{100 * number:.1f}" if column in _SHARES else f"{number:.3g}"
+    return TableCell(text, number)

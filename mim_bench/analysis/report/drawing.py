@@ -131,8 +131,10 @@ def _text(x: float, y: float, text: str, css_class: str, dx: float = 0) -> Marku
     return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(css_class, x + dx, y, text)
 
 
-def _svg(width: float, height: float, seen: str, parts: Sequence[Markup]) -> Markup:
+def _svg(width: float, height: float, description: str, parts: Sequence[Markup]) -> Markup:
     head = Markup(
         '<svg class="drawing" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}" style="--width: {:g}">'
     )
-    return head.format(seen, width, height, width) + Markup("").join(parts) + Markup("</svg>")
+    return (
+        head.format(description, width, height, width) + Markup("").join(parts) + Markup("</svg>")
+    )

@@ -74,12 +74,12 @@ def image(path: Path, alt: str, prefix: str) -> Image:
     return Image(_slider(shown, labels, f"{prefix}-frame"), "frames")
 
 
-def _slider(shown: Markup, labels: Sequence[str], name: str) -> Markup:
+def _slider(img: Markup, labels: Sequence[str], name: str) -> Markup:
     """A picture of frames of which one is seen, and the slider that chooses it; without script the first."""
     return Markup(
         '<label for="{name}">mask ratio</label> <input type="range" id="{name}" min="0" max="{last}" value="{last}" '
         'data-frames="{labels}"> <output for="{name}"></output><div class="frames">{shown}</div>'
-    ).format(name=name, last=len(labels) - 1, labels="|".join(labels), shown=shown)
+    ).format(name=name, last=len(labels) - 1, labels="|".join(labels), shown=img)
 
 
 def svg(text: str, alt: str, prefix: str) -> Markup:

@@ -61,7 +61,7 @@ class Part:
     ranks: Markup | None = None
     """Places of the rows under each measure."""
     readouts: Sheet | None = None
-    beside: Sheet | None = None
+    comparison_with_published: Sheet | None = None
     """Published numbers next to the measured ones."""
     published: Sheet | None = None
     external: Sheet | None = None
@@ -173,9 +173,9 @@ def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
     except UserError as error:
         part.errors.append(str(error))
     for path in image_files(store.home(name, preset, results)):
-        seen = FIGURES.get(path.stem, path.stem.replace("_", " "))
+        heading = FIGURES.get(path.stem, path.stem.replace("_", " "))
         try:
-            alt = f"{benchmark.title}, preset {preset}: {seen}"
+            alt = f"{benchmark.title}, preset {preset}: {heading}"
             part.images.append(image(path, alt, f"{part.anchor}-{path.stem}"))
         except UserError as error:
             part.errors.append(str(error))
@@ -201,7 +201,9 @@ def _fill(part: Part, table: Table, overrides: Sequence[str]) -> None:
     part.comparisons = comparisons(table, colors)
     part.ranks = ranks(table, part.comparisons, colors)
     part.readouts = _sheet(f"{title}: every readout", render.readout_grid(table))
-    part.beside = _sheet(f"{title}: published and measured", render.published_beside(table))
+    part.comparison_with_published = _sheet(
+        f"{title}: published and measured", render.published_and_measured(table)
+    )
     part.settings = _sheet(f"{title}: settings that differ", provenance.settings_grid(table))
     part.shared = provenance.shared_settings(table)
     part.origins = provenance.origins(table, part.anchor, overrides)
@@ -219,9 +221,9 @@ def _downloads(name: str, table: Table) -> list[Markup]:
         download(write.tex(table), f"{name}.tex", "as LaTeX"),
     ]
     key = gates.primary_measure(table.preset) or next(iter(table.rows[0].values), "")
-    answers = write.answers_csv(table, key)
-    if answers:
-        links.append(download(answers, f"{name}-{key}-answers.csv", "answers image by image (CSV)"))
+    content = write.answers_csv(table, key)
+    if content:
+        links.append(download(content, f"{name}-{key}-answers.csv", "answers image by image (CSV)"))
     return links
 
 

@@ -60,9 +60,9 @@ def settings_grid(table: Table) -> Grid:
     rows = [
         [
             TableCell(label),
-            *(TableCell(of[name]) if name in of else MISSING for name in differing),
+            *(TableCell(config[name]) if name in config else MISSING for name in differing),
         ]
-        for label, of in configs.items()
+        for label, config in configs.items()
     ]
     return Grid(["row", *differing], rows if differing else [])
 
@@ -72,7 +72,9 @@ def shared_settings(table: Table) -> list[tuple[str, str]]:
     configs = list(_configs(_encoders(table)).values())
     if not configs:
         return []
-    return [item for item in configs[0].items() if all(item in of.items() for of in configs)]
+    return [
+        item for item in configs[0].items() if all(item in config.items() for config in configs)
+    ]
 
 
 def _encoders(table: Table) -> list[RowRecords]:
@@ -91,8 +93,8 @@ def _configs(rows: Sequence[RowRecords]) -> dict[str, dict[str, str]]:
 
 
 def _differing(configs: dict[str, dict[str, str]]) -> list[str]:
-    names = sorted({name for of in configs.values() for name in of})
-    return [name for name in names if len({of.get(name) for of in configs.values()}) > 1]
+    names = sorted({name for config in configs.values() for name in config})
+    return [name for name in names if len({config.get(name) for config in configs.values()}) > 1]
 
 
 def _command(row: RowRecords, preset: str, overrides: Sequence[str]) -> str:
@@ -114,8 +116,8 @@ def _command(row: RowRecords, preset: str, overrides: Sequence[str]) -> str:
 
 
 def _field(name: str, target: str) -> str:
-    section, _, rest = name.partition(".")
-    return f"target.params.{rest}" if section == target else name
+    section, _, name_in_section = name.partition(".")
+    return f"target.params.{name_in_section}" if section == target else name
 
 
 def _states(row: RowRecords) -> list[SeedState]:
@@ -128,9 +130,9 @@ def _states(row: RowRecords) -> list[SeedState]:
 def _state(row: RowRecords, seed: int, records: list[CellRecord]) -> SeedState:
     if not records:
         return SeedState(seed, "missing", "", "")
-    lacking = sorted(row.protocols - {entry.record.protocol for entry in records})
-    stale = sorted({why for entry in records for why in entry.stale})
-    state = f"missing: {', '.join(lacking)}" if lacking else "complete"
+    missing = sorted(row.protocols - {entry.record.protocol for entry in records})
+    stale = sorted({reason for entry in records for reason in entry.stale})
+    state = f"missing: {', '.join(missing)}" if missing else "complete"
     state += f"; stale: {', '.join(stale)}" * bool(stale)
     commits = sorted({entry.record.code.commit[:12] for entry in records})
     return SeedState(seed, state, records[0].record.run_id, ", ".join(commits))

@@ -32,13 +32,13 @@ def is_beit(tensors: Mapping[str, Tensor]) -> bool:
 
 def to_timm(weights: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The encoder's tensors by timm's names, and the others of the same model."""
-    named = _renamed(weights.tensors, weights.family.naming.renames)
-    others = {name: tensor for name, tensor in named.items() if NOT_ENCODER.search(name)}
-    own = {name: tensor for name, tensor in named.items() if name not in others}
-    own = _joined(own)
-    if is_beit(own):
-        return _split_bias(_renamed(own, TO_BEIT)), others
-    return _whole_bias(_renamed(own, TO_VIT)), others
+    renamed = _renamed(weights.tensors, weights.family.naming.renames)
+    others = {name: tensor for name, tensor in renamed.items() if NOT_ENCODER.search(name)}
+    encoder_tensors = {name: tensor for name, tensor in renamed.items() if name not in others}
+    encoder_tensors = _joined(encoder_tensors)
+    if is_beit(encoder_tensors):
+        return _split_bias(_renamed(encoder_tensors, TO_BEIT)), others
+    return _whole_bias(_renamed(encoder_tensors, TO_VIT)), others
 
 
 def to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,10 +52,10 @@ def to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(tensors: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
-    named = {rename(name, renames): tensor for name, tensor in tensors.items()}
-    if len(named) != len(tensors):
+    renamed = {rename(name, renames): tensor for name, tensor in tensors.items()}
+    if len(renamed) != len(tensors):
         raise UserError("two of its tensors mean the same one of timm's")
-    return named
+    return renamed
 
 
 def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,21 +67,21 @@ def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         parts = [joined.pop(f"{stem}.attn.{part}.{suffix}", None) for part in "qkv"]
         query = tensors[name]
-        whole = [torch.zeros_like(query) if part is None else part for part in parts]
-        joined[f"{stem}.attn.qkv.{suffix}"] = torch.cat(whole)
+        filled = [torch.zeros_like(query) if part is None else part for part in parts]
+        joined[f"{stem}.attn.qkv.{suffix}"] = torch.cat(filled)
     return joined
 
 
 def _whole_bias(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """BEiT's `q_bias` and `v_bias` become the ViT's `qkv.bias`."""
-    whole = dict(tensors)
+    complete = dict(tensors)
     for name in tensors:
         if name.endswith(".attn.q_bias"):
             stem = name.removesuffix("q_bias")
-            query, value = whole.pop(name), whole.pop(f"{stem}v_bias", None)
+            query, value = complete.pop(name), complete.pop(f"{stem}v_bias", None)
             if value is not None:
-                whole[f"{stem}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-    return whole
+                complete[f"{stem}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+    return complete
 
 
 def _split_bias(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

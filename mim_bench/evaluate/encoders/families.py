@@ -193,7 +193,7 @@ def recognise(names: Collection[str], model_type: str | None = None) -> Family |
     signed = [
         family
         for family in marked
-        if all(any(re.search(sign, name) for name in names) for sign in family.signs)
+        if all(any(re.search(pattern, name) for name in names) for pattern in family.signs)
     ]
     return next(iter(typed or signed), None)
 

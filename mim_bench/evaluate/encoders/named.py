@@ -52,11 +52,11 @@ def open_named(
     if not file and timm.is_model(name):
         notify(f"timm takes the weights of {name} from its cache, or downloads them now")
     encoder: Any = create(pretrained=not file)
-    if not all(hasattr(encoder, needed) for needed in _NEEDED):
+    if not all(hasattr(encoder, attribute) for attribute in _NEEDED):
         raise UserError(
             f"{spec} is a {type(encoder).__name__}; needed is a ViT, whose blocks hand out tokens"
         )
-    about, statistics = encoder.pretrained_cfg, f"timm's config of {name}"
+    pretrained_cfg, statistics = encoder.pretrained_cfg, f"timm's config of {name}"
     facts: dict[str, Any] = {"family": f"timm's {type(encoder).__name__}", "paper": "", "notes": ()}
     if file:
         facts |= _load(encoder, Path(file), allow_partial=allow_partial)
@@ -69,8 +69,8 @@ def open_named(
     return LoadedEncoder(
         encoder=encoder,
         source=spec,
-        mean=tuple(about["mean"]),
-        std=tuple(about["std"]),
+        mean=tuple(pretrained_cfg["mean"]),
+        std=tuple(pretrained_cfg["std"]),
         statistics_from=statistics,
         build=lambda: create(pretrained=False),  # pyright: ignore[reportArgumentType]
         **facts,
@@ -107,8 +107,8 @@ def _reason(name: str, error: Exception) -> str:
     """Why timm gave no model, in a line."""
     base = name.partition(".")[0]
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=3)
-        return f"timm has no such model; nearest: {', '.join(near) or 'none'}"
+        nearest = difflib.get_close_matches(base, timm.list_models(), n=3)
+        return f"timm has no such model; nearest: {', '.join(nearest) or 'none'}"
     if "img_size" in str(error):
         return f"image_size cannot be set for {name}: {str(error).splitlines()[0]}"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -38,27 +38,27 @@ def fit_absolute(
             f"pos_embed is {table_shape}; needed is a table (1, P, D) of absolute positions"
         )
     length = table.shape[1]
-    inside, own = _own_grid(length, prefix, grid)
+    inside, stored_grid = _own_grid(length, prefix, grid)
     if inside == 1 and prefix > 1:
         tensors["cls_token"] = tensors["cls_token"] + table[:, :1]
         table = tensors["pos_embed"] = table[:, 1:]
         inside = 0
-    if grid is None or own == grid:
-        return own, inside == prefix
-    notes.append(_interpolated("position table", own, grid))
+    if grid is None or stored_grid == grid:
+        return stored_grid, inside == prefix
+    notes.append(_interpolated("position table", stored_grid, grid))
     resample: Any = resample_abs_pos_embed  # scripted by torch, which hides its signature
     tensors["pos_embed"] = resample(
-        table, new_size=list(grid), old_size=list(own), num_prefix_tokens=inside
+        table, new_size=list(grid), old_size=list(stored_grid), num_prefix_tokens=inside
     )
     return grid, inside == prefix
 
 
-def _own_grid(length: int, prefix: int, wanted: Grid | None) -> tuple[int, Grid]:
+def _own_grid(length: int, prefix: int, expected: Grid | None) -> tuple[int, Grid]:
     """Prefix tokens in an absolute table, and the grid of the rest: the wanted one, or a square."""
     choices = dict.fromkeys((prefix, 0, min(prefix, 1)))
     for inside in choices:
-        if wanted and length - inside == wanted[0] * wanted[1]:
-            return inside, wanted
+        if expected and length - inside == expected[0] * expected[1]:
+            return inside, expected
     for inside in choices:
         side = round((length - inside) ** 0.5)
         if side * side == length - inside:
@@ -86,5 +86,5 @@ def fit_relative(tensors: dict[str, Tensor], grid: Grid | None, notes: list[str]
     return grid
 
 
-def _interpolated(what: str, old: Grid, new: Grid) -> str:
-    return f"{what} interpolated from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches"
+def _interpolated(noun: str, old: Grid, new: Grid) -> str:
+    return f"{noun} interpolated from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches"

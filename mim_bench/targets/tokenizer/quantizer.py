@@ -51,11 +51,13 @@ class Quantizer(nn.Module):
         units = F.normalize(outputs, dim=1)
         rows = units.movedim(1, -1).flatten(0, 2)  # (N, c)
         num = len(self.codes)
-        start = rows[torch.randperm(len(rows), device=rows.device)[torch.arange(num) % len(rows)]]
+        initial = rows[torch.randperm(len(rows), device=rows.device)[torch.arange(num) % len(rows)]]
         is_idle = self.share < _LEAST_SHARE / num
-        self.codes.copy_(torch.where(is_idle[:, None], start, self.codes))
+        self.codes.copy_(torch.where(is_idle[:, None], initial, self.codes))
         self.share.copy_(torch.where(is_idle, 1 / num, self.share))
-        taken = F.one_hot(self.index(units).flatten(), num).to(rows)  # (N, V)
-        self.share.lerp_(taken.mean(0), 1 - _SHARE_DECAY)
-        moved = self.codes.lerp(F.normalize(taken.T @ rows, dim=1), 1 - self.decay)
-        self.codes.copy_(torch.where(taken.any(0)[:, None], F.normalize(moved, dim=1), self.codes))
+        assigned = F.one_hot(self.index(units).flatten(), num).to(rows)  # (N, V)
+        self.share.lerp_(assigned.mean(0), 1 - _SHARE_DECAY)
+        updated = self.codes.lerp(F.normalize(assigned.T @ rows, dim=1), 1 - self.decay)
+        self.codes.copy_(
+            torch.where(assigned.any(0)[:, None], F.normalize(updated, dim=1), self.codes)
+        )

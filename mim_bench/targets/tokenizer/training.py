@@ -47,14 +47,14 @@ class Schedule:
 
     def lr_at(self, step: int) -> float:
         """A short linear start, then a cosine down to a hundredth."""
-        start = max(1, self.num_steps // 50)
+        num_warmup = max(1, self.num_steps // 50)
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
-        return self.lr * min(1.0, (step + 1) / start) * (0.01 + 0.99 * cosine)
+        return self.lr * min(1.0, (step + 1) / num_warmup) * (0.01 + 0.99 * cosine)
 
     def temperature_at(self, step: int) -> float:
         """Geometric from start to end, then constant."""
-        done = min(1.0, step / max(1.0, self.temperature_fraction * self.num_steps))
-        return self.temperature_start * (self.temperature_end / self.temperature_start) ** done
+        progress = min(1.0, step / max(1.0, self.temperature_fraction * self.num_steps))
+        return self.temperature_start * (self.temperature_end / self.temperature_start) ** progress
 
     def warmup_at(self, step: int) -> float:
         """Factor on `kl_weight` and `balance_weight`: linear from 0 to 1, then constant."""
@@ -109,9 +109,9 @@ def rebatch(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         count += len(batch)
         if count >= size:
             joined = torch.cat(pending)
-            whole = count - count % size
-            yield from joined[:whole].split(size)
-            pending, count = [joined[whole:]], count - whole
+            num_divisible = count - count % size
+            yield from joined[:num_divisible].split(size)
+            pending, count = [joined[num_divisible:]], count - num_divisible
     if count:
         yield torch.cat(pending)
 
@@ -186,5 +186,5 @@ def measure(
         num_values += images.numel()
     frequency = counts / counts.sum()
     perplexity = float(torch.special.entr(frequency).sum().exp())
-    use = float((counts > 0).double().mean())
-    return Codebook(use=use, perplexity=perplexity, mse=error / num_values)
+    used_share = float((counts > 0).double().mean())
+    return Codebook(use=used_share, perplexity=perplexity, mse=error / num_values)

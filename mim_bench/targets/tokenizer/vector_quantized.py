@@ -110,12 +110,12 @@ class VqTarget(ClassTarget, FittedTarget):
             indices = torch.cat(
                 [self.quantizer.index(self.outputs(batch)).cpu() for batch in images]
             )
-        use = perplexity(indices, self.dim)
-        self._check(use, loss)
+        used_perplexity = perplexity(indices, self.dim)
+        self._check(used_perplexity, loss)
         self.fitted.fill_(True)
         return {
             "codebook_use": len(indices.unique()) / self.dim,
-            "codebook_perplexity": use,
+            "codebook_perplexity": used_perplexity,
             "reconstruction_loss": loss,
             "fit_seconds": time.perf_counter() - started,
         }
@@ -153,10 +153,10 @@ class VqTarget(ClassTarget, FittedTarget):
             for batch in rebatch(images, self.params.fit_batch_size):
                 yield epoch, batch
 
-    def _check(self, use: float, loss: float) -> None:
+    def _check(self, used_perplexity: float, loss: float) -> None:
         params = self.params
         remedy = (
             f"raise fit_epochs ({params.fit_epochs}), lower decay ({params.decay}), fit_lr ({params.fit_lr}) or "
             "vocab_size"
         )
-        check_use(use, "vocab_size", self.dim, remedy, loss=loss)
+        check_use(used_perplexity, "vocab_size", self.dim, remedy, loss=loss)

@@ -116,12 +116,12 @@ class _Reader(pickle.Unpickler):
         return self._allowed[name]
 
     def persistent_load(self, pid: Any, /) -> Any:
-        tag, *rest = pid
+        tag, *arguments = pid
         if tag == "module":  # stream format: (class, source file, source text)
-            return rest[0]
+            return arguments[0]
         if tag != "storage" or self._storage is None:
             raise pickle.UnpicklingError(f"unknown persistent id {tag!r}")
-        storage_class, key, _device, num_values, *view = rest
+        storage_class, key, _device, num_values, *view = arguments
         if storage_class is not self._allowed["torch.FloatStorage"]:
             raise pickle.UnpicklingError("a storage that is not of float32")
         if type(num_values) is not int or num_values < 0:
@@ -165,9 +165,9 @@ def _read_stream(path: Path) -> Any:
     def storage(key: str, num_values: int, view: Any) -> _Storage:
         if 4 * num_values > size:
             raise EOFError
-        whole = storages.setdefault(key, _Storage(num_values))
+        stored_whole = storages.setdefault(key, _Storage(num_values))
         if view is None:
-            return whole
+            return stored_whole
         _view_key, offset, view_size = view
         part = _Storage(view_size)
         views.append((part, key, offset))
@@ -283,11 +283,11 @@ def load_encoder(path: Path) -> LoadedEncoder:
     """
     tensors = read_tensors(path)
     encoder = encoder_for(tensors)
-    wanted = encoder.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys())
-    common = wanted.keys() & tensors.keys()
-    misshapen = sorted(name for name in common if wanted[name].shape != tensors[name].shape)
+    expected = encoder.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    common = expected.keys() & tensors.keys()
+    misshapen = sorted(name for name in common if expected[name].shape != tensors[name].shape)
     num_matched = len(common) - len(misshapen)
     if missing or unexpected or misshapen:
         example = (missing + misshapen + unexpected)[0]

@@ -13,7 +13,7 @@ from mim_bench.files import read_json
 
 
 @dataclass(frozen=True)
-class Beside:
+class SavedConfig:
     """Facts beside the weights; unset where nothing states them."""
 
     model_type: str | None = None
@@ -27,7 +27,7 @@ class Beside:
     """Name of the file that states mean and std."""
 
 
-def read_beside(path: Path) -> Beside:
+def read_saved_config(path: Path) -> SavedConfig:
     """The facts beside a file of weights."""
     config = _read(path.with_name("config.json"))
     facts: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def read_beside(path: Path) -> Beside:
     for name, pair in statistics.items():
         if pair is not None:
             facts |= {"mean": pair[0], "std": pair[1], "statistics_from": name}
-    return Beside(**facts)
+    return SavedConfig(**facts)
 
 
 def _read(path: Path) -> dict[str, Any]:
