@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use: its affinity and its container's quota, not the machine's."""
+"""Number of CPU cores that this process may use: by its affinity and its container's quota."""
 
 import math
 import os

@@ -101,7 +101,7 @@ class StudentShape(Protocol):
 
 @dataclass(frozen=True)
 class TargetContext:
-    """Everything that a target is built for."""
+    """Context that a target is built for: geometry, the student's sizes and the seed."""
 
     geometry: Geometry
     model: StudentShape | None = None
@@ -111,7 +111,7 @@ class TargetContext:
 
 
 class TrainingImages(Protocol):
-    """What a target is fitted on: each pass yields every training image once, freshly cropped."""
+    """Training images that a target is fitted on: each pass yields every training image once, freshly cropped."""
 
     num_images: int
 
@@ -121,7 +121,7 @@ class TrainingImages(Protocol):
 
 
 class Target(nn.Module):
-    """What is predicted for each patch of an image in [0, 1]."""
+    """Reconstruction target: what is predicted for each patch of an image in [0, 1]."""
 
     Params: ClassVar[type[Frozen]] = Frozen
     """The parameters of this target, with their defaults; a recipe may set these and nothing else."""

@@ -64,7 +64,7 @@ class Difference:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether it is more than chance; never with a single seed, whose chance is not in it."""
+        """True if the difference is more than chance; never with a single seed, whose chance is not in it."""
         return self.num_seeds > 1 and self.p < _LEVEL
 
 

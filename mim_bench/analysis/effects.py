@@ -20,7 +20,7 @@ class Effects:
     """One factor on one measure."""
 
     field: str
-    """Of the grid, `variant` for its variants."""
+    """Field of the grid whose levels are compared; `variant` for the benchmark's variants."""
     reference: str
     """Level of the reference row."""
     others: tuple[str, ...]

@@ -30,7 +30,7 @@ class ExternalRow:
     facts: ExternalFacts
     measure: Measure
     published: PublishedRow | None
-    """Of the very weights."""
+    """Published number of these very weights."""
 
 
 def external_rows(

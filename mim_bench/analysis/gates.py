@@ -51,7 +51,7 @@ def untrained_rows(entries: Sequence[CellRecord]) -> dict[str, str]:
 
 
 def remark(entries: Sequence[CellRecord]) -> str:
-    """What the note under a figure says of rows and tiers below the gate; empty if all pass."""
+    """Sentence for the note under a figure on rows and tiers below the gate; empty if all pass."""
     rows = list(untrained_rows(entries))
     is_plumbing = any(primary_measure(entry.record.preset) is None for entry in entries)
     sentences = [f"{', '.join(rows)}: {BELOW}."] if rows else []
@@ -60,7 +60,7 @@ def remark(entries: Sequence[CellRecord]) -> str:
 
 
 def verdict(records: Sequence[Record]) -> str:
-    """What one run has shown and what it has not, in a sentence; empty without the records that tell."""
+    """Sentence on what one run has shown and what it has not; empty without the records that tell."""
     named = {
         name: measure.value for record in records for name, measure in measures(record).items()
     }
@@ -91,7 +91,7 @@ def verdict(records: Sequence[Record]) -> str:
 def tier(
     by_label: Mapping[str, RowRecords], preset: str, untrained: Collection[str] = ()
 ) -> str | None:
-    """Why a table is below the gate as a whole; unset if it is informative.
+    """Reason why a table is below the gate as a whole; unset if it is informative.
 
     `untrained`: labels of rows whose pre-training does not count.
     """
@@ -126,7 +126,7 @@ def tier(
 
 
 def exploratory(by_label: Mapping[str, RowRecords]) -> str:
-    """Why a table of several seeds ranks nothing whatever its numbers are; empty if it may."""
+    """Reason why a table ranks nothing whatever its numbers are; empty if it may rank."""
     rows = [row for row in by_label.values() if row.is_pretrained]
     facts = [entry.record.data for row in rows for entry in row.entries]
     seeds = [len({entry.record.seed for entry in row.entries}) for row in rows]

@@ -17,7 +17,7 @@ class TableCell:
     """Interval or half interval after the number."""
     is_bold: bool = False
     is_faint: bool = False
-    """Whether its number is no difference from 0."""
+    """True if the number does not differ from 0."""
 
     @property
     def text(self) -> str:

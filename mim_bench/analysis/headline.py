@@ -12,7 +12,7 @@ BENCHMARK = "targets"
 
 
 def sentence(table: Table) -> str:
-    """What can be told apart from the reference row, and what cannot be at this budget.
+    """Sentence on the rows that can be separated from the reference row, and those that cannot at this budget.
 
     First the preset's primary measure, with means and intervals; then each row over all measures.
     """

@@ -67,7 +67,7 @@ def notes(table: Table) -> list[str]:
 
 
 def _effects(table: Table) -> list[str]:
-    """What the levels of each factor are worth on the first measure, where rows are all their combinations."""
+    """Sentences on the effect of each factor's levels on the first measure, where rows are all their combinations."""
     column = next((c for c in table.columns if is_compared(c.key)), None)
     if column is None:
         return []
@@ -76,7 +76,7 @@ def _effects(table: Table) -> list[str]:
 
 
 def _division(table: Table) -> list[str]:
-    """What rows may differ in besides the target, where the table is not closed."""
+    """Sentence on the settings that rows may differ in besides the target, where the table is not closed."""
     benchmark = table.benchmark
     if benchmark.division == "as_published":
         return [
@@ -102,7 +102,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _gates(table: Table) -> list[str]:
-    """What fails a gate, and where every row's pre-training stands against its target's simple predictors."""
+    """Sentences on failed gates, and on each row's pre-training against its target's simple predictors."""
     lines = []
     if table.below_gate:
         lines.append(f"Below the gate: {table.below_gate}. Nothing is ranked.")
@@ -129,7 +129,7 @@ def _gates(table: Table) -> list[str]:
 
 
 def _convergence(records: Sequence[Record]) -> list[str]:
-    """What the probes' own checks say: solvers that stopped early, losses that still fell."""
+    """Sentences on the convergence of probes: solvers that stopped early, losses that still fell."""
     failed = [
         f"{record.protocol} of {record.run_id}"
         for record in records
@@ -148,7 +148,7 @@ def _convergence(records: Sequence[Record]) -> list[str]:
 
 
 def _ranking(table: Table) -> str:
-    """What is ranked, if anything."""
+    """Sentence on what is ranked, if anything."""
     num_seeds = max(row.num_seeds for row in table.rows)
     if num_seeds == 1:
         return (

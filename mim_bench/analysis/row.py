@@ -79,7 +79,7 @@ class RowRecords:
         }
 
     def record(self, protocol: str) -> Record | None:
-        """Its first record of a protocol."""
+        """First record of a protocol in the row."""
         return next(
             (entry.record for entry in self.entries if entry.record.protocol == protocol), None
         )
@@ -139,7 +139,7 @@ def baseline_rows(entries: Sequence[CellRecord]) -> dict[str, RowRecords]:
 
 
 def _is_same_in_all_seeds(row: RowRecords) -> bool:
-    """Of a baseline: of a target as a feature known by its numbers of two seeds or more."""
+    """True if a baseline has the same numbers at every seed; known from two seeds or more."""
     records = [entry.record for entry in row.entries]
     values = {(record.protocol, record.metrics[0].value) for record in records}
     has_several = len({record.seed for record in records}) > 1

@@ -55,15 +55,15 @@ class Row:
     label: str
     values: dict[str, Value]
     differences: dict[str, Difference]
-    """To the reference row; empty for that row itself."""
+    """Differences to the reference row by measure; empty for that row itself."""
     published: dict[str, list[PublishedRow]]
     reasons: dict[str, str]
-    """Why the published numbers next to it are not comparable, as `mim_bench.analysis.published.reason` says."""
+    """Reasons why published numbers are not comparable, as `mim_bench.analysis.published.reason` says."""
     num_seeds: int
     is_baseline: bool
     """True for a row that needs no pre-training."""
     below_gate: str
-    """Why its pre-training does not count; empty if it does. See `mim_bench.analysis.gates`."""
+    """Reason why the row's pre-training does not count; empty if it does. See `mim_bench.analysis.gates`."""
     num_missing: int
     """Declared seeds that lack the record of a protocol, or of all: failed, or not run yet."""
     stale: tuple[str, ...]
@@ -87,9 +87,9 @@ class Table:
     entries: list[CellRecord] = field(default_factory=list)
     """The records that it was made from."""
     below_gate: str | None = None
-    """Why the table as a whole is no finding; unset if it is informative."""
+    """Reason why the table as a whole is no finding; unset if it is informative."""
     exploratory: str = ""
-    """Why nothing is ranked whatever the numbers are; empty if it may be."""
+    """Reason why nothing is ranked whatever the numbers are; empty if rows may be ranked."""
     by_label: Mapping[str, RowRecords] = field(default_factory=dict)
     """Label -> the records of its row; without the control."""
     external: list[ExternalRow] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the trials of a tuning budget chose for each target, for the division `tuned`.
+"""Settings that the trials of a tuning budget chose for each target, for the division `tuned`.
 
 Every target has the same trials; each is scored by the preset's primary measure on a slice of the training images, and
 the best one's settings are written into a benchmark's `tuned.<preset>`, where they stay until somebody tunes anew.

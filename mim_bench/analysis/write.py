@@ -13,8 +13,8 @@ from mim_bench.files import write_text
 from mim_bench.records import store
 
 
-def answers_csv(table: Table, key: str) -> str:
-    """How many seeds of each row were right on each test image; empty without a row that has answers."""
+def correct_csv(table: Table, key: str) -> str:
+    """CSV of the number of seeds of each row that classify each test image correctly; empty without such a row."""
     correct = {
         label: sum(of.astype(int) for of in row.correctness(key).values())
         for label, row in table.by_label.items()

@@ -17,7 +17,7 @@ out_console = Console(width=None if sys.stdout.isatty() else 1000, **_LOOK)
 err_console = Console(stderr=True, **_LOOK)
 
 WORDS = {"ignore_unknown_options": True}
-"""Of commands that take settings: habits such as --mask_ratio 0.6 are read by `mim_bench.cli.words`."""
+"""Words of commands that take settings: habits such as --mask_ratio 0.6 are read by `mim_bench.cli.words`."""
 Target = Annotated[
     str | None,
     typer.Option(help="Recipe name, or path of one ending in .toml; also as a bare word."),

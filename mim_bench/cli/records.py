@@ -21,7 +21,7 @@ def print_records(records: "list[Record]", *, readouts: bool) -> None:
         fit_seconds = facts.fit.get("fit_seconds", 0.0) if facts else 0.0
         seconds = (facts.seconds if facts else 0) + fit_seconds + record.seconds
         for position, (name, measure) in enumerate(measures(record).items()):
-            is_segment = measure.metrics[0].name == "miou"  # its baseline stands beside it
+            is_segment = measure.metrics[0].name == "miou"  # its baseline is shown too
             if "@" in name and not (readouts or is_segment):
                 continue
             value, control = f"{measure.value:.4g}", ""

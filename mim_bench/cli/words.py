@@ -1,4 +1,4 @@
-"""What people type out of habit from MAE's, timm's and other scripts, as settings of this project.
+"""Options that people type out of habit from MAE's, timm's and other scripts, as settings of this project.
 
 Accepted where it can mean one thing only; else refused with the exact spelling to use.
 """

@@ -1,4 +1,4 @@
-"""What Slurm is given at once: jobs in arrays, what each waits for, and how many tasks run at a time."""
+"""Batches of jobs for Slurm: arrays, their dependencies, and how many tasks run at a time."""
 
 import itertools
 from collections.abc import Iterable, Sequence

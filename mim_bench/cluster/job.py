@@ -33,10 +33,10 @@ class Job(Frozen):
 
     kind: Literal["fit", "run"]
     benchmark: str
-    """Its name; of a file, the stem."""
+    """Name of the benchmark; of a file, the stem."""
     preset: str
     overrides: tuple[str, ...]
-    """As they were given to the sweep."""
+    """Overrides as they were given to the sweep."""
     label: str
     """`hog`, or the target of a fit."""
     seed: int | None
@@ -52,7 +52,7 @@ class Job(Frozen):
     job_id: str = ""
     """Slurm's; of a task of an array `<array>_<task>`; empty before the submission."""
     folder: str
-    """Where submitit keeps its script, log and result."""
+    """Folder in which submitit keeps the job's script, log and result."""
     cluster: str = ""
     """Name of the cluster; empty where Slurm gave none."""
     tasks: int

@@ -86,7 +86,7 @@ class Cluster(Size):
     """A site's settings: `cluster.toml`."""
 
     partition: str | None = None
-    """Where jobs are queued; unset: the site's default."""
+    """Partition in which jobs are queued; unset: the site's default."""
     account: str | None = None
     """Whom the time is charged to."""
     qos: str | None = None

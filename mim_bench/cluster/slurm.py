@@ -15,7 +15,7 @@ _WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "PREEMPTED")
 
 
 def is_here() -> bool:
-    """Whether this machine has Slurm's commands."""
+    """True if this machine has Slurm's commands."""
     return all(shutil.which(name) for name in ("sbatch", "squeue", "scancel", "srun"))
 
 

@@ -38,7 +38,7 @@ class State:
     job: Job | None = None
     """The job itself, or the one that determines the state."""
     reason: str = ""
-    """Why it waits, as squeue says, or its end as sacct says."""
+    """Reason why the job waits, as squeue reports it, or its end as sacct reports it."""
 
     @property
     def is_live(self) -> bool:

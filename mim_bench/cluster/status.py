@@ -33,10 +33,10 @@ class JobRow:
     missing: tuple[str, ...] = ()
     """Protocols without a record."""
     has_some: bool = False
-    """Whether others have one."""
+    """True if the cell has records of other protocols."""
     job_id: str | None = None
     reason: str = ""
-    """Why it waits."""
+    """Reason why the job waits."""
     progress: dict[str, Any] | None = None
     """Last report of a running job: stage, done_steps, num_steps, images_per_s, seconds_left."""
     log: str | None = None
@@ -58,7 +58,7 @@ class Status:
 
     benchmark: str
     preset: str
-    """As a sweep takes it."""
+    """Benchmark by the name or file that a sweep takes."""
     overrides: tuple[str, ...]
     cells: tuple[JobRow, ...]
     fits: tuple[JobRow, ...]
@@ -70,7 +70,7 @@ class Status:
         return {state: counts[state] for state in _ORDER}
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Status as JSON, for scripts."""
         return {
             "benchmark": self.benchmark,
             "preset": Path(self.preset).stem,

@@ -38,13 +38,13 @@ class Axis(Frozen):
     x: str
     """A field of the grid, or `blocks`: trained blocks, from `linear` (0) over `partial` to `finetune`."""
     label: str
-    """With its unit."""
+    """Label of the axis with its unit."""
     log: bool = False
     """Logarithmic."""
 
 
 class Published(Frozen):
-    """Which published rows are shown next to the measured ones, and which of them belongs to which measured row."""
+    """Published rows next to the measured ones, and the measured row that each belongs to."""
 
     tables: tuple[str, ...] = Field(min_length=1)
     """`table_id` of the published rows."""
@@ -93,7 +93,8 @@ class Benchmark(Frozen):
     protocols: tuple[ProtocolName, ...] = ()
     """Run in every cell, as in `evaluate.protocols`."""
     first_only: tuple[ProtocolName, ...] = ()
-    """Run in the first cell of each seed alone: what does not depend on the grid, such as `scratch`."""
+    """Run in the first cell of each seed alone: what does not depend on the grid, such as `scratch`. What depends on
+    the target, such as `baselines`, runs in the first cell of each target."""
     cost: tuple[CostName, ...] = ()
     """Columns made from the protocol `speed`; ratios are to the reference row."""
     grid: dict[str, tuple[Any, ...]] = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from mim_bench.config import recipe
 from mim_bench.config.benchmark import Benchmark, Variant, at_preset, load_benchmark
+from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten, resolve, split_override
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError, suggest
@@ -43,7 +44,7 @@ class Cell:
         return {config_field(name, self.config) for name in self._set() - {"variant", "target"}}
 
     def varies_target(self) -> bool:
-        """Whether the grid or variant sets the target."""
+        """True if the grid or the variant sets the target."""
         return "target" in self._set()
 
     def _set(self) -> set[str]:
@@ -88,11 +89,19 @@ def cells(name: str, preset: str, overrides: Sequence[str] = ()) -> list[Cell]:
     overrides = [text for text in overrides if not text.startswith(SEEDS)]
     grid_cells = []
     grid_points = itertools.product(benchmark.variants or [None], *benchmark.grid.values())
-    for number, (variant, *values) in enumerate(grid_points):
+    targets: set[str] = set()
+    for variant, *values in grid_points:
         point = dict(zip(benchmark.grid, values, strict=True))
-        protocols = benchmark.protocols + (benchmark.first_only if number == 0 else ())
         fields = {**(variant.set if variant else {}), **point}
-        from_recipe = _from_recipe(benchmark, str(fields.get("target", "norm_pixel")), preset)
+        target = str(fields.get("target", "norm_pixel"))
+        first_only = [
+            name
+            for name in benchmark.first_only
+            if not targets or (PROTOCOLS[name].depends_on_target and target not in targets)
+        ]
+        targets.add(target)
+        protocols = (*benchmark.protocols, *first_only)
+        from_recipe = _from_recipe(benchmark, target, preset)
         grid_cells.append(
             _cell(point, variant, from_recipe, seeds[0], protocols, preset, overrides)
         )

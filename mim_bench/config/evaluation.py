@@ -175,9 +175,9 @@ class SegmentConfig(Frozen):
     c: float = Field(default=0.01, gt=0)
     """Inverse of the L2 penalty (loss: c * sum of cross-entropies over patches + half the squared weights)."""
     max_train_images: int = Field(default=1000, ge=1, le=1_000_000)
-    """At most so many training images: the features of all their patches are in memory, in double precision."""
+    """Largest number of training images: the features of all their patches are in memory, in double precision."""
     max_test_images: int = Field(default=5000, ge=1, le=1_000_000)
-    """At most so many test images."""
+    """Largest number of test images."""
 
 
 class SpeedConfig(Frozen):
@@ -190,7 +190,7 @@ class SpeedConfig(Frozen):
 
 
 class EvaluateConfig(Frozen):
-    """Which protocols are run on the encoder, and which of their numbers is the declared one."""
+    """Protocols that are run on the encoder, and the readout whose number is the declared one."""
 
     protocols: tuple[ProtocolName, ...] = ("knn", "linear")
     """Run in this order."""

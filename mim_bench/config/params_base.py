@@ -1,4 +1,4 @@
-"""What the parameters of every target have."""
+"""Base class of the parameters of every target."""
 
 from typing import ClassVar
 

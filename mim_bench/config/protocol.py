@@ -35,6 +35,8 @@ class ProtocolSpec(Frozen):
     """False if no pre-trained weight enters."""
     exclusive: bool = False
     """True if other work on the machine would falsify its numbers."""
+    depends_on_target: bool = False
+    """True if its numbers depend on the target, but on no other setting of a benchmark's grid."""
     has_readouts: bool = False
     """True if its numbers belong to readouts, one of which is the declared one."""
     heading: str = ""
@@ -107,7 +109,7 @@ _BUILT_IN = (
         name="baselines",
         description="raw pixels, PCA at the encoder's width and the target itself as fixed features",
         function="mim_bench.evaluate.baselines:run", sections=("linear", "knn"),
-        needs_encoder=False, is_compared=False,
+        needs_encoder=False, depends_on_target=True, is_compared=False,
     ),
     ProtocolSpec(
         name="speed",
@@ -118,7 +120,7 @@ _BUILT_IN = (
 )  # fmt: skip
 
 PROTOCOLS: dict[str, ProtocolSpec] = {spec.name: spec for spec in _BUILT_IN}
-"""By name, in the order of their columns."""
+"""Protocols by name, in the order of their columns."""
 
 
 def _join_outside() -> None:

@@ -44,7 +44,7 @@ def _outside() -> Mapping[str, EntryPoint]:
 
 
 def _content_of(entry: EntryPoint) -> dict[str, Any]:
-    """What a recipe of an installed package's class would say; the class is not imported for it."""
+    """Recipe content for an installed package's class; the class is not imported for it."""
     package = entry.dist.name if entry.dist else entry.value.partition(".")[0]
     release = f"{package} {entry.dist.version}" if entry.dist else package
     return {
@@ -76,7 +76,7 @@ def read(room: str, name: str) -> dict[str, Any]:
 
 
 def _meant(room: str, name: str) -> str:
-    """What somebody probably meant: another spelling, a file without its suffix, a method instead of its target."""
+    """Suggestion for an unknown name: another spelling, a file without its suffix, a method instead of its target."""
     snake_case = name.lower().replace("-", "_")
     if Path(f"{name}.toml").is_file():
         return f"a file is named with its suffix: {name}.toml"
@@ -92,7 +92,7 @@ def _meant(room: str, name: str) -> str:
 
 
 def _check_texts(content: Any, location: str) -> None:
-    """What a file says reaches terminals, pages and TeX: on one line each."""
+    """Checks texts of a file, which reach terminals, pages and TeX: on one line each."""
     if isinstance(content, str):
         check_printable(content, f"{location}: text")
     elif isinstance(content, dict):
@@ -119,7 +119,7 @@ class Recipe(Frozen):
     description: str
     """One line for `list targets`."""
     paper: str
-    """Where the target comes from."""
+    """Paper that the target comes from."""
     methods: tuple[str, ...] = ()
     """Published methods whose target it is."""
     params: dict[str, Any] = {}

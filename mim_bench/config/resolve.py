@@ -1,4 +1,4 @@
-"""From names and overrides to one frozen `RunConfig`, with the origin of every value.
+"""Resolution of names and overrides into one frozen `RunConfig`, with the origin of every value.
 
 Precedence, written once: defaults < preset < recipe < benchmark grid < command line.
 """

@@ -53,7 +53,7 @@ class TargetConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """Which images, and how many of them."""
+    """Images: their source, their size and how many of them."""
 
     source: str = "embedded"
     """`mim_bench list data` names them; some take a path after a colon."""
@@ -66,7 +66,7 @@ class DataConfig(Frozen):
     std: tuple[_Positive, ...] | None = None
     """Per channel, of images in [0, 1]; unset: as `mean`."""
     limit_images: int | None = Field(default=None, ge=2)
-    """At most this many images of each split; for tests, and the record says so."""
+    """Largest number of images of each split; for tests, and the record says so."""
     evaluate_on: Literal["test", "tune"] = "test"
     """`tune`: hold a slice of the training split out of everything and evaluate on it, to tune with."""
     tune_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -100,7 +100,7 @@ class AugmentConfig(Frozen):
 
 
 class MaskConfig(Frozen):
-    """Which patches are hidden."""
+    """Masking: how many patches are hidden, and which."""
 
     sampling: Literal["random", "block", "grid", "square", "multi_block", "inverse_block"] = (
         "random"
@@ -132,7 +132,7 @@ class ModelConfig(Frozen):
     position: Literal["sincos", "learned"] = "sincos"
     """Position tables: fixed 2-D sines and cosines (MAE) or learned (BEiT, the CIFAR MAEs)."""
     mask_tokens: Literal["decoder", "encoder", "encoder_light"] = "decoder"
-    """Where mask tokens enter: `decoder` (MAE), `encoder` and then the decoder (MAE Table 1c), or
+    """Place where mask tokens enter: `decoder` (MAE), `encoder` and then the decoder (MAE Table 1c), or
     `encoder_light`, the encoder and then one linear layer (BEiT, SimMIM, MaskFeat)."""
     decoder_depth: int = Field(default=8, ge=0, le=1000)
     """Blocks of the decoder (MAE), at least 1 where mask tokens enter there; unused by `encoder_light`."""
@@ -168,7 +168,7 @@ class ModelConfig(Frozen):
 
 
 class RuntimeConfig(Frozen):
-    """Where and how fast, never what: not part of a run's identity."""
+    """Device, precision and speed of a run, never its result: not part of a run's identity."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto`: cuda, else mps, else cpu."""

@@ -17,7 +17,7 @@ class TeacherParams(TargetParams):
     weights: str | None = None
     """Local file of weights of a `timm:NAME`."""
     sha256: str | None = None
-    """Of the teacher's weights, filled in when unset, so that a run's hash covers them."""
+    """SHA-256 of the teacher's weights, filled in when unset, so that a run's hash covers them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +45,7 @@ class RelationParams(TeacherParams):
     """Parameters of the `relation` target."""
 
     kinds: tuple[Literal["qq", "kk", "vv", "qk"], ...] = Field(default=("qq", "vv"), min_length=1)
-    """What is compared between patches: queries, keys, values, or queries with keys."""
+    """Relations between patches: of queries, keys, values, or queries with keys."""
     block: int = -1
     """Block of the teacher, from 0, or from the end where negative. TinyMIM: the last, or an earlier one where
     the teacher is deeper than the student."""

@@ -1,4 +1,4 @@
-"""Which trainings a run does, and whether their batches can be split over several processes."""
+"""Trainings of a run, and the check that their batches can be split over several processes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,7 +58,7 @@ def fit_batches(config: RunConfig, num_images: int) -> RunConfig:
 
 
 def check_shares(schedules: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
-    """That every training's batch can be split over so many processes: checked before the first one begins."""
+    """Checks that every training's batch can be split over `num_ranks` processes, before the first one begins."""
     for name, section in schedules.items():
         if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Which part of an image is seen: draws of crop boxes and flips, and the box of evaluation.
+"""Crops: random draws of boxes and flips, and the box of evaluation.
 
 Random-size crops are torchvision's `RandomResizedCrop` (ten tries, then a central crop), fixed-size
 crops those of MAE's Table 1e (short side to 256, a random 224 x 224), both as boxes in source pixels.
@@ -54,7 +54,7 @@ class EvalCrop(Frozen):
     """Side of the box over that of the largest box that fits; 0.875 at 224 px."""
 
     def plan(self, index: Tensor, source_sizes: Tensor, *, seed: int = 0, epoch: int = 0) -> Plan:
-        """As `Crop.plan`; seed and epoch change nothing."""
+        """Same boxes as `Crop.plan` would return, without chance: seed and epoch change nothing."""
         boxes = eval_box(source_sizes, self.size, self.crop_fraction)
         return boxes, torch.zeros(len(index), dtype=torch.bool)
 

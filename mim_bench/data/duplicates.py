@@ -39,7 +39,7 @@ def count_duplicates(train: Split, evaluated: Split, source: str) -> int:
 
 
 def _same_pixels(train: torch.Tensor, evaluated: torch.Tensor) -> int:
-    """Both (N, C, H, W) uint8."""
+    """Positions of evaluated images whose pixels equal those of a training image; both (N, C, H, W) uint8."""
     if train.shape[1:] != evaluated.shape[1:]:
         return 0
     rows = [pixels.flatten(1).cpu().numpy() for pixels in (train, evaluated)]  # (N, P)

@@ -74,13 +74,13 @@ class Source:
     """A data source that was opened."""
 
     name: str
-    """As `--data` takes it, paths absolute."""
+    """Name of the source as `--data` takes it, paths absolute."""
     train: ImageSet
     test: ImageSet
     class_names: tuple[str, ...] | None
-    """By class index; None where there are no labels or no names."""
+    """Names by class index; None where there are no labels or no names."""
     split_rule: str
-    """Where the test images come from, in words for the record."""
+    """Origin of the test images, in words for the record."""
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and std per channel that the literature fixes for this data; None: to be computed."""
 

@@ -27,7 +27,7 @@ from mim_bench.data.sources import open_source
 from mim_bench.errors import UserError
 
 IGNORED = 255
-"""In a mask: no class."""
+"""Value in a mask that stands for no class."""
 _TESTS = ("test", "val", "validation", "valid")
 _SCENES = {"train": 500, "test": 500}
 """Scenes of a split, 4 garments each: the embedded sample has 10,000 and 2,000."""

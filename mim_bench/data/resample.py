@@ -118,7 +118,7 @@ def cut(
     size: tuple[int, int],
     interpolation: Interpolation = "bicubic",
 ) -> np.ndarray[tuple[int, int, int, int], np.dtype[np.uint8]]:
-    """By Pillow: images (H, W, C) uint8 of any sizes, boxes and flips as `resample` -> (B, h, w, C)."""
+    """Resizes crops by Pillow: images (H, W, C) uint8 of any sizes, boxes and flips as `resample` -> (B, h, w, C)."""
     channels = images[0].shape[2]
     out = np.empty((len(images), *size, channels), dtype=np.uint8)
     method = _PILLOW[interpolation]

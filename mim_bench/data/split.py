@@ -98,7 +98,7 @@ class Split:
         num_workers: int = 0,
         per_image: Hook | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each (B,) int64 of sample indices: (B, C, h, w) uint8 on `device`, and the indices (CPU).
+        """Yields for each (B,) int64 of sample indices: (B, C, h, w) uint8 on `device`, and the indices (CPU).
 
         Pixels depend on (seed, epoch, index), `crop` and `per_image`, on nothing else. `num_workers`
         processes do the streaming, or `per_image` if the data is in memory; 0 works in this process.

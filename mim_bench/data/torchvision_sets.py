@@ -35,7 +35,7 @@ _IDX_KIND = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
 
 
 def cache_folder() -> Path:
-    """Where downloads and conversions are kept: $MIM_BENCH_DATA, else ~/.cache/mim_bench."""
+    """Folder of downloads and conversions: $MIM_BENCH_DATA, else ~/.cache/mim_bench."""
     return Path(os.environ.get("MIM_BENCH_DATA") or Path.home() / ".cache" / "mim_bench").absolute()
 
 

@@ -1,4 +1,4 @@
-"""Where a token of the last block attends to: the softmax over patches, head by head.
+"""Attention maps of a token of the last block: the softmax over patches, head by head.
 
 Attention is computed anew from what enters the block's attention, as timm's fused kernels hand out none. timm's ViT
 and its BEiT are known, relative position biases included.

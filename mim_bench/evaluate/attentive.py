@@ -67,7 +67,7 @@ class AttentiveTask:
         return F.cross_entropy(logits, self.labels[index.to(logits.device, non_blocking=True)])
 
     def after_step(self, step: int, num_steps: int) -> None:
-        """Nothing follows."""
+        """Does nothing: no teacher follows a probe."""
 
 
 def run(context: EvalContext) -> ProtocolResult:
@@ -80,7 +80,7 @@ def run(context: EvalContext) -> ProtocolResult:
 
 
 def _probe(context: EvalContext, layer: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Which test images a probe of one layer gets right (N,), and whether it converged."""
+    """Correctness of a probe of one layer on the test images (N,), and whether it converged."""
     config, data = context.config, context.data
     name = "attentive" if layer == "last" else f"attentive-{layer}"
 

@@ -1,4 +1,4 @@
-"""Answers that several runs share, computed once and kept next to their folders: baselines and controls."""
+"""Predictions that several runs share, computed once and kept next to their folders: baselines and controls."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,25 +11,25 @@ from filelock import FileLock
 from mim_bench.files import replacing
 from mim_bench.train import distributed
 
-Answers = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 """Readout -> (N,) bool: which evaluated images were right."""
 
 
-def computed_once(path: Path, compute: Callable[[], Answers]) -> Answers:
-    """The answers kept at `path`, computed if no run has yet; a second run that wants them meanwhile waits.
+def computed_once(path: Path, compute: Callable[[], Arrays]) -> Arrays:
+    """Arrays kept at `path`, computed if no run has yet; a second run that wants them meanwhile waits.
 
     The ranks of one run compute them together.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock") if distributed.size() == 1 else nullcontext():
         if not distributed.on_main(path.is_file):
-            answers = compute()
-            distributed.on_main(lambda: _write(path, answers))
+            arrays = compute()
+            distributed.on_main(lambda: _write(path, arrays))
         with np.load(path) as file:
             return dict(file)
 
 
-def _write(path: Path, arrays: Answers) -> None:
+def _write(path: Path, arrays: Arrays) -> None:
     columns: dict[str, Any] = dict(arrays)
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **columns)

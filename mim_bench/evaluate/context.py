@@ -46,7 +46,7 @@ def clean_crop(config: RunConfig) -> EvalCrop:
 
 
 def first_images(config: RunConfig, split: Split, num: int, device: torch.device) -> Tensor:
-    """At most `num` clean images from the front of a split, (N, C, H, W) uint8."""
+    """First `num` clean images (or fewer) from the front of a split, (N, C, H, W) uint8."""
     index = torch.arange(min(num, split.num_images)).split(config.evaluate.batch_size)
     return torch.cat(
         [images for images, _ in split.batches(index, clean_crop(config), device=device)]
@@ -182,7 +182,7 @@ class EvalContext:
 
     features: Features
     folder: Path
-    """Where a protocol that trains keeps its log and checkpoints."""
+    """Folder in which a protocol that trains keeps its log and checkpoints."""
     key: str
     """Hash of all that the evaluation depends on, for those checkpoints."""
     report: loop.Report | None = None

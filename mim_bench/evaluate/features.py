@@ -5,7 +5,7 @@ training and test images: one choice alone can reorder targets (microsoft/SimMIM
 
 - `last` is after the final norm; `middle` is the output of block depth // 2 and `block7` that of the 7th of them, not
   normalised; `block7+norm` is what the final norm makes of it (SimMIM probes a middle layer, BEiT the best one).
-- `cls` is the class token, `patch_mean` the mean over patches, `cls+patch_mean` one beside the other (DINOv2),
+- `cls` is the class token, `patch_mean` the mean over patches, `cls+patch_mean` one next to the other (DINOv2),
   `patches` all patches one after the other, which keeps where they are: (N, L D), for small grids. `attentive` is
   what the attentive probe alone reads, and it trains one probe a layer.
 
@@ -62,7 +62,7 @@ def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Ten
 
 
 def has_class_token(encoder: nn.Module) -> bool:
-    """Whether there is one."""
+    """True if the encoder has a class token."""
     return getattr(encoder, "cls_token", None) is not None
 
 
@@ -85,7 +85,7 @@ def pooled_by(pooling: str, names: Sequence[str]) -> list[str]:
 
 
 def default_readouts(encoder: nn.Module) -> tuple[str, ...]:
-    """Those of `READOUTS` that an encoder has."""
+    """Readouts of `READOUTS` that an encoder has."""
     return tuple(n for n in READOUTS if has_class_token(encoder) or not n.endswith("/cls"))
 
 

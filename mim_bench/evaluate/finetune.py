@@ -97,7 +97,7 @@ class ClassifyTask:
         return SoftTargetCrossEntropy()(self.model(images).float(), soft)
 
     def after_step(self, step: int, num_steps: int) -> None:
-        """Nothing follows."""
+        """Does nothing: no teacher follows a classifier."""
 
 
 class RandAugment:
@@ -129,7 +129,7 @@ def run(context: EvalContext) -> ProtocolResult:
 
 
 _FRESH = ("fc_norm.", "head.")
-"""What a classifier does not take from the encoder."""
+"""Tensors that a classifier does not take from the encoder."""
 
 
 def build_classifier(
@@ -234,7 +234,7 @@ def hold_out(num_images: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def _correct(context: EvalContext, model: Encoder, split: Split, index: Tensor) -> np.ndarray:
-    """Which of the clean images at `index` the model gets right, (N,) bool in that order."""
+    """Correctness of the model on the clean images at `index`, (N,) bool in that order."""
     config, device = context.config, context.device
     model.eval()
 

@@ -53,13 +53,13 @@ class TargetCount:
     dim: int
     """Width of the prediction head."""
     saved_bytes: int
-    """Its part of a checkpoint: the state of a target that learns, else nothing."""
+    """Bytes of the target in a checkpoint: the state of a target that learns, else 0."""
     needs_fit: bool
-    """Whether it must first be fitted to training images."""
+    """True if the target must first be fitted to training images."""
     num_views: int
     """Views of an image in a step; more than one are unmasked."""
     has_class: bool
-    """Whether the class token is predicted from too."""
+    """True if the class token is predicted from too."""
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def _masked(
 
 
 class _Predict(nn.Module):
-    """What training asks of `MaskedAutoencoder` as a module's forward, so that FLOPs are counted by submodule."""
+    """Training step of `MaskedAutoencoder` as a module's forward, so that FLOPs are counted by submodule."""
 
     def __init__(self, model: MaskedAutoencoder, has_class: bool) -> None:
         super().__init__()

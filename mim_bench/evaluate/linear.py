@@ -97,7 +97,7 @@ class ProbeTask:
         ) / len(truth)
 
     def after_step(self, step: int, num_steps: int) -> None:
-        """Nothing follows."""
+        """Does nothing: no teacher follows a probe."""
 
 
 def run(context: EvalContext) -> ProtocolResult:

@@ -27,7 +27,7 @@ from mim_bench.train import checkpoint
 
 _logger = logging.getLogger(__name__)
 _FILES = ("encoder.safetensors", "model.safetensors", "pytorch_model.bin")
-"""What weights are called in a folder: ours, Hugging Face's and timm's, and their older ones."""
+"""File names of weights in a folder: ours, Hugging Face's and timm's, and their older ones."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,25 @@ class LoadedEncoder:
     source: str
     """The file, or the name of timm's."""
     sha256: str
-    """Of the file, or of all tensors of timm's."""
+    """SHA-256 of the file, or of all tensors of a model that timm made."""
     family: str
     paper: str
     mean: tuple[float, ...]
     """Per channel, of images in [0, 1]: how its input is normalised."""
     std: tuple[float, ...]
     statistics_from: str
-    """What says so."""
+    """Source of the mean and standard deviation."""
     num_matched: int
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     left_out: tuple[str, ...]
     """Tensors of head, decoder and wrappers."""
     notes: tuple[str, ...]
-    """What was done to the tensors."""
+    """Conversions of the tensors, in words."""
     build: Callable[[], Encoder | Beit]
     """Makes the same encoder at timm's initial weights."""
     md5: str = ""
-    """Of the file; empty for timm's."""
+    """MD5 of the file; empty for a model that timm made."""
 
     @property
     def counts(self) -> str:
@@ -153,7 +153,7 @@ def open_encoder(
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """What a file of weights is known by: `sha256`, and `md5`, of which publishers give the first digits."""
+    """Hashes of a file of weights: `sha256`, and `md5`, of which publishers give the first digits."""
     names = ("sha256", "md5")
     return dict(zip(names, file_digests(path, *names), strict=True))
 

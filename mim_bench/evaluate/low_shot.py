@@ -38,7 +38,7 @@ def run(context: EvalContext) -> ProtocolResult:
 
 
 def readout(name: str, fraction: float, draw_number: int) -> str:
-    """Its name among a record's metrics: `last/patch_mean 1% draw 0`."""
+    """Name of a draw's readout among a record's metrics: `last/patch_mean 1% draw 0`."""
     return f"{name} {100 * fraction:g}% draw {draw_number}"
 
 

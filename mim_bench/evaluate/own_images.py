@@ -1,4 +1,4 @@
-"""What a run's model makes of one's own images, at any mask ratio: the run's picture, with other images.
+"""Reconstruction of one's own images by a run's model, at any mask ratio.
 
 The images are cropped as at evaluation; grey and colour become what the run was trained on.
 """

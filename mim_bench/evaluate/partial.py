@@ -34,7 +34,7 @@ def run(context: EvalContext) -> ProtocolResult:
 
 
 def readout(num_blocks: float) -> str:
-    """Its name among a record's metrics."""
+    """Name of the readout among a record's metrics."""
     return f"blocks={num_blocks:g}"
 
 

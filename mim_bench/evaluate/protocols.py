@@ -14,7 +14,7 @@ import numpy as np
 
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig, digest
-from mim_bench.evaluate.cache import Answers, computed_once
+from mim_bench.evaluate.cache import Arrays, computed_once
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
@@ -61,8 +61,8 @@ def evaluate(
         with stages.stage(f"{name}, random weights") as report:
             untrained = EvalContext(random, folder / "control", f"{key} control", report)
             path = _control_path(name, untrained, external)
-            answers = computed_once(path, lambda: _answers(run(untrained)))
-            control = _metrics(_result(answers), config)
+            arrays = computed_once(path, lambda: _arrays(run(untrained)))
+            control = _metrics(_result(arrays), config)
     metrics = _metrics(result, config)
     declared = config.evaluate.readout if spec.has_readouts else metrics[0].readout
     record = Record(
@@ -95,16 +95,19 @@ def evaluate(
 
     def keep() -> None:
         write(record_path(folder, name), record, result.correct)
-        for finished_folder in (folder / name, *folder.glob(f"{name}-*/"), folder / "control"):
-            shutil.rmtree(
-                finished_folder, ignore_errors=True
-            )  # checkpoints of a finished evaluation
+        _remove_checkpoints(folder, name)
 
     distributed.on_main(keep)
 
 
+def _remove_checkpoints(folder: Path, name: str) -> None:
+    """Removes what a finished protocol needed to go on after a stop."""
+    for path in (folder / name, *folder.glob(f"{name}-*/"), folder / "control"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _control_path(name: str, context: EvalContext, external: ExternalFacts | None) -> Path:
-    """Where the answers of an untrained encoder are kept: it is the same for every target of a seed."""
+    """File of the predictions of an untrained encoder: it is the same for every target of a seed."""
     config, spec = context.config, PROTOCOLS[name]
     sections = config.model_dump(mode="json", include={"data", "model", "seed", *spec.sections})
     sections["data"].pop("source")
@@ -116,20 +119,20 @@ def _control_path(name: str, context: EvalContext, external: ExternalFacts | Non
     return context.folder.parent.parent / "controls" / f"{name}-{key[:16]}.npz"
 
 
-_WHOLE = "metrics"
-"""Name of the metrics of another kind among the answers that are kept, as JSON."""
+_METRICS = "metrics"
+"""Name of the metrics of another kind among the arrays that are kept, as JSON."""
 
 
-def _answers(result: ProtocolResult) -> Answers:
-    """What is kept of a result: answers by readout, and metrics of another kind."""
+def _arrays(result: ProtocolResult) -> Arrays:
+    """Arrays that are kept of a result: correctness by readout, and metrics of another kind."""
     metrics_json = json.dumps([metric.model_dump() for metric in result.metrics])
-    return result.correct | ({_WHOLE: np.array(metrics_json)} if result.metrics else {})
+    return result.correct | ({_METRICS: np.array(metrics_json)} if result.metrics else {})
 
 
-def _result(answers: Answers) -> ProtocolResult:
-    """The inverse of `_answers`."""
-    correct = {readout: values for readout, values in answers.items() if readout != _WHOLE}
-    metrics_json = json.loads(str(answers.get(_WHOLE, "[]")))
+def _result(arrays: Arrays) -> ProtocolResult:
+    """The inverse of `_arrays`."""
+    correct = {readout: values for readout, values in arrays.items() if readout != _METRICS}
+    metrics_json = json.loads(str(arrays.get(_METRICS, "[]")))
     return ProtocolResult(correct, metrics=tuple(map(Metric.model_validate, metrics_json)))
 
 

@@ -1,4 +1,4 @@
-"""What a run's model predicts: target and prediction on a few images, under the same masks for every target.
+"""Predictions of a run's model: target and prediction on a few images, under the same masks for every target.
 
 `mim_bench.evaluate.picture` draws them.
 

@@ -4,7 +4,7 @@ DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 7.4, "lin."): logits of the
 interpolation. Deliberate differences: the classifier is multinomial logistic regression at its minimum, on the shares
 of the classes in each patch, not SGD on pixels; images are cropped as in the other protocols.
 
-The same classifier on the raw pixels of each patch stands beside it, as the baseline. The error is that of a bootstrap
+The same classifier on the raw pixels of each patch is evaluated too, as the baseline. The error is that of a bootstrap
 over test images.
 
 Legend: N images, L patches on a grid h x w, D width, K classes, H W image.

@@ -1,4 +1,4 @@
-"""How alike two encoders are, and what an encoder knows of a target that it was not trained on.
+"""Similarity of two encoders, and how well an encoder predicts a target that it was not trained on.
 
 - Linear CKA (Kornblith et al. 2019, arXiv 1905.00414, equation 4) of two encoders' features of the same images:
   1 for features that are equal up to rotation and scale. Two seeds of one target are the measure of what is close.

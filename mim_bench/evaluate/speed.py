@@ -1,4 +1,4 @@
-"""How fast the pre-training step is on this device, and what each target costs.
+"""Speed of the pre-training step on this device, and the cost of each target.
 
     python -m mim_bench speed --preset tiny
 

@@ -33,7 +33,7 @@ _PLAIN = [
     np.ndarray, _scalar, _array, (_scalar, "numpy.core.multiarray.scalar"),
     *{type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "?")},
 ]  # fmt: skip
-"""What training scripts write next to weights: command lines, paths, a best accuracy."""
+"""Types that training scripts write next to weights: command lines, paths, a best accuracy."""
 
 
 _NO_WEIGHTS = {
@@ -54,7 +54,7 @@ class Weights:
     """The state dict of a file."""
 
     tensors: dict[str, Tensor]
-    """By the file's own names, wrappers' prefixes (`module.`, `_orig_mod.`, `backbone.`, `vit.`, ...) taken off."""
+    """Tensors by the file's names, wrappers' prefixes (`module.`, `_orig_mod.`, `backbone.`, `vit.`, ...) taken off."""
     family: Family
     others: tuple[str, ...]
     """Names of what lies outside the prefix: heads, decoders, an epoch."""

@@ -1,4 +1,4 @@
-"""What a target is, for people: its definition from its own file, its values at a preset."""
+"""Description of a target for people: the definition in its file, its values at a preset."""
 
 import importlib
 import inspect

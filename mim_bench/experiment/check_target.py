@@ -36,7 +36,7 @@ class Point:
 
     what: str
     fault: str | None
-    """What is wrong, in plain words; unset if it holds."""
+    """Fault in plain words; unset if the property holds."""
 
 
 @dataclass
@@ -143,7 +143,7 @@ def _state(case: _Case) -> str | None:
 
 
 def _loss(case: _Case) -> Tensor:
-    """Of a step, as pre-training takes it; mirrored images are the second view of a target that compares views."""
+    """Loss of a step as pre-training takes it; mirrored images are the second view of a target that compares views."""
     if case.target.num_views == 1:
         return case.student(case.images, case.target)[0]
     return case.student.compare((case.images, case.images.flip(-1)), case.target)
@@ -197,4 +197,4 @@ _POINTS: dict[str, Callable[[_Case], str | None]] = {
     "it can serve as a fixed feature": _feature,
     "its picture can be drawn": _picture,
 }
-"""What holds -> the check, which returns what is wrong."""
+"""Property of a target -> its check, which returns the fault."""

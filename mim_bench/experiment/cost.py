@@ -41,7 +41,7 @@ _STEP_FLOPS = {"cpu": 1e11, "cuda": 5e13, "mps": 1e12}
 
 
 _SOLVER_PASSES = 500
-"""Of logistic regression over the training images, all penalties together; measured 200 to 800 at `small`."""
+"""Passes of logistic regression over the training images, all penalties together; measured 200 to 800 at `small`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Cost:
     pretrain_flops: float
     """Forward and backward of the model and forward of the target, over all images seen."""
     protocol_flops: dict[str, float]
-    """By protocol, in the order they run; features that several share are counted in the first."""
+    """FLOPs by protocol, in the order they run; features that several share are counted in the first."""
     storage_bytes: int
     """Weights and checkpoints when there are most: a third one exists while it is written."""
     kept_bytes: int
@@ -249,7 +249,7 @@ def _classifier(
 
 
 def _schedule(config: RunConfig, data: Data, protocol: str) -> FinetuneConfig:
-    """How a protocol trains its classifiers."""
+    """Training schedule of a protocol's classifiers."""
     if protocol == "scratch_flops":
         return equal_flops(config, _num_classes(data))
     return config.scratch if protocol == "scratch" else config.finetune
@@ -267,7 +267,7 @@ def _bytes(config: RunConfig, data: Data, pretrains: bool) -> tuple[int, int]:
     """The most there is at any time, and what remains."""
 
     def num_checkpoints(schedule: ScheduleConfig) -> int:
-        """At most so many checkpoints; by time there is no telling."""
+        """Largest number of checkpoints; unknown where they are kept by time."""
         return math.ceil(schedule.epochs / (config.runtime.checkpoint_every_epochs or 1))
 
     most_bytes, kept, number = [0], 0, num_checkpoints(config.pretrain)

@@ -1,4 +1,4 @@
-"""What a target is like, before any training: how much there is to predict, how far simple predictors get, what it is
+"""Properties of a target before any training: how much there is to predict, how far simple predictors get, what it is
 worth as a feature, what it costs.
 
     python -m mim_bench diagnose hog dvae --preset small --data parquet:PATH
@@ -41,7 +41,7 @@ from mim_bench.train.gate import as_numbers, gate_losses
 _TRAIN_IMAGES, _TEST_IMAGES, _ROWS = 4000, 2000, 20_000
 _BATCH = 250
 _LEAST_IMAGES, _MAX_NUMBERS = 100, 50_000_000
-"""Of the statistics of values: images, and numbers in memory."""
+"""Bounds on the statistics of values: images, and numbers in memory."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Diagnosis:
     dim: int
     """Width of the prediction head."""
     mean: float
-    """Of all values; of class indices the mean one-hot entry, one over the classes of a place."""
+    """Mean of all values; of class indices the mean one-hot entry, one over the number of classes."""
     variance: float
-    """Of the values around the mean of each dimension, averaged over dimensions."""
+    """Variance around the mean of each dimension, averaged over dimensions."""
     effective_dim: float
     """Participation ratio of the covariance's eigenvalues: the dimensions that carry the variance."""
     perplexity: float | None
     """Equally used classes, of class indices."""
     neighbour_correlation: float
-    """Of the values of adjacent patches, averaged over dimensions by their variance."""
+    """Correlation of the values of adjacent patches, averaged over dimensions by their variance."""
     correlation_length: float
     """Patches at which the correlation along the grid falls below 1/e; the grid's side if it does not."""
     high_frequency: float
@@ -152,7 +152,7 @@ def _diagnosis(
 
 
 def _seconds(target: Target, images: Tensor) -> float:
-    """Of the second of two calls."""
+    """Seconds of the second of two calls."""
     times = []
     for _ in range(2):
         started = time.perf_counter()
@@ -265,7 +265,7 @@ LEGEND = (
     "ridge regression from visible pixels remove; knn, linear: the target itself as a feature; microseconds, mflops: "
     "an image"
 )
-"""What the columns mean, for people."""
+"""Meaning of the columns, for people."""
 
 
 def _text(value: object) -> str:

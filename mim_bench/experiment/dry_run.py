@@ -25,7 +25,7 @@ _MOST_CPU_HOURS = 1000
 
 @dataclass(frozen=True)
 class DryRun:
-    """What is to be printed."""
+    """Text of a dry run, to be printed."""
 
     title: str
     headings: list[str] = field(default_factory=list)
@@ -35,11 +35,11 @@ class DryRun:
 
 @dataclass(frozen=True)
 class _Rate:
-    """How FLOPs become times: on a GPU, on this CPU, or not at all."""
+    """Conversion of FLOPs to times: on a GPU, on this CPU, or none."""
 
     per_s: float | None
     unit: str
-    """As a heading says it; the empty word where there are no times."""
+    """Unit for a heading; empty where there are no times."""
 
     def times(self, work: Sequence[Work]) -> list[str]:
         """Time of a cell, least to most, and of all."""
@@ -154,7 +154,7 @@ def _closed(
     of_fit: list[str],
     of_total: list[str],
 ) -> tuple[list[str], list[list[str]]]:
-    """With a line for each fit, and the total."""
+    """Rows, closed with a line for each fit and the total."""
     for name, flops in expected.fits.items():
         figures = _figures([Work(flops or 0.0, 0.0)], rate)
         rows.append([name, *of_fit, *(figures if flops is not None else ["?"] * len(figures))])
@@ -195,7 +195,7 @@ def _lines(expected: Forecast, jobs: int) -> list[str]:
 def _schedule(
     expected: Forecast, per_s: float, gpus: int, gpus_per_job: int, queue_limit: int | None
 ) -> list[str]:
-    """When all would be done, and what no number of GPUs makes shorter."""
+    """Lines on when all jobs would be done, and on the longest chain, which no number of GPUs shortens."""
 
     def timed(job: Job) -> Job:
         num_gpus = 1 if job.name in expected.fits else gpus_per_job

@@ -31,7 +31,7 @@ _BICUBIC = 3
 
 @dataclass(frozen=True)
 class _Files:
-    """What a format consists of."""
+    """Files of an export format."""
 
     weights: str
     tensors: Mapping[str, Tensor]

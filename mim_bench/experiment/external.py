@@ -150,7 +150,7 @@ def evaluate_encoder(
         overrides: `section.field=value` over the preset; `data.image_size`, `data.mean` and `data.std` over
             what the encoder was made for.
         out: folder that holds a folder an encoder.
-        options: `readout`, readouts beside the default ones, or `all` (see `mim_bench.evaluate.features`);
+        options: `readout`, readouts besides the default ones, or `all` (see `mim_bench.evaluate.features`);
             `num_heads` and `allow_partial` (see `open_encoder`); `notify`, called with lines for people.
 
     Raises:

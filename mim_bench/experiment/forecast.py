@@ -180,7 +180,7 @@ class _Ledger:
     runs: dict[str, RunConfig] = field(default_factory=dict)
     """Hash -> config with all protocols that are to be run in its folder."""
     jobs: list[tuple[int, int, Job]] = field(default_factory=list)
-    """With seed and stage, their order."""
+    """Jobs with their seed and stage, by which they are ordered."""
 
     def add(self, task: PendingCell, title: str) -> Work | None:
         """Work of a cell that no earlier cell has, if any."""

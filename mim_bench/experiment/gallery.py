@@ -71,7 +71,7 @@ def draw_gallery(
 
 
 def _remark(grid_cells: Sequence[Cell]) -> str:
-    """Which rows of the benchmark are shown, and their mask."""
+    """Remark on the rows that are shown, and on their mask."""
     first, labels = grid_cells[0].config.mask, [cell.label for cell in pictured(grid_cells)]
     listed = (
         ""

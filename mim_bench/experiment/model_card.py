@@ -14,7 +14,7 @@ from mim_bench.records.record import Record, read
 from mim_bench.records.run_folder import read_manifest
 
 _Z = 1.96
-"""Of a 95 % interval."""
+"""Normal quantile of a 95 % interval."""
 _BASELINES = {
     "pixels": "raw pixels",
     "pca": "PCA at the encoder's width",

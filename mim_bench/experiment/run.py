@@ -170,7 +170,7 @@ def _records(
 
 
 def _long_lines(config: RunConfig, data: Data) -> list[str]:
-    """How long the run will take, where that is hours; estimated from a few steps."""
+    """Lines on how long the run will take, where that is hours; estimated from a few steps."""
     flops = cost.estimate(config, data).total_flops
     if flops < _LONG_FLOPS:
         return []
@@ -196,7 +196,7 @@ _WEIGHTS = ("encoder.safetensors", "model.safetensors", "target.safetensors")
 
 
 def _check(folder: Path) -> None:
-    """That a finished run is what was written, before it is believed."""
+    """Checks that the files of a finished run are those that were written."""
     check(folder)
     for path in (folder / "records").glob("*.json"):
         check_correct(path, read(path))
@@ -204,7 +204,7 @@ def _check(folder: Path) -> None:
 
 
 def _remove_checkpoints(folder: Path, protocols: Sequence[str]) -> None:
-    """Those of finished trainings, which a kill may have left."""
+    """Removes checkpoints of finished trainings, which a kill may have left."""
     for name in (*protocols, "control", "pretrain"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

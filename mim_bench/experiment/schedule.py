@@ -1,4 +1,4 @@
-"""When a list of jobs would be done on several GPUs: list scheduling.
+"""Simulation of a list of jobs on several GPUs: list scheduling.
 
 Jobs are handed to the queue in the order of the list, each as soon as there is a place, with what it has to
 wait for (`sbatch --dependency`); a waiting job keeps its place. Free GPUs go to the first job of the list
@@ -21,7 +21,7 @@ class Job:
 
     name: str
     hours: float
-    """From its start to its end, on all its GPUs."""
+    """Hours from the start of the job to its end, on all its GPUs."""
     needs: tuple[str, ...] = ()
     """Names of jobs that must be done before; they stand earlier in the list."""
     gpus: int = 1
@@ -32,11 +32,11 @@ class Outcome:
     """Start times and total of the scheduled jobs."""
 
     start_hours: dict[str, float]
-    """By name, in the order of the list, from the beginning."""
+    """Hour at which each job starts, by name, in the order of the list."""
     gpu_hours: float
     """Hours times GPUs, summed over all jobs."""
     makespan_hours: float
-    """From the beginning until the last job is done."""
+    """Hours from the beginning until the last job is done."""
     chain: tuple[Job, ...]
     """The longest sequence of jobs that wait for one another: no number of GPUs is faster."""
 

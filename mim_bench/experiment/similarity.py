@@ -1,4 +1,4 @@
-"""How alike the encoders of a benchmark are, and how well each predicts every target: two small CSV files.
+"""Similarity of the encoders of a benchmark, and how well each predicts every target: two small CSV files.
 
     python -m mim_bench similarity targets --preset small
 
@@ -46,18 +46,18 @@ class _Images:
     """Clean images, (N, C, H, W) uint8, the same for every encoder and target."""
 
     known: Tensor
-    """Of the training split: maps are solved on them."""
+    """Images of the training split on which linear maps are solved."""
     test: Tensor
 
     @property
     def held(self) -> Tensor:
-        """Those of `test` that maps are measured on."""
+        """Images of `test` on which maps are measured."""
         return self.test[:_HELD_IMAGES]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What an encoder makes of the images."""
+    """Features of the images under one encoder."""
 
     row: str
     seed: int

@@ -75,15 +75,10 @@ def sweep(
             return
         store.keep(folder, run_records, records)
         finished.append(task.label)
-        seconds_left = (
-            (time.monotonic() - started)
-            / len(finished)
-            * (len(together) + len(alone) - len(finished))
-        )
-        notify(
-            f"{task.label}: done: {folder}"
-            + f"; about {duration(seconds_left)} left" * (seconds_left >= 1)
-        )
+        num_left = len(together) + len(alone) - len(finished)
+        seconds_left = (time.monotonic() - started) / len(finished) * num_left
+        estimate = f"; about {duration(seconds_left)} left" if seconds_left >= 1 else ""
+        notify(f"{task.label}: done: {folder}{estimate}")
 
     for task in tasks:
         if not task.missing:
@@ -107,7 +102,7 @@ def _here(
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """For processes that are started inside: submitit's supervisors print a traceback when stopped."""
+    """Silences processes that are started inside: submitit's supervisors print a traceback when stopped."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device, not a path)

@@ -29,7 +29,7 @@ def check(entries: Sequence[CellRecord]) -> list[str]:
 
 
 def _lacking(record: Record) -> list[str]:
-    """What a record must name to stand in a table (rule 7 of the design), and this one does not."""
+    """Fields that a record must name to stand in a table (rule 7 of the design), and this one does not."""
     facts = {
         "commit": record.code.commit not in ("", "none"),
         "versions": record.versions,

@@ -1,4 +1,4 @@
-"""What a record keeps of an encoder that is evaluated as it is found."""
+"""Facts of an encoder from outside that is evaluated without pre-training it."""
 
 from typing import Literal
 
@@ -12,22 +12,22 @@ class ExternalFacts(Frozen):
     source: str
     """Path of the file, or `timm:NAME`."""
     sha256: str
-    """Of the file, or of all tensors of timm's."""
+    """SHA-256 of the file, or of all tensors of a model that timm made."""
     md5: str = ""
-    """Of the file: publishers give its first digits; empty for timm's."""
+    """MD5 of the file, of which publishers give the first digits; empty for a model that timm made."""
     family: str
     """Whose weights they are, as `inspect` prints it."""
     paper: str
     architecture: str
-    """What was built for them, in words."""
+    """Architecture that was built for the tensors, in words."""
     conversion: str
     """Tensors matched, missing, unexpected, left out."""
     notes: tuple[str, ...]
-    """What was done to them, such as an interpolated position table."""
+    """Conversions of the tensors, such as an interpolated position table."""
     mean: tuple[float, ...]
     """Per channel, of images in [0, 1]: how its input was normalised."""
     std: tuple[float, ...]
     statistics_from: str
-    """What says so."""
+    """Source of the mean and standard deviation."""
     readouts: tuple[str, ...]
     """Evaluated ones."""

@@ -38,7 +38,7 @@ def running(out: Path, configs: Iterable[RunConfig]) -> set[str]:
 
 
 def fitted(out: Path, config: RunConfig) -> bool:
-    """Whether a finished run shows that the config's target has been fitted, and the fit is still there."""
+    """True if a finished run shows that the config's target has been fitted, and the fit is still there."""
     expected = config.model_dump(mode="json", include={"target", "data", "augment"})
     expected["model"] = {"patch_size": config.model.patch_size}
     return any(

@@ -1,4 +1,4 @@
-"""What a record and a cell have in common, as keys to find one by the other.
+"""Keys that a record and its cell have in common, to find one by the other.
 
 A config leaves some fields to the data and says where the images lie; neither tells which images they are, so
 they are in no key. A record of an older version of a target still finds its row by the fields that vary.
@@ -21,7 +21,7 @@ _FROM_DATA = ("data.image_size", "data.in_chans", "data.mean", "data.std")
 
 
 _WHERE = ("data.source", "data.skip_bad_images")
-"""Where the images lie says nothing of which they are."""
+"""Fields on where the images lie, which do not determine the images."""
 
 
 @dataclass(frozen=True)

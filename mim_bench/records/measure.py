@@ -36,7 +36,7 @@ class Measure:
 
     @property
     def readouts(self) -> list[str]:
-        """Of its metrics."""
+        """Readouts of the measure's metrics."""
         return [metric.readout for metric in self.metrics]
 
     @property
@@ -59,7 +59,7 @@ class Measure:
 
 
 def measures(record: Record) -> dict[str, Measure]:
-    """Everything that a record contributes, the declared numbers first."""
+    """Measures of a record, the declared numbers first."""
 
     def name_of(metric: Metric) -> str:
         return _name(metric.name, metric.readout, record.protocol, record.declared_readout)

@@ -1,4 +1,4 @@
-"""Which test images were right, packed as bits in an `.npz`: readout -> (N / 8,) uint8."""
+"""Correctness on each test image, packed as bits in an `.npz`: readout -> (N / 8,) uint8."""
 
 import io
 import zipfile
@@ -40,7 +40,7 @@ def read_packed(arrays: Path, readouts: Collection[str]) -> dict[str, np.ndarray
 
 
 def _array(content: bytes) -> np.ndarray:
-    """What `np.load` makes of the content of a `.npy` file of version 1.0, as `np.savez` writes it."""
+    """Array that `np.load` would make of the content of a `.npy` file of version 1.0, as `np.savez` writes it."""
     offset = 10 + int.from_bytes(content[8:10], "little")
     shape, dtype = _layout(content[:offset])
     return np.frombuffer(content, dtype, offset=offset).reshape(shape)

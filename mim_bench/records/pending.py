@@ -1,4 +1,4 @@
-"""Which records a benchmark still lacks, cell by cell; records that other benchmarks have are taken over."""
+"""Records that a benchmark still lacks, cell by cell; those that other benchmarks have are copied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class PendingCell:
     wanted: tuple[str, ...]
     """Protocols that are asked for, of those of its benchmark."""
     missing: tuple[str, ...]
-    """Of these, the ones without a current record."""
+    """Protocols of `wanted` without a current record."""
 
     @property
     def config(self) -> RunConfig:

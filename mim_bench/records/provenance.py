@@ -1,4 +1,4 @@
-"""Where a number came from: the commit and package versions of this process, and the device of a record."""
+"""Provenance of a number: the commit and package versions of this process, and the device of a record."""
 
 import functools
 import importlib.metadata

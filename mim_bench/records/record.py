@@ -76,9 +76,9 @@ class DataFacts(Frozen):
     limited: bool
     """True if `data.limit_images` cut the data: not comparable with full runs."""
     evaluated_on: str = ""
-    """Where the evaluated images come from; empty in records of before it was kept."""
+    """Origin of the evaluated images; empty in older records."""
     class_names: tuple[str, ...] | None = None
-    """By class index."""
+    """Class names by class index."""
     num_duplicates: int = 0
     """Evaluated images, of those compared, that are training images too."""
 
@@ -97,7 +97,7 @@ class PretrainFacts(Frozen):
     first_batches: str
     """sha256 over images and masks of the first batches: equal for every target of a seed."""
     flops: float | None = None
-    """Of the model, forward and backward, and of the target, a teacher included, over all images seen: matrix
+    """FLOPs of the model, forward and backward, and of the target, a teacher included, over all images seen: matrix
     products, convolutions and attention, a multiplication and its addition as two. Unset in older records."""
     fit: dict[str, float] = Field(default_factory=dict)
     """Figures of the target's fit, such as codebook use, with `fit_seconds` and `fit_flops` of all that it trained;
@@ -105,9 +105,9 @@ class PretrainFacts(Frozen):
     fit_key: str | None = None
     """Hash of the fitted state that was used."""
     compiled: bool | None = None
-    """Whether its steps were compiled; unset in older records."""
+    """True if the steps were compiled; unset in older records."""
     replayed: bool | None = None
-    """Whether its steps were replayed as one CUDA graph."""
+    """True if the steps were replayed as one CUDA graph."""
     gate: dict[str, float] = Field(default_factory=dict)
     """Losses on views that training never saw: `model_loss`, and those that it has to beat, `mean_loss`,
     `copy_loss`, `ridge_loss`; `model_r2` and so on, the share of the mean's loss that is gone;
@@ -154,14 +154,14 @@ class Record(Frozen):
     device: Device
     precision: str
     compiled: bool
-    """Whether what the protocol times or trains is compiled: of pre-training's step alone; evaluations run eager."""
+    """True if what the protocol times or trains is compiled: of pre-training's step alone; evaluations run eager."""
     seconds: float
     """Wall time of the protocol, its control included, in s."""
     started: str
     """UTC, ISO 8601."""
     command: str
     sha256: str | None = None
-    """Of all the rest; unset in older records."""
+    """SHA-256 of all other fields; unset in older records."""
 
 
 def top1(readout: str, correct: np.ndarray) -> Metric:
@@ -192,7 +192,7 @@ def write(path: Path, record: Record, correct: Mapping[str, np.ndarray]) -> None
 
 
 _SHA256 = ',\n "sha256": "'
-"""What stands between the content of a record's file and its hash."""
+"""Separator between the content of a record's file and its hash."""
 
 
 def _sha256(body: bytes) -> str:

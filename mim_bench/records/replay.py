@@ -1,4 +1,4 @@
-"""What `tools/replay.py` found: whether the commits behind a folder of records train alike, bit for bit."""
+"""Outcome of `tools/replay.py`: whether the commits behind a folder of records train alike, bit for bit."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ class Replay(Frozen):
     precision: str
     weights_sha256: str
     equal: bool
-    """To those of the newest commit."""
+    """True if the weights equal those of the newest commit."""
 
 
 class Replays(Frozen):
@@ -31,7 +31,7 @@ class Replays(Frozen):
     """The newest, which the others are compared with."""
     made: str
     settings: tuple[str, ...]
-    """How the runs were shortened."""
+    """Settings that shorten the runs."""
     rows: tuple[Replay, ...]
 
 
@@ -45,7 +45,7 @@ def trained_by(records: Iterable[Record]) -> set[tuple[str, str, str]]:
 
 
 def note(folder: Path, records: Iterable[Record]) -> str:
-    """What a replay says of the commits of a folder's records, to go behind them; empty where none was made of them."""
+    """Remark on the commits of a folder's records, from its replay; empty where none covers them."""
     path, pairs = folder / FILE, trained_by(records)
     if not path.is_file():
         return ""

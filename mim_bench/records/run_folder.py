@@ -42,7 +42,7 @@ def _lock_path(folder: Path) -> Path:
 
 
 def is_busy(folder: Path) -> bool:
-    """Whether a process of this machine holds the lock of a run folder."""
+    """True if a process of this machine holds the lock of a run folder."""
     if not (_lock_path(folder).is_file() and (folder / "config.json").is_file()):
         return False
     try:
@@ -74,7 +74,7 @@ def claim(out: Path, config: RunConfig, *, force: bool) -> Path:
 
 @contextmanager
 def removed_unless_begun(folder: Path) -> Iterator[None]:
-    """What the user has to put right before a first step leaves no run folder behind; the caller has claimed it."""
+    """Context in which a mistake before the first step leaves no run folder behind; the caller has claimed it."""
     try:
         yield
     except UserError:
@@ -149,7 +149,7 @@ def difference(a: RunConfig, b: RunConfig) -> dict[str, tuple[object, object]]:
 
 
 def record_path(folder: Path, protocol: str) -> Path:
-    """Where a run's record of a protocol lies."""
+    """Path of a run's record of a protocol."""
     return folder / "records" / f"{protocol}.json"
 
 
@@ -163,7 +163,7 @@ def record_hash(config: RunConfig, protocol: str) -> str:
 
 
 def fit_path(out: Path, config: RunConfig, key: str) -> Path:
-    """Where a target's fitted state is kept."""
+    """Path of a target's fitted state."""
     return out / "fits" / f"{config.target.name}-{key[:16]}.safetensors"
 
 
@@ -173,6 +173,6 @@ def sweep_key(config: RunConfig) -> str:
 
 
 def fit_parts(config: RunConfig) -> list[object]:
-    """Everything in a config that a fitted target depends on."""
+    """Parts of a config that a fitted target depends on."""
     parts = config.model_dump(mode="json", include={"target", "data", "augment"})
     return [parts, config.model.patch_size, config.seed]

@@ -1,4 +1,4 @@
-"""Where results lie, and which record belongs to which cell of a benchmark.
+"""Store of results: its folders, and the record of each cell of a benchmark.
 
 `results/<benchmark>/<preset>/records/<run_id>__<protocol>.json`, each with the correctness of every test
 image next to it (`.npz`). One file each: no locks, no merge conflicts. A record proves itself: tables are
@@ -37,7 +37,7 @@ class CellRecord:
     path: Path
     cell: Cell
     stale: tuple[str, ...]
-    """Why it is no longer what the command would make; empty if it is."""
+    """Reasons why the record is no longer what the command would make; empty if it is."""
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
@@ -67,7 +67,7 @@ _PACKED: dict[tuple[Path, str | None, tuple[str, ...]], dict[str, _Packed]] = {}
 
 
 def home(name: str, preset: str, results: Path) -> Path:
-    """Where records, tables and figures of a benchmark at a preset lie; UserError below a file."""
+    """Folder of records, tables and figures of a benchmark at a preset; UserError below a file."""
     check_folder(results)
     return results / Path(name).stem / Path(preset).stem
 
@@ -99,7 +99,7 @@ def read_folder(folder: Path) -> list[tuple[Path, Record]]:
 
 
 def _changed(path: Path) -> tuple[int, int]:
-    """When a record and its images were last written, in ns; 0 for what is not there."""
+    """Times at which a record and its images were last written, in ns; 0 for an absent file."""
     times = [p.stat().st_mtime_ns if p.is_file() else 0 for p in (path, path.with_suffix(".npz"))]
     return times[0], times[1]
 
@@ -120,7 +120,7 @@ def _checked(path: Path, changed_ns: tuple[int, int]) -> Record:
 
 
 def of_same_data(record: Record, config: RunConfig) -> bool:
-    """Whether a record's data source is the one that a config names, wherever its folder lies."""
+    """True if a record's data source is the one that a config names, wherever its folder lies."""
     ours, theirs = (source.partition(":") for source in (config.data.source, record.data.source))
     return ours[0] == theirs[0] and Path(ours[2]).name == Path(theirs[2]).name
 
@@ -155,7 +155,7 @@ def find(
 
 
 def _older(record: Record, config: RunConfig, expected: RunConfig) -> tuple[str, ...]:
-    """Which parts of a record's protocol are not today's."""
+    """Parts of a record's protocol that are no longer current."""
     entry = PROTOCOLS[record.protocol]
     reasons = []
     if record.protocol_version != entry.version:

@@ -1,4 +1,4 @@
-"""What a folder of records was swept with, so that tables and figures of it need not be told again.
+"""Settings that a folder of records was swept with, remembered for its tables and figures.
 
 `results/<benchmark>/<preset>/sweep.json` holds the settings; files from outside are copied: a benchmark's to
 `results/<benchmark>/<benchmark>.toml`, a preset's to `results/<benchmark>/<preset>/<preset>.toml`.
@@ -41,17 +41,17 @@ def remember(name: str, preset: str, results: Path, overrides: Sequence[str]) ->
 
 
 class Swept(NamedTuple):
-    """What a folder of results was swept with."""
+    """Settings that a folder of results was swept with."""
 
     name: str
-    """Of the benchmark, or its file where it came from outside."""
+    """Name of the benchmark, or its file where it came from outside."""
     preset: str
-    """Its name, or its file likewise."""
+    """Name of the preset, or its file likewise."""
     overrides: tuple[str, ...]
 
 
 def recall(name: str, preset: str, results: Path, overrides: Sequence[str] = ()) -> Swept:
-    """What lies below `results` was swept with; settings that are given count instead of the remembered ones."""
+    """Sweep settings of a folder below `results`; settings that are given count instead of the remembered ones."""
     folder = home(name, preset, results)
 
     def name_or_copy(text: str, noun: str, copy: Path) -> str:

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _STD, _RADIUS = 1.0, 4
-"""Of the Gaussian, in pixels."""
+"""Standard deviation of the Gaussian, in pixels."""
 _LOW, _HIGH = 0.1, 0.2
-"""Of the magnitude of Sobel's gradient with weights 1, 2, 1, of grey in [0, 1]."""
+"""Thresholds on the magnitude of Sobel's gradient with weights 1, 2, 1, of grey in [0, 1]."""
 
 
 def canny(grey: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def _smooth(grey: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """By sums of slices: the same on every device and in every batch."""
+    """Blur by sums of slices: the same on every device and in every batch."""
     weights = [math.exp(-0.5 * (k / _STD) ** 2) for k in range(-_RADIUS, _RADIUS + 1)]
     height, width = images.shape[2:]
     padded = F.pad(images, (0, 0, _RADIUS, _RADIUS))
@@ -63,7 +63,7 @@ def _gradient(images: Tensor, dim: int) -> Tensor:
 
 
 def _thin(magnitude: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Whether a pixel's magnitude is at least that of both points one step along the gradient, each between the
+    """True where a pixel's magnitude is at least that of both points one step along the gradient, each between the
     straight and the diagonal neighbour; False at the border."""
     height, width = magnitude.shape[2:]
     padded = F.pad(magnitude, (1, 1, 1, 1))

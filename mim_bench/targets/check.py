@@ -1,4 +1,4 @@
-"""What a target of anybody's must hold to, checked on a few images before any step is taken with it.
+"""Checks of a target's values on a few images, before any training step is taken with it.
 
 A loss or a value of the wrong shape broadcasts, and a run of it would finish with numbers that mean nothing.
 

@@ -62,7 +62,7 @@ class DvaeTarget(ClassTarget, FittedTarget):
     version = DvaeParams.version
 
     weights_sha256: str | None = None
-    """Of the weights file's content; None for a tokenizer of our own."""
+    """SHA-256 of the weights file; None for a tokenizer that is fitted here."""
     encoder: Encoder
     decoder: Decoder | None
 

@@ -1,4 +1,4 @@
-"""What targets that are fitted to training images share: whether they are, and samples to fit on.
+"""Base class of targets that are fitted to training images, and samples to fit on.
 
 Legend: B images of a batch, N rows, D values of a row, K clusters.
 """
@@ -16,7 +16,8 @@ from mim_bench.errors import UserError
 from mim_bench.target import Target, TargetContext, TrainingImages
 
 MIN_PERPLEXITY = 0.25
-"""Of the vocabulary: with less a tokenizer has collapsed, and predicting its tokens is hardly a task."""
+"""Least perplexity as a fraction of the vocabulary; with less a tokenizer has collapsed, and predicting its tokens is
+hardly a task."""
 _ITERATIONS = 30
 _ROWS_AT_ONCE = 16_384
 """So that their distances to all centres fit in memory."""

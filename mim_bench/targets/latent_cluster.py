@@ -32,7 +32,7 @@ from mim_bench.targets.moving_average import cosine, exact, follow, sum_over_ran
 from mim_bench.targets.soft_target import SoftTarget
 
 _FLOOR = 0.1
-"""Of an equal share: a prototype that a batch does not use is not made infinitely likelier."""
+"""Floor on a prototype's use, as a fraction of an equal share: an unused one is not made infinitely likelier."""
 
 
 class LatentClusterTarget(SoftTarget):

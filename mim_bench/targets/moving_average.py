@@ -1,4 +1,4 @@
-"""What teachers that follow the student share: their rate, their weights, sums over the processes of a run."""
+"""Parts of teachers that follow the student: their rate, their weights, sums over the ranks of a run."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def cosine(first: float, last: float, progress: float) -> float:
-    """From `start` at 0 to `end` at 1 along half a cosine, then constant."""
+    """Value that moves from `first` at 0 to `last` at 1 along half a cosine, then stays."""
     return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -22,7 +22,7 @@ def follow(teacher: nn.Module, student: nn.Module, tau: float) -> None:
 
 
 def sum_over_ranks(total: Tensor) -> Tensor:
-    """Its sum over the processes of a run, in place."""
+    """Sum of a tensor over the ranks of a run, in place."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
     return total

@@ -23,7 +23,7 @@ from mim_bench.targets.teacher import frozen_teacher
 
 
 class RelationTarget(SoftTarget):
-    """How much a patch has to do with every patch, (B, L, R * M * L) float32, each L of them summing to 1."""
+    """Relations of each patch with every patch, (B, L, R * M * L) float32, each L of them summing to 1."""
 
     Params = RelationParams
     version = RelationParams.version

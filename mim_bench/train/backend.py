@@ -29,7 +29,7 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # malloc.h
 
 
 def is_compiled(device: torch.device, runtime: RuntimeConfig) -> bool:
-    """Whether torch.compile is in force: by default on cuda only, and not where weights are split."""
+    """True if torch.compile is in force: by default on cuda only, and not where weights are split."""
     if runtime.compile == "auto":
         return device.type == "cuda" and not runtime.shard
     return runtime.compile == "on"
@@ -69,7 +69,7 @@ def precision(device: torch.device, runtime: RuntimeConfig) -> str:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it: a step takes about 0.6 of the time."""
+    """True if this processor has instructions for bfloat16 products: a step takes about 0.6 of the time."""
     is_supported: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return is_supported is not None and is_supported()
 

@@ -1,4 +1,4 @@
-"""Where a learning curve goes beside its own file: TensorBoard, Weights & Biases, or another with the same one method.
+"""Learning curves outside their own file: TensorBoard, Weights & Biases, or another board with the same method.
 
 Both are extras. Weights & Biases is offline unless WANDB_MODE says otherwise: `wandb sync` uploads what it wrote.
 """

@@ -45,7 +45,7 @@ class Checkpoint:
     loss_steps: int = 0
     """Number of those steps."""
     path: Path | None = None
-    """Where it was read."""
+    """File that the checkpoint was read from."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -37,7 +37,7 @@ _CPU = torch.device("cpu")
 _REPORTED = "reported_by_rank_0"
 _LONG_TIMEOUT = timedelta(days=30)
 _long_group: dist.ProcessGroup | None = None
-"""For waits on rank 0 working alone: a fit may take hours. If rank 0 ends, so does the wait."""
+"""Timeout of waits on rank 0 working alone: a fit may take hours. If rank 0 ends, so does the wait."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which writes and reports."""
+    """True on rank 0, which writes and reports."""
     return rank() == 0
 
 
@@ -126,20 +126,15 @@ def main_first(function: Callable[[], T]) -> T:
 
 
 def is_reported(error: Exception) -> bool:
-    """Whether rank 0 reports this error, so that the others need not."""
+    """True if rank 0 reports this error, so that the others need not."""
     same_everywhere = num_launched() > 1 and not dist.is_initialized()  # raised before ranks differ
     return hasattr(error, _REPORTED) or (same_everywhere and os.environ.get("RANK", "0") != "0")
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether the error only means that another rank has ended or kept this one waiting too long."""
-    messages = (
-        "Connection closed by peer",
-        "Timed out waiting",
-        "Connection reset by peer",
-        "NCCL",
-    )
-    return dist.is_initialized() and any(text in str(error) for text in messages)
+    """True if the error only means that another rank has ended or kept this one waiting too long."""
+    texts = ("Connection closed by peer", "Timed out waiting", "Connection reset by peer", "NCCL")
+    return dist.is_initialized() and any(text in str(error) for text in texts)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
@@ -157,7 +152,7 @@ def all_reduce_min(values: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank."""
+    """True if the flag is set on any rank."""
     return bool(all_reduce_sum(torch.tensor(int(flag))).item()) if size() > 1 else flag
 
 

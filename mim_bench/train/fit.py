@@ -38,7 +38,7 @@ class Fitted:
     key: str | None
     """Hash of all that the fitted state depends on; unset if there was nothing to fit."""
     figures: dict[str, float]
-    """What the fit says of itself, such as codebook use."""
+    """Figures that the fit reports, such as codebook use."""
 
 
 class _Images:

@@ -1,4 +1,4 @@
-"""What a pre-training has to beat: predictions of its target that need no network.
+"""Baselines of a pre-training's loss: predictions of its target that need no network.
 
 On views that training never saw, of the same crops and masks, the loss of
 
@@ -33,8 +33,8 @@ _FIT_VIEWS, _CHOICE_VIEWS, _HELD_VIEWS = 4096, 1024, 2048
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Over the mean eigenvalue of the inputs' Gram matrix."""
 _MAX_OUTPUTS = 160_000
-"""Of L * V that ridge is solved for at once: more of the views' values do not fit in memory. Of a wider target half of
-the views are fitted to, and the penalty is chosen at some places."""
+"""Number of outputs L * V that ridge is solved for at once: more of the views' values do not fit in memory. For a
+wider target half of the views are fitted to, and the penalty is chosen at some positions."""
 _MAX_NUMBERS, _LEAST_VIEWS = 250_000_000, 64
 """Predictions in memory, and views that are measured all the same."""
 _LEAST_PROBABILITY = 1e-3
@@ -46,7 +46,7 @@ class _Views:
     inputs: Tensor
     """(N, D): normalised visible pixels, 0 where hidden, and the mask."""
     values: Tensor
-    """As `Target.forward` returns them."""
+    """Target values as `Target.forward` returns them."""
     hidden: Tensor
     """(N, M) hidden patches."""
     visible: Tensor
@@ -212,7 +212,7 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held_views: _Views, mean
     def loss(
         views: _Views, products: Tensor, factor: Tensor, chunk: range
     ) -> tuple[Tensor, Tensor]:
-        """Of the hidden patches at some of the places, and which these are, (N, M)."""
+        """Loss of the hidden patches among some positions, and which these are, (N, M)."""
         columns = slice(chunk.start, chunk.stop)
         y = as_numbers(target, fit.values[:, columns]) - mean[columns]
         weight = torch.cholesky_solve(y.flatten(1), factor)

@@ -42,7 +42,7 @@ class Recordable(Protocol):
 
 
 def is_graphed(device: torch.device, runtime: RuntimeConfig) -> bool:
-    """Whether steps are replayed: by default on cuda, with one process that holds all weights."""
+    """True if steps are replayed: by default on cuda, with one process that holds all weights."""
     if runtime.graph == "auto":
         return device.type == "cuda" and distributed.size() == 1
     return runtime.graph == "on" and device.type == "cuda"

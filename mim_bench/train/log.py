@@ -57,7 +57,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def convergence(path: Path, name: str) -> tuple[str, ...]:
-    """How much the loss fell from the last tenth but one of the lines to the last, as a note; on rank 0 alone."""
+    """Note on how much the loss fell from the last tenth but one of the lines to the last; on rank 0 alone."""
     if not distributed.is_main():
         return ()
     lines = [line for line in read_log(path) if "loss" in line]

@@ -38,7 +38,7 @@ class Task(Protocol):
 
     @property
     def modules_to_save(self) -> dict[str, nn.Module]:
-        """Everything that training changes, by the name it has in a checkpoint."""
+        """Modules that training changes, by their names in a checkpoint."""
         ...
 
     def loss(self, inputs: Tensor, index: Tensor, *, epoch: int, step: int) -> Tensor:
@@ -59,7 +59,7 @@ class Report(Protocol):
 
 
 def autocast(device: torch.device, runtime: RuntimeConfig) -> AbstractContextManager[Any]:
-    """Of bfloat16 where that is the precision in force."""
+    """Autocast to bfloat16 where that is the precision in force."""
     if precision(device, runtime) == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
@@ -220,7 +220,7 @@ class _Loop:
         return (self.step - self.first_step) * self.schedule.batch_size
 
     def _is_save_due(self, epoch: int, *, is_end: bool) -> bool:
-        """By epochs at their end if the user counts in them, else by time; rank 0's clock decides."""
+        """True if a checkpoint is due: by epochs if the user counts in them, else by time, by rank 0's clock."""
         runtime = self.training.runtime
         if runtime.checkpoint_every_epochs is not None:
             return is_end and (epoch + 1) % runtime.checkpoint_every_epochs == 0

@@ -145,12 +145,12 @@ def _stops_held_back() -> Iterator[None]:
 
 
 def is_stopping() -> bool:
-    """Whether this process has been told to stop by Ctrl-C or a termination."""
+    """True if this process has received Ctrl-C or a termination."""
     return _is_stopping
 
 
 def is_preempted() -> bool:
-    """Whether any rank has received the signal; every rank calls it."""
+    """True if any rank has received the signal; every rank calls it."""
     return _current is not None and distributed.any_rank(_current.received)
 
 

@@ -42,7 +42,7 @@ class PretrainTask:
     sampler: masking.MaskSampler
     seed: int
     whole_model: MaskedAutoencoder | None = None
-    """What the target follows where the model's weights are split over processes: a copy that is not."""
+    """Whole copy of a model whose weights are split over ranks, for the target to follow."""
 
     @property
     def modules_to_save(self) -> dict[str, nn.Module]:
@@ -52,7 +52,7 @@ class PretrainTask:
 
     @property
     def is_recordable(self) -> bool:
-        """Whether steps may be replayed: not where a target changes from step to step."""
+        """True if steps may be replayed: not where a target changes from step to step."""
         return not self.target.follows_student
 
     def draw(self, index: Tensor, *, epoch: int, device: torch.device) -> Tensor:
@@ -100,7 +100,7 @@ def views(
     num_workers: int,
     number: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What pre-training sees of the training images at each (B,) of indices, and those indices.
+    """Views of the training images at each (B,) of indices in pre-training, and those indices.
 
     `number`: which view, each of its own random stream; all targets share the first.
     """

@@ -1,4 +1,4 @@
-"""What one training is: its data order, its files, what it took. `mim_bench.train.loop` runs it."""
+"""Description of one training: its data order, its files, its outcome. `mim_bench.train.loop` runs it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Outcome:
     final_loss: float | None
     """Mean over the last logged steps; unset if nothing was left to do."""
     replayed: bool
-    """Whether steps were replayed as one CUDA graph."""
+    """True if steps were replayed as one CUDA graph."""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,16 @@ def test_first_only__runs_in_the_first_cell_of_each_seed():
     assert [cell.config.seed for cell in with_scratch] == [0, 1, 2]
 
 
+def test_first_only__what_depends_on_the_target_runs_once_a_target():
+    """So that every target of the table is there as a fixed feature too (rule 11)."""
+    found = cells.cells("mask_ratio", "small", ["benchmark.seeds=0,1"])
+    first = [cell for cell in found if "baselines" in cell.config.evaluate.protocols]
+    assert [(cell.config.target.name, cell.config.seed) for cell in first] == [
+        ("norm_pixel", 0), ("hog", 0), ("norm_pixel", 1), ("hog", 1)
+    ]  # fmt: skip
+    assert {cell.point["mask.ratio"] for cell in first} == {0.25}
+
+
 def test_shared_runs__have_one_hash_in_every_benchmark():
     """A sweep must not train `hog` again for each table that shows it."""
     targets = {cell.config.hash for cell in cells.cells("targets", "cifar10")}

@@ -35,7 +35,7 @@ _COSTS = {
 }
 """File stem -> what is along x."""
 _HIGHEST = 1.5
-"""Of a loss over the mean's that is drawn."""
+"""Highest loss, relative to that of the mean predictor, that is drawn."""
 _MANY = 6
 """Rows; of more only one a target has learning curves."""
 

@@ -1,4 +1,4 @@
-"""Which colour a target has, the same in every figure and in the report."""
+"""Colours of targets, the same in every figure and in the report."""
 
 from collections.abc import Sequence
 

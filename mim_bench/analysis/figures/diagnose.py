@@ -1,4 +1,4 @@
-"""How predictable a target is against how useful: one point a target.
+"""Figure of predictability against usefulness of targets: one point a target.
 
 Predictable: share of the mean's loss that ridge regression from visible pixels removes, before any training. Useful:
 at the left the accuracy of the target itself as a fixed feature, at the right that of encoders trained on it, where a

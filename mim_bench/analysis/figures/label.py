@@ -22,7 +22,7 @@ _STEPS = (0.7, -0.7, 0.0, 1.8, -1.8, 2.9, -2.9, 4.0, -4.0)
 _FAR = 1.0
 """A label further above or below has a thin line to its point."""
 _ROUNDS = 4
-"""In which every label looks for a better place among the others."""
+"""Number of rounds in which every label looks for a better place among the others."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def place_labels(labels: Sequence[Label], axes: Axes, *, at_points: bool, point:
 def _at_points(
     axes: Axes, ends: np.ndarray, widths: np.ndarray, height: float
 ) -> list[tuple[float, float]]:
-    """For each label the place next to its point, upper right first, where it lies over the least."""
+    """Positions of labels next to their points, upper right first, each where it covers the least."""
     box = axes.bbox
     obstacles = [Bbox.from_extents(*(end - height / 3), *(end + height / 3)) for end in ends]
     for bars in axes.collections:
@@ -103,7 +103,7 @@ def _at_points(
 
 
 def _cost(box: Bbox, obstacles: Sequence[Bbox], width: float, height: float) -> int:
-    """Of a label there, whatever the others do."""
+    """Cost of a label at a box, whatever the other labels do."""
     is_outside = box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
     return box.count_overlaps(obstacles) + _OUTSIDE * is_outside
 

@@ -60,7 +60,7 @@ def close(
 
 
 def seeds_behind(values: Iterable[Sequence[float]]) -> str:
-    """How many seeds are behind the points, and what the bars are."""
+    """Sentence on the number of seeds behind the points and on the meaning of the bars."""
     count = span(len(of_point) for of_point in values)
     if count == "1":
         return "One seed, so no interval."
@@ -70,7 +70,7 @@ def seeds_behind(values: Iterable[Sequence[float]]) -> str:
 
 
 def as_curves(points: Points) -> list[Curve]:
-    """In the colours of their targets, x ascending."""
+    """Curves of points, in the colours of their targets, x ascending."""
     numbers = color_numbers(list(points))
     return [
         Curve(

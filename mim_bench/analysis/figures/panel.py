@@ -92,7 +92,7 @@ class Panel:
         self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, color))
 
     def _bars(self, curve: Curve, color: str) -> list[Artist]:
-        """Of the points with several seeds."""
+        """Error bars of the points with several seeds."""
         ends = [
             (x, mean - half, mean + half)
             for x, mean, values in zip(curve.x, curve.mean, curve.values, strict=True)
@@ -141,7 +141,7 @@ class Panel:
         )  # fmt: skip
 
     def add_published(self, curve: Curve, is_open: Sequence[bool]) -> None:
-        """In grey; open markers where `is_open`, (P,)."""
+        """Adds a published curve in grey, with open markers where `is_open`, (P,)."""
         y, is_hollow = curve.mean, np.array(is_open)
         style: dict[str, Any] = {"color": GREY, "marker": curve.marker, "linewidth": 0}
         self.axes.plot(curve.x, y, color=GREY, linewidth=0.9, alpha=0.6, label=curve.label)

@@ -45,8 +45,8 @@ def compose(cka: pd.DataFrame, r2: pd.DataFrame, preset: str) -> Figure:
     count = len(np.unique(seeds))
     note = f"Means over {count} seeds. On" if count > 1 else "One seed. On"
     note += " the diagonal at the left: two seeds of one target"
-    has_twins = len(cka.query("row == other")) > 0
-    note += "." if has_twins else " (not at hand)."
+    has_other_seeds = len(cka.query("row == other")) > 0
+    note += "." if has_other_seeds else " (not at hand)."
     figure.supxlabel(
         f"{note} Last rows at the right: nothing learned.",
         x=0.01,

@@ -69,7 +69,7 @@ def _equal(published: Any, measured: str | float, column: str) -> bool:
 
 
 def _measures(row: PublishedRow, measure: str) -> bool:
-    """Whether the row's number is of the kind of a measure here."""
+    """True if the published number is of the same kind as a measure here."""
     variant, is_top1 = row.variant or "", row.metric.startswith("top1")
     if measure in _COST_METRIC:
         return row.metric == _COST_METRIC[measure]

@@ -1,4 +1,4 @@
-"""Why a published number and a measured one are not comparable: the difference of their two settings.
+"""Reasons why a published number and a measured one are not comparable: the difference of their settings.
 
 What a published row leaves out is in `recipes/*.toml`, where its paper or its code states it; a setting that
 nobody states is no difference.
@@ -51,7 +51,7 @@ class Facts(Frozen):
     """Aspect -> `measured, not published`, where nothing here does as the row does."""
 
     def matches(self, row: PublishedRow) -> bool:
-        """Whether the row meets every condition."""
+        """True if the row meets every condition."""
         return (
             (not self.origins or (row.origin in self.origins and "quoting" not in row.paper))
             and (not self.methods or row.method in self.methods)
@@ -88,7 +88,7 @@ def published_facts(row: PublishedRow) -> Facts:
 
 
 def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
-    """Why the two numbers are not comparable: aspect -> `measured, not published`; empty: they are.
+    """Reasons why two numbers are not comparable: aspect -> `measured, not published`; empty: they are.
 
     Which readout of a record, or which ratio of two, is printed next to a row is the caller's matter.
     """
@@ -129,7 +129,7 @@ def reasons(row: PublishedRow, record: Record) -> dict[str, str]:
 
 
 def _is_pretrained_here(record: Record, protocol: str) -> bool:
-    """Whether its pre-training is a setting of the number, rather than none, or somebody else's."""
+    """True if the pre-training is a setting of the number, rather than none or somebody else's."""
     return "scratch" not in (record.protocol, protocol) and record.external is None
 
 

@@ -48,7 +48,7 @@ class PublishedRow(Frozen):
     paper: str
     locator: str
     source: str
-    """Where the number was read."""
+    """Source in which the number was read."""
     status: Literal["confirmed", "inferred", "derived", "partly confirmed", "second-hand"]
     checkpoint: str | None = None
     """Names of the very weights, separated by spaces: `md5:` and the digits that were published, or timm's name."""

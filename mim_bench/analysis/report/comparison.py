@@ -29,7 +29,7 @@ class Comparison:
     key: str
     heading: str
     sentence: str
-    """Which pairs cannot be separated at this budget."""
+    """Sentence on the pairs of rows that cannot be separated at this budget."""
     dots: Markup
     pairs: Grid | None
     """Row minus column; unset where there are too many rows."""
@@ -56,7 +56,7 @@ def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
 def ranks(
     table: Table, comparisons: Sequence[Comparison], colors: Mapping[str, int]
 ) -> Markup | None:
-    """How places of the rows above the gate change with the measure; unset for a single measure or row, or more rows
+    """Chart of the ranks of rows above the gate by measure; unset for a single measure or row, or more rows
     than a page holds."""
     labels = [row.label for row in table.rows if not row.is_baseline and not row.below_gate]
     if len(comparisons) < 2 or not 2 <= len(labels) <= 2 * _MOST_IN_MATRIX:

@@ -1,4 +1,4 @@
-"""What targets are like before any training, as the report shows it: the table and the figure of `diagnose`."""
+"""Properties of targets before any training in the report: the table and the figure of `diagnose`."""
 
 import math
 from dataclasses import dataclass

@@ -109,7 +109,7 @@ def _ticks(low: float, high: float, step: float) -> list[float]:
 
 
 def _wrapped(heading: str) -> list[str]:
-    """At most three lines of about 16 letters."""
+    """Text wrapped into at most three lines of about 16 letters."""
     lines = [""]
     for word in heading.split():
         if lines[-1] and len(lines[-1]) + len(word) > 15 and len(lines) < 3:

@@ -1,4 +1,4 @@
-"""What a report puts into its page: cells and notes as HTML, figures as SVG, pictures and downloads as base64."""
+"""Parts of a report's page: cells and notes as HTML, figures as SVG, pictures and downloads as base64."""
 
 import base64
 import re

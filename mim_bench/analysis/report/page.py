@@ -67,7 +67,7 @@ class Part:
     external: Sheet | None = None
     """Encoders from outside that were evaluated here."""
     settings: Sheet | None = None
-    """In which two rows differ."""
+    """Fields in which two rows differ."""
     shared: list[tuple[str, str]] = field(default_factory=list)
     """Settings of all rows."""
     origins: list[RowOrigin] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Entry:
 
 @dataclass
 class Lead:
-    """Whether targets matter, at a preset."""
+    """Answer at a preset to the question whether targets matter."""
 
     preset: str
     sentence: str
@@ -215,13 +215,13 @@ def _sheet(caption: str, grid: Grid) -> Sheet | None:
 
 
 def _downloads(name: str, table: Table) -> list[Markup]:
-    """The table for programs, for papers, and the answers image by image on the first measure."""
+    """The table for programs, for papers, and the correctness image by image on the first measure."""
     links = [
         download(write.csv(table), f"{name}.csv", "table as CSV"),
         download(write.tex(table), f"{name}.tex", "as LaTeX"),
     ]
     key = gates.primary_measure(table.preset) or next(iter(table.rows[0].values), "")
-    content = write.answers_csv(table, key)
+    content = write.correct_csv(table, key)
     if content:
         links.append(download(content, f"{name}-{key}-answers.csv", "answers image by image (CSV)"))
     return links

@@ -1,4 +1,4 @@
-"""Where the rows of a table come from: settings, seeds, commits, and the command that makes each again."""
+"""Provenance of the rows of a table: settings, seeds, commits, and the command that makes each again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class SeedState:
 
 @dataclass(frozen=True)
 class RowOrigin:
-    """What a click on a row shows."""
+    """Provenance of one row, shown on a click."""
 
     anchor: str
     label: str
     command: str
     seeds: list[SeedState]
     settings: list[tuple[str, str]]
-    """Those in which it differs from another row."""
+    """Settings in which the row differs from another row."""
 
 
 def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrigin]:

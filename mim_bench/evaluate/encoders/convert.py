@@ -1,4 +1,4 @@
-"""From a file's own names to those of timm's `VisionTransformer` or, with a relative position bias, its `Beit`.
+"""Conversion of a file's tensor names to timm's `VisionTransformer` or, with a relative position bias, its `Beit`.
 
 Nothing is computed but what joins or splits tensors: the function stays the same (see `families`).
 
@@ -26,7 +26,7 @@ _TABLE = "relative_position_bias_table"
 
 
 def is_beit(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether timm's `Beit` is needed: its ViT knows no relative position bias."""
+    """True if timm's `Beit` is needed: its ViT knows no relative position bias."""
     return any(name.endswith(_TABLE) for name in tensors)
 
 

@@ -14,7 +14,7 @@ from mim_bench.records.external import ExternalFacts
 
 
 def shape_of(encoder: nn.Module) -> dict[str, Any]:
-    """Its sizes by the names of `ModelConfig`, and the image that it is built for."""
+    """Sizes of an encoder by the names of `ModelConfig`, and the image that it is built for."""
     model: Any = encoder
     projection, first = model.patch_embed.proj.weight, model.blocks[0]
     grid, patch = model.patch_embed.grid_size, projection.shape[-1]
@@ -30,7 +30,7 @@ def shape_of(encoder: nn.Module) -> dict[str, Any]:
 
 
 def architecture(encoder: nn.Module) -> str:
-    """What it is built of, in a line."""
+    """Architecture of an encoder in a line."""
     model: Any = encoder
     shape, first = shape_of(encoder), model.blocks[0]
     registers = model.num_prefix_tokens - int(has_class_token(encoder))
@@ -57,7 +57,7 @@ def architecture(encoder: nn.Module) -> str:
 
 
 def facts_of(loaded: LoadedEncoder, readouts: tuple[str, ...]) -> ExternalFacts:
-    """What a record keeps of it."""
+    """Facts of an encoder that a record keeps."""
     return ExternalFacts(
         source=loaded.source,
         sha256=loaded.sha256,
@@ -75,7 +75,7 @@ def facts_of(loaded: LoadedEncoder, readouts: tuple[str, ...]) -> ExternalFacts:
 
 
 def report(loaded: LoadedEncoder) -> list[tuple[str, str]]:
-    """What `inspect` prints: field and value."""
+    """Rows that `inspect` prints: field and value."""
     parameters = sum(parameter.numel() for parameter in loaded.encoder.parameters())
     left_out = ", ".join(loaded.left_out[:4]) + ", ..." * (len(loaded.left_out) > 4)
     rows = [

@@ -1,9 +1,9 @@
 """Whose weights a file holds: one table, a row a family, and nothing about a family anywhere else.
 
 A family is recognised by the name of its patch projection (`mark`), by its `model_type` where a `config.json` lies
-beside the file, else by further names (`signs`). `renames` turn its names into timm's; what follows from the tensors
+next to the file, else by further names (`signs`). `renames` turn its names into timm's; what follows from the tensors
 themselves (class token, registers, positions, layer scale, a relative position bias) is not repeated here.
-Input statistics are those that the family's own code evaluates with; a file beside the weights that states them wins.
+Input statistics are those that the family's own code evaluates with; a file next to the weights that states them wins.
 
 Separate `q`, `k`, `v` become timm's `qkv`; a missing key bias is zero, which is the same function: it shifts all
 of a query's logits alike, and the softmax takes that away.
@@ -59,9 +59,9 @@ _MMPRETRAIN: Renames = (
     (r"^(ln1|norm1)\.", "norm."),
 )
 TO_VIT: Renames = ((r"\.gamma_([12])$", r".ls\1.gamma"),)
-"""From timm's BEiT names to its ViT's."""
+"""Renames of timm's BEiT names to its ViT's."""
 TO_BEIT: Renames = ((r"\.ls([12])\.gamma$", r".gamma_\1"),)
-"""From timm's ViT names to its BEiT's."""
+"""Renames of timm's ViT names to its BEiT's."""
 TO_HUGGING_FACE: Renames = (
     (r"^(cls_token)$", r"embeddings.\1"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -77,7 +77,7 @@ TO_HUGGING_FACE: Renames = (
     (r"\.norm1\.", ".layernorm_before."),
     (r"\.norm2\.", ".layernorm_after."),
 )
-"""From timm's ViT names, `attn.qkv` split into `q`, `k` and `v`, to those of transformers' `ViTModel`."""
+"""Renames of timm's ViT names, `attn.qkv` split into `q`, `k` and `v`, to those of transformers' `ViTModel`."""
 NOT_ENCODER = re.compile(
     r"^(decoder[._]|mask_token$|masked_embed$|cls_pt_layers\.|head\.|head_dist\.|fc_norm\.|lm_head\.|pooler\.|classifier\.)"
     r"|relative_position_index$|\.k_bias$"
@@ -87,12 +87,12 @@ NOT_ENCODER = re.compile(
 
 @dataclass(frozen=True)
 class Naming:
-    """How a library calls a ViT's tensors."""
+    """Names of a ViT's tensors in one library."""
 
     mark: str
     """End of the name of the patch projection; what stands before it is a wrapper's prefix."""
     renames: Renames
-    """From its names, the prefix taken off, to timm's."""
+    """Renames of the library's names, their prefix taken off, to timm's."""
 
 
 TIMM = Naming("patch_embed.proj.weight", _TIMM)
@@ -108,7 +108,7 @@ class Family:
     naming: Naming
     paper: str
     model_type: str | None = None
-    """In a `config.json` of Hugging Face's."""
+    """Field `model_type` in a `config.json` of Hugging Face's."""
     signs: tuple[str, ...] = ()
     """Regular expressions, each of which some full name must match where no `model_type` tells."""
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -116,9 +116,9 @@ class Family:
     std: tuple[float, ...] = IMAGENET_STD
     """Per channel, of images in [0, 1]."""
     epsilon: float = 1e-6
-    """Of its LayerNorms."""
+    """Epsilon of the LayerNorms."""
     remark: str = ""
-    """What the names cannot tell."""
+    """Remark on what the names cannot tell."""
 
 
 FAMILIES = (

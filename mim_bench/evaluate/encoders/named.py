@@ -104,7 +104,7 @@ def _load(encoder: Any, path: Path, *, allow_partial: bool) -> dict[str, Any]:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Why timm gave no model, in a line."""
+    """Reason why timm gave no model, in a line."""
     base = name.partition(".")[0]
     if not timm.is_model(base):
         nearest = difflib.get_close_matches(base, timm.list_models(), n=3)

@@ -1,4 +1,4 @@
-"""What lies beside a file of weights and says more than its names: `config.json` and what libraries put next to it.
+"""Configuration files next to a file of weights: `config.json` and what libraries put next to it.
 
 Read are Hugging Face's `config.json` and `preprocessor_config.json`, timm's `config.json` (`pretrained_cfg`), and the
 `config.json` of a run of ours. All are optional; what they state wins over what a family does by habit.
@@ -14,7 +14,7 @@ from mim_bench.files import read_json
 
 @dataclass(frozen=True)
 class SavedConfig:
-    """Facts beside the weights; unset where nothing states them."""
+    """Facts next to the weights; unset where nothing states them."""
 
     model_type: str | None = None
     num_heads: int | None = None
@@ -28,7 +28,7 @@ class SavedConfig:
 
 
 def read_saved_config(path: Path) -> SavedConfig:
-    """The facts beside a file of weights."""
+    """The facts next to a file of weights."""
     config = _read(path.with_name("config.json"))
     facts: dict[str, Any] = {}
     if "model_type" in config:

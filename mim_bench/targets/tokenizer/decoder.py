@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
 @torch.no_grad()
 def initialize_decoder(decoder: Decoder) -> None:
-    """As `initialize`, but each token starts as a vector of unit variance: just one input is not 0."""
+    """Initializes as `initialize` does, but each token starts as a vector of unit variance: just one input is not 0."""
     initialize(decoder)
     for name, parameter in decoder.blocks.named_parameters():
         if name == "input.w":

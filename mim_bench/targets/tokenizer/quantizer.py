@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEAST_SHARE = 0.1
-"""Of an equal share: a code below it begins again."""
+"""Least use of a code, as a fraction of an equal share: a code below it begins again."""
 _SHARE_DECAY = 0.9
 """Rate of the shares' moving average: a code without outputs begins again after 22 updates."""
 

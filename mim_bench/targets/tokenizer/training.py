@@ -34,7 +34,7 @@ L2_STD = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """What changes from step to step; fractions are of all steps."""
+    """Schedule of what changes from step to step; fractions are of all steps."""
 
     num_steps: int
     lr: float
@@ -161,7 +161,7 @@ def train(
 
 @dataclass(frozen=True)
 class Codebook:
-    """How the arg-max tokens of a set of images are spread, and what they keep of the images."""
+    """Statistics of the arg-max tokens of a set of images: their use, and their reconstruction error."""
 
     use: float
     """Fraction of the vocabulary that occurs."""

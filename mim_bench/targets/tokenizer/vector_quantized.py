@@ -57,11 +57,11 @@ class VqTarget(ClassTarget, FittedTarget):
         self.train()
 
     def make_decoder(self) -> Decoder:
-        """From codes (B, c, h, w)."""
+        """Decoder from codes (B, c, h, w)."""
         raise NotImplementedError
 
     def distance(self, codes: Tensor, images: Tensor) -> Tensor:
-        """What the fit makes small: how far codes (B, c, h, w) are, decoded, from images (B, C, H, W), a scalar."""
+        """Loss of the fit: distance of decoded codes (B, c, h, w) from images (B, C, H, W), a scalar."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "VqTarget":
@@ -84,7 +84,7 @@ class VqTarget(ClassTarget, FittedTarget):
         return self.decoder(codes * self.params.code_width**0.5)[0]
 
     def codes(self, values: Tensor) -> Tensor:
-        """Their numbers (B, L) -> (B, c, h, w)."""
+        """Codes of indices (B, L), as (B, c, h, w)."""
         return self.quantizer.look_up(values.unflatten(1, self.geometry.grid))
 
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:

@@ -52,7 +52,7 @@ class _Storage:
 
 @dataclass
 class _Tensor:
-    """What a pickle says about a tensor."""
+    """Description of a tensor in a pickle."""
 
     storage: _Storage
     offset: int
@@ -252,7 +252,7 @@ class LoadedEncoder:
     encoder: Encoder
     num_matched: int
     sha256: str
-    """Of the file's content."""
+    """SHA-256 of the file."""
 
 
 def _axis(tensors: Mapping[str, Tensor], name: str, axis: int, default: int) -> int:
