@@ -21,7 +21,7 @@ class Column:
 
 
 def is_compared(key: str) -> bool:
-    """Whether the differences of a measure to the reference row are printed."""
+    """True if the differences of a measure to the reference row are printed."""
     protocol, _, suffix = key.partition(" ")
     spec = PROTOCOLS.get(protocol)
     return spec is not None and spec.is_compared and "@" not in suffix

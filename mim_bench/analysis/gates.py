@@ -60,7 +60,7 @@ def remark(entries: Sequence[CellRecord]) -> str:
 
 
 def verdict(records: Sequence[Record]) -> str:
-    """Sentence on what one run has shown and what it has not; empty without the records that tell."""
+    """Sentence on what one run has shown and what it has not; empty without records of baselines and gates."""
     named = {
         name: measure.value for record in records for name, measure in measures(record).items()
     }

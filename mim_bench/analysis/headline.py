@@ -1,4 +1,4 @@
-"""Does the target matter? The one-sentence answer of a table of targets, with intervals."""
+"""Does the target matter? The headline of a table of targets, with intervals."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,7 +8,7 @@ from mim_bench.analysis.gates import BELOW
 from mim_bench.analysis.table import Row, Table
 
 BENCHMARK = "targets"
-"""The table that answers it."""
+"""Benchmark whose headline it is."""
 
 
 def sentence(table: Table) -> str:
@@ -41,12 +41,13 @@ def sentence(table: Table) -> str:
         )
     first = next(iter(deltas))
     parts = [
-        f"{opening}, against {table.reference}: {_means(table, columns[0])}: {_clause(deltas[first])}"
+        f"{opening}: {_means(table, columns[0])}",
+        f"Against {table.reference} on {first}: {_clause(deltas[first])}",
     ]
     if len(deltas) > 1:
         labels = dict.fromkeys(label for of_label in deltas.values() for label in of_label)
-        clauses = [_over_measures(label, deltas) for label in labels]
-        parts.append(f"Over all {len(deltas)} measures, {'; '.join(clauses)}")
+        clause, *clauses = [_over_measures(label, deltas) for label in labels]
+        parts += [f"Over all {len(deltas)} measures {clause}", *clauses]
     return ". ".join(parts) + "."
 
 

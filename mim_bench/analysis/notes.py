@@ -71,8 +71,8 @@ def _effects(table: Table) -> list[str]:
     column = next((c for c in table.columns if is_compared(c.key)), None)
     if column is None:
         return []
-    factors = effects.effects(table.by_label, table.reference, column.key)
-    return [effects.sentence(effect, column.heading.removesuffix(" %")) for effect in factors]
+    all_effects = effects.effects(table.by_label, table.reference, column.key)
+    return [effects.sentence(effect, column.heading.removesuffix(" %")) for effect in all_effects]
 
 
 def _division(table: Table) -> list[str]:
@@ -212,8 +212,8 @@ def _cited(table: Table) -> list[str]:
                 why[aspect].append(text)
     listed = "; ".join(f"[{number}] {cite}" for number, cite in enumerate(cited, start=1))
     reasons = "; ".join(
-        f"{aspect}: {' / '.join(titles[:3])}{' / ...' if len(titles) > 3 else ''}"
-        for aspect, titles in why.items()
+        f"{aspect}: {' / '.join(texts[:3])}{' / ...' if len(texts) > 3 else ''}"
+        for aspect, texts in why.items()
     )
     return [
         f"Published: {listed}.",

@@ -41,7 +41,7 @@ def _decimals(column: Column, value: Value) -> int:
 
 
 def difference_cell(difference: Difference | None) -> TableCell:
-    """`+2.0 [+0.8, +3.1]` in points of accuracy, or `indistinguishable` (`one seed`, which tells nothing) with its
+    """`+2.0 [+0.8, +3.1]` in points of accuracy, or `indistinguishable` (`one seed`, which shows nothing) with its
     interval."""
     if difference is None:
         return MISSING
@@ -182,12 +182,12 @@ def markdown(table: Table) -> str:
 
 
 def brief_markdown(table: Table) -> str:
-    """The table for a first screen: the answer in a sentence, the numbers and where to find the rest."""
-    shown, answer = notes(table), headline.sentence(table)
+    """The table for a first screen: the headline, the numbers and where to find the rest."""
+    shown, headline_text = notes(table), headline.sentence(table)
     path = f"results/{table.name}/{table.preset}/table.md"
     link = f"Published numbers, every readout and the config difference of the rows: [table.md]({path})."
     brief = [note for note in shown if note.startswith(_BRIEF_NOTES)]
-    parts = [answer, main_grid(table, brief=True).markdown(), _bullets([*brief, link])]
+    parts = [headline_text, main_grid(table, brief=True).markdown(), _bullets([*brief, link])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

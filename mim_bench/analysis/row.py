@@ -47,7 +47,7 @@ class RowRecords:
     """True for the baselines that an encoder has to beat whatever its target: raw pixels and PCA."""
 
     has_seeds: bool = True
-    """False for a baseline that is the same in any seed, as far as its records tell."""
+    """False for a baseline that is the same at every seed of its records."""
 
     @cached_property
     def measured(self) -> dict[str, dict[int, tuple[Measure, CellRecord]]]:

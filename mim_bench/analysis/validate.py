@@ -76,9 +76,9 @@ def _distinct(name: str, preset: str) -> None:
     for scale in benchmark.at:
         if scale not in recipe.names("preset"):
             raise UserError(f"at.{scale}: no such preset; {suggest(scale, recipe.names('preset'))}")
-    first_path: dict[str, str] = {}
+    first_label: dict[str, str] = {}
     for cell in cells(name, preset) if benchmark.has_runs_at(preset) else ():
-        first = first_path.setdefault(cell.config.hash, cell.label)
+        first = first_label.setdefault(cell.config.hash, cell.label)
         if first != cell.label:
             raise UserError(f"rows '{first}' and '{cell.label}' are the same run")
 
@@ -97,10 +97,13 @@ def _records(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def _folder(name: str, preset: str, results: Path) -> None:
     sweep = swept.recall(name, preset, results)
-    for option, value, file in (("benchmarks", name, sweep.name), ("preset", preset, sweep.preset)):
-        if value not in recipe.names(option) and not file.endswith(".toml"):
+    for category, value, file in (
+        ("benchmarks", name, sweep.name),
+        ("preset", preset, sweep.preset),
+    ):
+        if value not in recipe.names(category) and not file.endswith(".toml"):
             raise UserError(
-                f"no {option.removesuffix('s')} '{value}'; {suggest(value, recipe.names(option))}"
+                f"no {category.removesuffix('s')} '{value}'; {suggest(value, recipe.names(category))}"
             )
     name, preset, overrides = sweep
     if load_benchmark(name).division == "published":

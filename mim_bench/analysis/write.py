@@ -63,7 +63,7 @@ def csv(table: Table) -> str:
     has_value = {
         name: any(line.get(name) not in (None, "") for line in lines) for name in frame.columns
     }
-    columns = [name for name, is_said in has_value.items() if is_said or name == "stale"]
+    columns = [name for name, is_kept in has_value.items() if is_kept or name == "stale"]
     return frame[columns].to_csv(index=False)
 
 
@@ -91,7 +91,7 @@ def insert(page: Path, table: Table) -> None:
 
 
 def put_between(page: Path, beginning: str, content: str) -> None:
-    """Puts lines into a page, between the mark `start` and `<!-- end -->`; UserError where it has them not."""
+    """Puts lines into a page, between the mark `beginning` and `<!-- end -->`; UserError where it has them not."""
     pattern = re.compile(rf"({re.escape(beginning)}\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if not pattern.search(text):

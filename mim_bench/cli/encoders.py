@@ -43,7 +43,7 @@ def inspect(
     num_heads: NumHeads = None,
     allow_partial: Partial = False,
 ) -> None:
-    """What is in a file of weights, whose it is, and what of it would load. Nothing of it is run."""
+    """Inspect a file of weights: its tensors, its family, and what would load. No code in it is run."""
     from mim_bench.evaluate.encoders.describe import report
     from mim_bench.experiment.external import open_any
 

@@ -17,7 +17,7 @@ out_console = Console(width=None if sys.stdout.isatty() else 1000, **_LOOK)
 err_console = Console(stderr=True, **_LOOK)
 
 WORDS = {"ignore_unknown_options": True}
-"""Words of commands that take settings: habits such as --mask_ratio 0.6 are read by `mim_bench.cli.words`."""
+"""Typer context of commands that take settings: habits such as --mask_ratio 0.6 are read by `mim_bench.cli.words`."""
 Target = Annotated[
     str | None,
     typer.Option(help="Recipe name, or path of one ending in .toml; also as a bare word."),
@@ -27,7 +27,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Settings over preset and recipe."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of weights, data order, crops, masks, probes.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of weights, data order, crops, masks and probes.")
+]
 Data = Annotated[str | None, typer.Option(help="Data source; see `list data`.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
 Limit = Annotated[

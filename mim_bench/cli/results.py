@@ -194,7 +194,7 @@ def tune(
     preset: Preset = "tiny",
     results: Results = Path("results"),
 ) -> None:
-    """What the trials of a tuning benchmark chose for each target, and the lines of the benchmark file that say it."""
+    """Print the settings that the trials of a tuning benchmark chose, as lines for the benchmark file."""
     from mim_bench.analysis.tuning import as_toml, choices
 
     chosen = choices(benchmark, preset, results)
@@ -214,7 +214,7 @@ def similarity(
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """How alike a benchmark's encoders are, and how well each predicts every target: two CSV files and a figure."""
+    """Measure how similar a benchmark's encoders are and how well each predicts every target."""
     from mim_bench.analysis.figures.similarity import draw_similarity
     from mim_bench.experiment.similarity import write_similarity
 

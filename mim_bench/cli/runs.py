@@ -105,8 +105,11 @@ def list_(
 
         rows = {name: protocol.description for name, protocol in PROTOCOLS.items()}
     else:
-        room = "preset" if what == "presets" else what
-        rows = {name: recipe.read(room, name).get("description", "") for name in recipe.names(room)}
+        category = "preset" if what == "presets" else what
+        rows = {
+            name: recipe.read(category, name).get("description", "")
+            for name in recipe.names(category)
+        }
     width = max(map(len, rows), default=0)
     for name, description in rows.items():
         print_line(f"{name:<{width}}  {description}")
@@ -127,13 +130,15 @@ def config_show(
     from mim_bench.config.resolve import resolve
 
     target, words = target_and_settings(target, overrides)
-    config = resolve(target, preset, settings(words, seed, data))
+    resolved = resolve(target, preset, settings(words, seed, data))
     if as_json:
-        print(config.config.model_dump_json(indent=1))
+        print(resolved.config.model_dump_json(indent=1))
         return
-    content = config.config.model_dump()
+    content = resolved.config.model_dump()
     rows = []
-    for key, origin in sorted(config.origin.items(), key=lambda item: _position(item[0], content)):
+    for key, origin in sorted(
+        resolved.origin.items(), key=lambda item: _position(item[0], content)
+    ):
         section, _, name = key.partition(".")
         if section == "target":
             value = content["target"]["params"][name]
@@ -144,7 +149,7 @@ def config_show(
         rows.append([key, text, "" if origin == "default" else origin])
     print_table(["field", "value", "from"], rows)
     print_line(
-        f"lr {config.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
+        f"lr {resolved.config.pretrain.lr:g}; values without an origin are defaults", style="dim"
     )
 
 

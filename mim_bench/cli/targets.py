@@ -88,7 +88,7 @@ def diagnose(
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """What targets are like before any training: dimension, predictability, worth as a feature, cost."""
+    """Measure targets before any training: dimension, predictability, accuracy as a feature, cost."""
     from mim_bench.analysis.figures.diagnose import draw_diagnoses
     from mim_bench.config import recipe
     from mim_bench.experiment.diagnose import LEGEND, diagnose, diagnosis_grid, write_diagnosis

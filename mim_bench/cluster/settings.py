@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mim_bench.config.resolve import explain, fields, flatten, parse_value, split_override
 from mim_bench.config.run import RunConfig
-from mim_bench.config.trainings import check_shares, trainings
+from mim_bench.config.trainings import check_local_batches, trainings
 from mim_bench.errors import UserError, check_printable, suggest
 from mim_bench.schema import Frozen
 
@@ -234,4 +234,4 @@ def check_batches(config: RunConfig, cluster: Cluster, *, separately: bool) -> N
     """
     for name, section in trainings(config).items():
         size = cluster.evaluation if separately and name != "pretrain" else cluster
-        check_shares({name: section}, size.ranks)
+        check_local_batches({name: section}, size.ranks)

@@ -32,16 +32,14 @@ def queue(jobs: Collection[Job]) -> dict[str, str]:
     """Id of each job that waits or runs -> why it waits, empty once it has begun; one call of squeue."""
     if not jobs:
         return {}
-    answered = _call(
+    process = _call(
         ["squeue", "--noheader", "--array", "--jobs", _arrays(jobs), "-o", "%i|%T|%U|%V|%r|%j"]
     )
-    if answered.returncode:
-        if (
-            "Invalid job id" in answered.stderr
-        ):  # finished so long ago that Slurm has forgotten them
+    if process.returncode:
+        if "Invalid job id" in process.stderr:  # finished so long ago that Slurm has forgotten them
             return {}
-        raise UserError(f"squeue: {one_line(answered.stderr)}")
-    queued = _own_jobs(jobs, answered.stdout)
+        raise UserError(f"squeue: {one_line(process.stderr)}")
+    queued = _own_jobs(jobs, process.stdout)
     return {
         job_id: reason or state if state in _WAITING else ""
         for job_id, (state, reason) in queued.items()
@@ -53,11 +51,11 @@ def history(jobs: Collection[Job]) -> dict[str, str]:
     if not jobs:
         return {}
     fields = "JobID,State,UID,Submit,ExitCode,JobName"
-    answered = _call(["sacct", "-X", "-n", "-P", "-j", _arrays(jobs), "-o", fields])
+    process = _call(["sacct", "-X", "-n", "-P", "-j", _arrays(jobs), "-o", fields])
     return (
         {}
-        if answered.returncode
-        else {i: state for i, (state, _) in _own_jobs(jobs, answered.stdout).items()}
+        if process.returncode
+        else {i: state for i, (state, _) in _own_jobs(jobs, process.stdout).items()}
     )
 
 
@@ -72,7 +70,7 @@ def _own_jobs(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
     somebody else's. (A job that was queued again has a later time.)
     """
     by_id = {job.job_id: job for job in jobs}
-    queued = {}
+    own = {}
     for line in lines.splitlines():
         job_id, *fields = line.split("|", 5)
         job = by_id.get(job_id)
@@ -80,8 +78,8 @@ def _own_jobs(jobs: Collection[Job], lines: str) -> dict[str, tuple[str, str]]:
             continue
         state, user, submitted, detail, name = fields
         if name == job.name and user == str(os.getuid()) and _is_after(submitted, job.submitted):
-            queued[job_id] = state, detail
-    return queued
+            own[job_id] = state, detail
+    return own
 
 
 def _is_after(local_time: str, submitted: str) -> bool:
@@ -94,8 +92,8 @@ def _is_after(local_time: str, submitted: str) -> bool:
 
 def cancel(job_ids: Sequence[str]) -> None:
     """Ends jobs, waiting or running."""
-    if job_ids and (answered := _call(["scancel", *job_ids])).returncode:
-        raise UserError(f"scancel: {one_line(answered.stderr)}")
+    if job_ids and (process := _call(["scancel", *job_ids])).returncode:
+        raise UserError(f"scancel: {one_line(process.stderr)}")
 
 
 def max_array_size() -> int:

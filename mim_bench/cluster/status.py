@@ -58,7 +58,7 @@ class Status:
 
     benchmark: str
     preset: str
-    """Benchmark by the name or file that a sweep takes."""
+    """Preset by the name or file that a sweep takes."""
     overrides: tuple[str, ...]
     cells: tuple[JobRow, ...]
     fits: tuple[JobRow, ...]

@@ -1,4 +1,4 @@
-"""The cells of a benchmark: every run that it asks for, each with its resolved config.
+"""The cells of a benchmark: every run of its grid, each with its resolved config.
 
 What a row's target brings along lies between preset and grid: the paper's own settings in the division `as_published`,
 what trials chose in the division `tuned`, nothing in the closed one.

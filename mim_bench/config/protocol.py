@@ -6,6 +6,8 @@ of the group `mim_bench.protocols` that names its `ProtocolSpec`.
 """
 
 import logging
+from collections import UserDict
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -119,12 +121,30 @@ _BUILT_IN = (
     ),
 )  # fmt: skip
 
-PROTOCOLS: dict[str, ProtocolSpec] = {spec.name: spec for spec in _BUILT_IN}
-"""Protocols by name, in the order of their columns."""
+
+class _Protocols(UserDict[str, ProtocolSpec]):
+    """Specs by name; those that installed packages name join when the first one is looked up.
+
+    Not at import: a package's spec may stand in the module of its function, which imports this package.
+    """
+
+    _is_complete = False
+
+    @property
+    def data(self) -> dict[str, ProtocolSpec]:
+        if not self._is_complete:
+            self._is_complete = True
+            for name, spec in _outside():
+                self._specs.setdefault(name, spec)
+        return self._specs
+
+    @data.setter
+    def data(self, specs: dict[str, ProtocolSpec]) -> None:
+        self._specs = specs
 
 
-def _join_outside() -> None:
-    """Adds the specs that installed packages name; one that cannot be loaded is reported, not fatal."""
+def _outside() -> Iterator[tuple[str, ProtocolSpec]]:
+    """Specs that installed packages name; one that cannot be loaded is reported, not fatal."""
     for entry in entry_points(group="mim_bench.protocols"):
         try:
             spec = ProtocolSpec.model_validate(entry.load())
@@ -133,10 +153,12 @@ def _join_outside() -> None:
                 "protocol '%s' of %s cannot be loaded: %s", entry.name, entry.value, error
             )
         else:
-            PROTOCOLS.setdefault(spec.name, spec)
+            yield spec.name, spec
 
 
-_join_outside()
+PROTOCOLS = _Protocols()
+"""Protocols by name, in the order of their columns."""
+PROTOCOLS.data = {spec.name: spec for spec in _BUILT_IN}
 
 
 def _known(name: str) -> str:

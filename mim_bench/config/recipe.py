@@ -21,20 +21,20 @@ from mim_bench.schema import Frozen
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def folder(room: str) -> Path:
+def folder(category: str) -> Path:
     """Folder of the shipped `targets`, `benchmarks` or `preset` files."""
-    if room == "preset":
+    if category == "preset":
         return PACKAGE / "config" / "presets"
-    checkout = PACKAGE.parent / room
+    checkout = PACKAGE.parent / category
     if (PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir():
         return checkout
-    return PACKAGE / "_shipped" / room
+    return PACKAGE / "_shipped" / category
 
 
-def names(room: str) -> list[str]:
+def names(category: str) -> list[str]:
     """Names of the shipped files of a kind, and of targets that installed packages bring, sorted."""
-    shipped = {path.stem for path in folder(room).glob("*.toml")}
-    return sorted(shipped | set(_outside() if room == "targets" else ()))
+    shipped = {path.stem for path in folder(category).glob("*.toml")}
+    return sorted(shipped | set(_outside() if category == "targets" else ()))
 
 
 @cache
@@ -54,17 +54,17 @@ def _content_of(entry: EntryPoint) -> dict[str, Any]:
     }
 
 
-def read(room: str, name: str) -> dict[str, Any]:
+def read(category: str, name: str) -> dict[str, Any]:
     """The content of a file by name, or by a path ending in `.toml`."""
-    singular = room.removesuffix("s")
+    singular = category.removesuffix("s")
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{singular} file '{name}' does not exist")
     else:
-        path = folder(room) / f"{name}.toml"
-        if name not in names(room):
-            raise UserError(f"unknown {singular} '{name}'; {_meant(room, name)}")
+        path = folder(category) / f"{name}.toml"
+        if name not in names(category):
+            raise UserError(f"unknown {singular} '{name}'; {_meant(category, name)}")
         if not path.is_file():  # a shipped recipe comes before a package's of the same name
             return _content_of(_outside()[name])
     try:
@@ -75,20 +75,20 @@ def read(room: str, name: str) -> dict[str, Any]:
         raise UserError(f"{path} is no valid TOML: {error}") from None
 
 
-def _meant(room: str, name: str) -> str:
+def _meant(category: str, name: str) -> str:
     """Suggestion for an unknown name: another spelling, a file without its suffix, a method instead of its target."""
     snake_case = name.lower().replace("-", "_")
     if Path(f"{name}.toml").is_file():
         return f"a file is named with its suffix: {name}.toml"
-    if snake_case in names(room):
+    if snake_case in names(category):
         return f"nearest: {snake_case}"
-    if room == "targets":
-        for name_known in names(room):
+    if category == "targets":
+        for target in names(category):
             if snake_case in (
-                method.lower() for method in read(room, name_known).get("methods", ())
+                method.lower() for method in read(category, target).get("methods", ())
             ):
-                return f"the target of {name} is {name_known}"
-    return suggest(name, names(room))
+                return f"the target of {name} is {target}"
+    return suggest(name, names(category))
 
 
 def _check_texts(content: Any, location: str) -> None:

@@ -35,7 +35,7 @@ class SourceSpec(Frozen):
     loader: str
     """`module:function` of `(name, path or None) -> Loaded`; imported when it is opened."""
     path: Literal["none", "optional", "required"] = "none"
-    """`required` if the source takes a path after a colon, `optional` if it may, else `none`."""
+    """`required` if the source needs a path after a colon, `optional` if it may, else `none`."""
     size: SourceSize | None = None
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and std per channel that the literature fixes; None: those of the training split."""

@@ -52,12 +52,12 @@ def fit_batches(config: RunConfig, num_images: int) -> RunConfig:
         num_used = num_images - round(num_images * getattr(section, "holdout_fraction", 0.0))
         if section.batch_size > num_used:
             # mixup needs an even batch, and parts of equal size
-            num_divisible = num_used - num_used % (2 * section.accumulation_steps)
-            changes[name] = section.model_dump() | {"batch_size": num_divisible}
+            divisible_size = num_used - num_used % (2 * section.accumulation_steps)
+            changes[name] = section.model_dump() | {"batch_size": divisible_size}
     return validated(config.model_dump() | changes) if changes else config
 
 
-def check_shares(schedules: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
+def check_local_batches(schedules: Mapping[str, ScheduleConfig], num_ranks: int) -> None:
     """Checks that every training's batch can be split over `num_ranks` processes, before the first one begins."""
     for name, section in schedules.items():
         if isinstance(section, FinetuneConfig) and section.erasing and num_ranks > 1:
@@ -72,7 +72,7 @@ def check_shares(schedules: Mapping[str, ScheduleConfig], num_ranks: int) -> Non
         if section.batch_size % divisor:
             pairs = ", two by two for mixup," if mixes else ""
             raise UserError(
-                f"{name}.batch_size={section.batch_size} cannot be shared by {num_ranks} "
+                f"{name}.batch_size={section.batch_size} cannot be split over {num_ranks} "
                 f"process{'es' * (num_ranks != 1)}{pairs} with {name}.accumulation_steps="
                 f"{section.accumulation_steps}; allowed: multiples of {divisor}"
             )

@@ -54,7 +54,7 @@ class EvalCrop(Frozen):
     """Side of the box over that of the largest box that fits; 0.875 at 224 px."""
 
     def plan(self, index: Tensor, source_sizes: Tensor, *, seed: int = 0, epoch: int = 0) -> Plan:
-        """Same boxes as `Crop.plan` would return, without chance: seed and epoch change nothing."""
+        """As `Crop.plan`, without chance: seed and epoch change nothing."""
         boxes = eval_box(source_sizes, self.size, self.crop_fraction)
         return boxes, torch.zeros(len(index), dtype=torch.bool)
 

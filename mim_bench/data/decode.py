@@ -46,7 +46,7 @@ def _numpy(file: Path) -> np.ndarray:
 
 
 def decode(data: bytes | Path, location: str) -> Image8:
-    """Encoded bytes or a file -> (H, W, C) uint8; UserError naming `where` if that fails."""
+    """Encoded bytes or a file -> (H, W, C) uint8; UserError naming `location` if that fails."""
     try:
         if isinstance(data, Path) and not stat.S_ISREG(data.stat().st_mode):
             file_type = "a folder" if data.is_dir() else "a pipe, socket or device"

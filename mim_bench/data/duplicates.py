@@ -26,20 +26,23 @@ def count_duplicates(train: Split, evaluated: Split, source: str) -> int:
     """
     if train.pixels is not None and evaluated.pixels is not None:
         compared = evaluated.num_images
-        duplicates = _same_pixels(train.pixels, evaluated.pixels)
+        num_duplicates = _same_pixels(train.pixels, evaluated.pixels)
     else:
         positions = evenly(evaluated.num_images, _NUM_STREAMED)
         compared = len(positions)
-        duplicates = _same_files(train.image_set, evaluated.image_set, positions)
-    if duplicates:
+        num_duplicates = _same_files(train.image_set, evaluated.image_set, positions)
+    if num_duplicates:
         _logger.warning(
-            "%s: %d of %d evaluated images are training images too", source, duplicates, compared
+            "%s: %d of %d evaluated images are training images too",
+            source,
+            num_duplicates,
+            compared,
         )
-    return duplicates
+    return num_duplicates
 
 
 def _same_pixels(train: torch.Tensor, evaluated: torch.Tensor) -> int:
-    """Positions of evaluated images whose pixels equal those of a training image; both (N, C, H, W) uint8."""
+    """Number of evaluated images whose pixels equal those of a training image; both (N, C, H, W) uint8."""
     if train.shape[1:] != evaluated.shape[1:]:
         return 0
     rows = [pixels.flatten(1).cpu().numpy() for pixels in (train, evaluated)]  # (N, P)

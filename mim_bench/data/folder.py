@@ -116,7 +116,7 @@ def _images_below(
 ) -> Iterator[str]:
     """Names relative to `folder`, sorted; links are followed, each real folder once.
 
-    `seen`: devices and inodes of folders; `others` takes the files that are no images.
+    `visited`: devices and inodes of folders; `others` takes the files that are no images.
     """
 
     def refuse(error: OSError) -> None:

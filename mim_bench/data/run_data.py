@@ -169,7 +169,7 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
 def warn_of_batches(
     config: RunConfig, fitted: RunConfig, names: Collection[str], num_images: int
 ) -> None:
-    """Says which of the named trainings got smaller batches in `complete` than the config asked for."""
+    """Warns of the named trainings whose batches `complete` made smaller than the config's."""
     for name in names:
         batch_size, used_batch_size = (
             getattr(settings, name).batch_size for settings in (config, fitted)

@@ -24,7 +24,7 @@ from torch import Tensor
 from mim_bench.config.run import digest
 from mim_bench.data.split import Split
 from mim_bench.evaluate import knn
-from mim_bench.evaluate.cache import Arrays, computed_once
+from mim_bench.evaluate.cache import Correctness, computed_once
 from mim_bench.evaluate.context import EvalContext, ProtocolResult
 from mim_bench.evaluate.logistic import standardised, tuned_logistic_regression
 from mim_bench.target import Target
@@ -45,7 +45,7 @@ def run(context: EvalContext) -> ProtocolResult:
         lambda: fitted_target(config, context.data, out, context.device)
     )
     target = fitted.target
-    computations: dict[str, tuple[object, Callable[[], Arrays]]] = {
+    computations: dict[str, tuple[object, Callable[[], Correctness]]] = {
         "pixels": (None, lambda: _pixels(context)),
         "pca": (config.model.embed_dim, lambda: _pca(context)),
     }
@@ -53,7 +53,7 @@ def run(context: EvalContext) -> ProtocolResult:
         block = config.target.model_dump(mode="json", exclude={"name"})
         depends_on = [block, config.model.patch_size, fitted.key]
         computations["target"] = (depends_on, lambda: _target(context, target))
-    correct: Arrays = {}
+    correct: Correctness = {}
     state = []
     for name, (depends_on, compute) in computations.items():
         arrays = computed_once(_path(context, name, depends_on), compute)
@@ -71,11 +71,11 @@ def _path(context: EvalContext, name: str, depends_on: object) -> Path:
     return context.folder.parent / "baselines" / f"{name}-{key[:16]}.npz"
 
 
-def _pixels(context: EvalContext) -> Arrays:
+def _pixels(context: EvalContext) -> Correctness:
     return _probed(context, *_features(context, _image))
 
 
-def _pca(context: EvalContext) -> Arrays:
+def _pca(context: EvalContext) -> Correctness:
     train, test = _features(context, _image)
     mean = train.mean(0)
     covariance = (train - mean).T @ (train - mean)
@@ -84,7 +84,7 @@ def _pca(context: EvalContext) -> Arrays:
     return _probed(context, (train - mean) @ axes, (test - mean) @ axes)
 
 
-def _target(context: EvalContext, target: Target) -> Arrays:
+def _target(context: EvalContext, target: Target) -> Correctness:
     return _probed(context, *_features(context, lambda _, images: feature_of(target, images)))
 
 
@@ -117,7 +117,7 @@ def _features(
     return of_split(context.data.train), of_split(context.test)
 
 
-def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Arrays:
+def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Correctness:
     """Probe -> which evaluated images are right."""
     config, num_classes = context.config, context.data.num_classes
     labels, truth = context.labels(context.data.train), context.labels(context.test)
@@ -126,9 +126,9 @@ def _probed(context: EvalContext, train: Tensor, test: Tensor) -> Arrays:
         train_features, labels, num_classes, config.linear.penalties, config.linear.tune_fraction
     )
     mean = train.mean(0)
-    neighbours = knn.classify(
+    votes = knn.classify(
         train - mean, labels, test - mean, num_classes, config.knn.k, config.knn.temperature
     )
-    predictions = {"linear": solution.logits(query).argmax(1), "knn": neighbours}
+    predictions = {"linear": solution.logits(query).argmax(1), "knn": votes}
     arrays = {probe: (classes == truth).cpu().numpy() for probe, classes in predictions.items()}
     return arrays | {_IS_CONVERGED: np.array(solution.is_converged)}

@@ -1,4 +1,4 @@
-"""Predictions that several runs share, computed once and kept next to their folders: baselines and controls."""
+"""Correctness arrays that several runs share, computed once and kept next to their folders: baselines and controls."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,12 +11,12 @@ from filelock import FileLock
 from mim_bench.files import replacing
 from mim_bench.train import distributed
 
-Arrays = dict[str, np.ndarray]
+Correctness = dict[str, np.ndarray]
 """Readout -> (N,) bool: which evaluated images were right."""
 
 
-def computed_once(path: Path, compute: Callable[[], Arrays]) -> Arrays:
-    """Arrays kept at `path`, computed if no run has yet; a second run that wants them meanwhile waits.
+def computed_once(path: Path, compute: Callable[[], Correctness]) -> Correctness:
+    """Correctness kept at `path`, computed if no run has yet; a second run that needs it meanwhile waits.
 
     The ranks of one run compute them together.
     """
@@ -29,7 +29,7 @@ def computed_once(path: Path, compute: Callable[[], Arrays]) -> Arrays:
             return dict(file)
 
 
-def _write(path: Path, arrays: Arrays) -> None:
+def _write(path: Path, arrays: Correctness) -> None:
     columns: dict[str, Any] = dict(arrays)
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **columns)

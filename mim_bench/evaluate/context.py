@@ -64,7 +64,7 @@ def from_memory(values: Tensor) -> loop.Batches:
 
 
 class Features:
-    """The frozen readouts of one encoder, which is made fast, taken once for all protocols that ask for them."""
+    """The frozen readouts of one encoder, which is made fast, taken once for all protocols that use them."""
 
     def __init__(
         self,
@@ -114,8 +114,8 @@ class Features:
     def over(self, function: Callable[[Tensor], Tensor], split: Split, index: Tensor) -> Tensor:
         """Result of a function of 8-bit images (B, C, H, W) on the clean images at `index`, (N, ...).
 
-        A row for each image of the split, 0 where it is not asked for. Without gradient. The ranks share the
-        images out, and each gets the whole answer.
+        One row an image of the split, 0 outside `index`. Without gradient. Images are split over the ranks, and each
+        rank gets all rows.
         """
         local, num_counted = distributed.local_batches(index.split(self.config.evaluate.batch_size))
         batches = split.batches(

@@ -47,8 +47,8 @@ def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Ten
     """Normalised images (B, C, H, W) -> tokens of each layer, (B, 1 + L, D), class token first if there is one."""
     model: Any = encoder
     depth = len(model.blocks)
-    places = [parse_layer(name, depth) for name in names]
-    blocks = sorted({block for block, _ in places})
+    parsed = [parse_layer(name, depth) for name in names]
+    blocks = sorted({block for block, _ in parsed})
     outputs = model.forward_intermediates(
         images, indices=[block - 1 for block in blocks], return_prefix_tokens=True,
         output_fmt="NLC", intermediates_only=True,
@@ -58,7 +58,7 @@ def layers(encoder: nn.Module, images: Tensor, names: Sequence[str]) -> list[Ten
     elif model.num_prefix_tokens:
         outputs = [patches for patches, _ in outputs]
     of_block = dict(zip(blocks, outputs, strict=True))
-    return [model.norm(of_block[b]) if is_normed else of_block[b] for b, is_normed in places]
+    return [model.norm(of_block[b]) if is_normed else of_block[b] for b, is_normed in parsed]
 
 
 def has_class_token(encoder: nn.Module) -> bool:

@@ -101,10 +101,10 @@ def _masked(
     times = {"model.encoder.blocks.0": config.depth}
     if config.mask_tokens != "encoder_light" and config.decoder_depth:
         times["model.decoder_blocks.0"] = config.decoder_depth
-    flops = _trained(_Predict(model, has_class), times, _image(shape, _META), shuffle)
+    count = _trained(_Predict(model, has_class), times, _image(shape, _META), shuffle)
     # the encoder is saved on its own too
     encoder_bytes = _size(model.encoder, {"blocks.0": config.depth})
-    return replace(flops, kept_bytes=flops.kept_bytes + encoder_bytes)
+    return replace(count, kept_bytes=count.kept_bytes + encoder_bytes)
 
 
 class _Predict(nn.Module):

@@ -31,7 +31,7 @@ def reconstruct(
     """The run's config, and its target and prediction on image files, at each mask ratio.
 
     Args:
-        folder: of the run.
+        folder: run folder.
         files: images that Pillow reads.
         ratios: hidden patches over all; without any the run's own, None: each tenth that can be hidden.
 

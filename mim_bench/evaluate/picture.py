@@ -59,26 +59,24 @@ def grid_figure(
         mask: (N, L) bool, True = hidden.
         target: (N, 3, H', W') in [0, 1], `Target.picture` of the target's values.
         prediction: the same of the model's prediction; only its hidden patches are shown.
-        geometry: of the target.
+        geometry: the target's.
         ground_truth: whether statistics of the true image were used to draw; the picture then says so.
         title: one line at the top.
     """
-    visible = to_rgb(images.detach().float().cpu())
+    rgb = to_rgb(images.detach().float().cpu())
     target, prediction = (x.detach().float().cpu().clamp(0, 1) for x in (target, prediction))
     hidden = mask.detach().cpu().bool()
-    _check(visible, hidden, target, prediction, geometry)
+    _check(rgb, hidden, target, prediction, geometry)
 
     height, width = geometry.image_size
     factor = target.shape[-1] // width
-    min_width = _MIN_TILE if len(visible) > 2 else 2 * _MIN_TILE
-    factor *= max(1, -(-min_width // (factor * min(height, width))))
-    visible, target, prediction = (
-        enlarge(x, factor * width) for x in (visible, target, prediction)
-    )
+    min_side = _MIN_TILE if len(rgb) > 2 else 2 * _MIN_TILE
+    factor *= max(1, -(-min_side // (factor * min(height, width))))
+    rgb, target, prediction = (enlarge(x, factor * width) for x in (rgb, target, prediction))
     covered = enlarge(hidden.view(-1, 1, *geometry.grid).float(), factor * width) > 0.5
     rows = (
-        ("image", "", visible),
-        ("input", "hidden patches grey", torch.where(covered, HIDDEN_GREY, visible)),
+        ("image", "", rgb),
+        ("input", "hidden patches grey", torch.where(covered, HIDDEN_GREY, rgb)),
         ("target", textwrap.fill(target_name, 24), target),
         ("prediction", "of hidden patches;\ntarget elsewhere", torch.where(covered, prediction, target)),
     )  # fmt: skip

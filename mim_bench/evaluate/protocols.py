@@ -14,7 +14,7 @@ import numpy as np
 
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.run import RunConfig, digest
-from mim_bench.evaluate.cache import Arrays, computed_once
+from mim_bench.evaluate.cache import Correctness, computed_once
 from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
@@ -107,7 +107,7 @@ def _remove_checkpoints(folder: Path, name: str) -> None:
 
 
 def _control_path(name: str, context: EvalContext, external: ExternalFacts | None) -> Path:
-    """File of the predictions of an untrained encoder: it is the same for every target of a seed."""
+    """File of the correctness of an untrained encoder: it is the same for every target of a seed."""
     config, spec = context.config, PROTOCOLS[name]
     sections = config.model_dump(mode="json", include={"data", "model", "seed", *spec.sections})
     sections["data"].pop("source")
@@ -123,17 +123,17 @@ _METRICS = "metrics"
 """Name of the metrics of another kind among the arrays that are kept, as JSON."""
 
 
-def _arrays(result: ProtocolResult) -> Arrays:
+def _arrays(result: ProtocolResult) -> Correctness:
     """Arrays that are kept of a result: correctness by readout, and metrics of another kind."""
     metrics_json = json.dumps([metric.model_dump() for metric in result.metrics])
     return result.correct | ({_METRICS: np.array(metrics_json)} if result.metrics else {})
 
 
-def _result(arrays: Arrays) -> ProtocolResult:
+def _result(arrays: Correctness) -> ProtocolResult:
     """The inverse of `_arrays`."""
     correct = {readout: values for readout, values in arrays.items() if readout != _METRICS}
-    metrics_json = json.loads(str(arrays.get(_METRICS, "[]")))
-    return ProtocolResult(correct, metrics=tuple(map(Metric.model_validate, metrics_json)))
+    metrics = json.loads(str(arrays.get(_METRICS, "[]")))
+    return ProtocolResult(correct, metrics=tuple(map(Metric.model_validate, metrics)))
 
 
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:

@@ -156,5 +156,5 @@ def mean_iou(confusion: Tensor) -> tuple[float, float]:
 def _mean_iou(total: Tensor) -> float:
     """(K, K) counts -> mean over the classes that occur."""
     intersection = total.diagonal().double()
-    either = total.sum(0) + total.sum(1) - intersection
-    return float((intersection[either > 0] / either[either > 0]).mean())
+    union = total.sum(0) + total.sum(1) - intersection
+    return float((intersection[union > 0] / union[union > 0]).mean())

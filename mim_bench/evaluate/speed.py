@@ -99,10 +99,10 @@ def time_targets(
             if repeat >= _WARM_UP_STEPS:
                 step_times[name].append(seconds[0])
                 alone[name].append(seconds[1])
-    times = []
+    speeds = []
     for name, stepper in steppers.items():
         step_s = statistics.median(step_times[name])
-        times.append(
+        speeds.append(
             Speed(
                 target=name,
                 images_per_s=part_size(config) / step_s,
@@ -113,7 +113,7 @@ def time_targets(
                 peak_share=stepper.flops / step_s / peak,
             )
         )
-    return times, peak, config
+    return speeds, peak, config
 
 
 def part_size(config: RunConfig) -> int:

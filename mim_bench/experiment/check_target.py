@@ -60,11 +60,11 @@ def check(config: RunConfig) -> Iterator[Point]:
         )
         return
     yield Point("it builds, fits, and returns values and a loss of the right shape", None)
-    for point, holds in _POINTS.items():
+    for name, holds in _POINTS.items():
         try:
-            yield Point(point, holds(case))
+            yield Point(name, holds(case))
         except Exception as error:
-            yield Point(point, _text(error))
+            yield Point(name, _text(error))
 
 
 def _case(config: RunConfig) -> _Case:

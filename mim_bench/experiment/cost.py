@@ -154,10 +154,10 @@ def _data_of(key: str) -> Data:
     if settings.evaluate_on == "tune":  # the slice is taken class by class
         num_test = num_classes * max(round(settings.tune_fraction * num_train / num_classes), 1)
         num_train -= num_test
-    num_images = settings.limit_images or num_train + num_test
+    max_images = settings.limit_images or num_train + num_test
 
     def split(num: int) -> Split:
-        pixels = np.broadcast_to(np.uint8(0), (min(num, num_images), *(size or (1, 1)), channels))
+        pixels = np.broadcast_to(np.uint8(0), (min(num, max_images), *(size or (1, 1)), channels))
         images = ArraySet(pixels, np.arange(len(pixels)) % num_classes, spec.name)
         return Split(images, name=spec.name, image_size=size, num_channels=channels, pixels=None)
 
@@ -229,8 +229,8 @@ def _protocol_flops(config: RunConfig, data: Data) -> dict[str, float]:
 
 def _parts(config: RunConfig, data: Data, protocol: str) -> list[ModelCount]:
     """The classifiers that a protocol trains one after the other."""
-    with_training = ("finetune", "scratch", "scratch_flops")
-    numbers: list[float | None] = [None] if protocol in with_training else []
+    of_whole_model = ("finetune", "scratch", "scratch_flops")
+    numbers: list[float | None] = [None] if protocol in of_whole_model else []
     if protocol == "partial":
         numbers += [number for number in config.partial.blocks if number < config.model.depth]
     settings, shape = config.model.model_dump_json(), geometry(config)

@@ -227,7 +227,7 @@ def _accuracies(
         if split.labels is not None
     )
     mean = train.mean(0)
-    neighbours = knn.classify(
+    votes = knn.classify(
         train - mean, labels, test - mean, data.num_classes, config.knn.k, config.knn.temperature
     )
     if train.shape[1] > len(train):  # the same classifier in the space that the images span
@@ -236,7 +236,7 @@ def _accuracies(
     train_features, query = standardised(train, test)
     solution = logistic_regression(train_features, labels, data.num_classes, _PENALTY)
     classes = solution.logits(query).argmax(1)
-    return float((neighbours == truth).float().mean()), float((classes == truth).float().mean())
+    return float((votes == truth).float().mean()), float((classes == truth).float().mean())
 
 
 _PENALTY = 1e-3

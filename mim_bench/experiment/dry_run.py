@@ -46,11 +46,11 @@ class _Rate:
         if self.per_s is None:
             return []
         scale = 60 if self.unit == "minutes" else 1
-        hours = [scale * cost.hours(cost_of.total_flops, self.per_s) for cost_of in work]
-        if not hours:
+        times = [scale * cost.hours(item.total_flops, self.per_s) for item in work]
+        if not times:
             return ["-", "0"]
-        ends = dict.fromkeys(_number(value) for value in (min(hours), max(hours)))
-        return [" to ".join(ends), _number(sum(hours))]
+        ends = dict.fromkeys(_number(value) for value in (min(times), max(times)))
+        return [" to ".join(ends), _number(sum(times))]
 
 
 def dry_run(

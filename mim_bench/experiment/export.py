@@ -41,31 +41,31 @@ class _Files:
     """Python that opens it."""
 
 
-def export_run(folder: Path, library: str, out: Path) -> list[Path]:
+def export_run(folder: Path, export_format: str, out: Path) -> list[Path]:
     """Writes a run's encoder in a format; returns the files, the weights last.
 
     Args:
-        folder: of a run whose pre-training is finished.
-        kind: `timm`, `hf` or `safetensors`.
+        folder: run folder whose pre-training is finished.
+        export_format: `timm`, `hf` or `safetensors`.
         out: a new or empty folder.
 
     Raises:
         UserError: no such run or format, a damaged run, or a folder that holds something.
     """
-    if library not in get_args(Format):
-        raise UserError(f"format '{library}'; allowed: {', '.join(get_args(Format))}")
+    if export_format not in get_args(Format):
+        raise UserError(f"format '{export_format}'; allowed: {', '.join(get_args(Format))}")
     config, source = read_config(folder), folder / "encoder.safetensors"
     if not source.is_file():
         raise UserError(f"{folder} has no encoder.safetensors: its pre-training is not finished")
     check(folder, source.name)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is no empty folder; choose another --out")
-    files = {"timm": _timm, "hf": _hugging_face, "safetensors": _plain}[library](
+    files = {"timm": _timm, "hf": _hugging_face, "safetensors": _plain}[export_format](
         config, load_file(source)
     )
     for name, content in files.configs.items():
         write_text(out / name, json.dumps(content, indent=1) + "\n")
-    write_text(out / "README.md", model_card(folder, config, library, files.usage))
+    write_text(out / "README.md", model_card(folder, config, export_format, files.usage))
     with replacing(out / files.weights) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in files.tensors.items()}
         save_file(contiguous, temporary, {"format": "pt"})  # the entry that transformers asks for

@@ -105,14 +105,14 @@ def prepare(
     notify: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
     """Opens an encoder and the images; arguments as for `evaluate_encoder`."""
-    resolution = resolve(_ANY_TARGET, preset, overrides)
-    _check(resolution.config, overrides)
-    given_fields = {key for key, origin in resolution.origin.items() if origin == "command line"}
-    size = resolution.config.data.image_size if "data.image_size" in given_fields else None
+    resolved = resolve(_ANY_TARGET, preset, overrides)
+    _check(resolved.config, overrides)
+    given_fields = {key for key, origin in resolved.origin.items() if origin == "command line"}
+    size = resolved.config.data.image_size if "data.image_size" in given_fields else None
     loaded = open_any(
         spec, image_size=size, num_heads=num_heads, allow_partial=allow_partial, notify=notify
     )
-    loaded = _with_statistics(loaded, resolution.config, given_fields)
+    loaded = _with_statistics(loaded, resolved.config, given_fields)
     names = chosen_readouts(readout, loaded.encoder)
     facts = facts_of(loaded, names)
     for line in (
@@ -121,8 +121,8 @@ def prepare(
         f"input normalised by mean {facts.mean} and std {facts.std}: {facts.statistics_from}",
     ):
         notify(line)
-    device = environment.choose_device(resolution.config.runtime.device)
-    config = _config(resolution.config, facts, loaded)
+    device = environment.choose_device(resolved.config.runtime.device)
+    config = _config(resolved.config, facts, loaded)
     data = open_data(config, device)
     given_config = _normalised(config, data, loaded)
     config = complete(given_config, data)

@@ -1,7 +1,7 @@
 """Remaining work of a sweep in numbers: FLOPs, jobs and disk, of one benchmark or of all at once.
 
 No images are needed and nothing is written. Runs and records that several benchmarks share are counted once,
-in the first that asks for them, as a sweep makes them once and copies the records.
+in the first that needs them, as a sweep makes them once and copies the records.
 """
 
 from collections.abc import Iterable, Sequence
@@ -149,7 +149,7 @@ def forecast(request: SweepRequest) -> Forecast:
 
 
 def _benchmarks(request: SweepRequest) -> dict[str, Sequence[str] | None]:
-    """Benchmark -> the protocols asked for; of `all` those that each benchmark has."""
+    """Benchmark -> the requested protocols; of `all` those that each benchmark has."""
     chosen = request.protocols
     if request.name != ALL:
         return {request.name: chosen}
@@ -235,7 +235,7 @@ def _with_protocols(config: RunConfig, protocols: Iterable[str]) -> RunConfig:
 
 
 def _part(name: str, tasks: Sequence[PendingCell], ledger: _Ledger, *, is_alone: bool) -> Part:
-    before, estimated_before = set(ledger.pretrainings), ledger.wanted(tasks)
+    counted_before, required = set(ledger.pretrainings), ledger.wanted(tasks)
     begin = "" if is_alone else f"{name}: "
     rows: dict[str, list[PendingCell]] = {}
     work: dict[str, list[Work]] = {}
@@ -249,8 +249,8 @@ def _part(name: str, tasks: Sequence[PendingCell], ledger: _Ledger, *, is_alone:
         rows=tuple(_row(label, group, work[label]) for label, group in rows.items()),
         num_cells=len(tasks),
         num_done=sum(not task.missing for task in tasks),
-        num_new=len(estimated_before - before),
-        num_shared=len(estimated_before & before),
+        num_new=len(required - counted_before),
+        num_shared=len(required & counted_before),
     )
 
 

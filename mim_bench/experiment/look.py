@@ -74,8 +74,8 @@ def look(
 
     if patch is not None:
         check_patch(patch, geometry.grid)
-    visible = to_rgb(images.cpu())
-    rows: Rows = [("image", "", visible if patch is None else _framed(visible, patch, geometry))]
+    rgb = to_rgb(images.cpu())
+    rows: Rows = [("image", "", rgb if patch is None else _framed(rgb, patch, geometry))]
     if has_class_token(encoder):
         rows.append(("class token", "attends to", _heat(attention_maps(encoder, inputs), geometry)))
     if patch is not None:

@@ -22,12 +22,12 @@ _BASELINES = {
 }
 
 
-def model_card(folder: Path, config: RunConfig, library: str, usage: str) -> str:
+def model_card(folder: Path, config: RunConfig, export_format: str, usage: str) -> str:
     """The card as Markdown, with the header that model hubs read."""
     records = [read(path) for path in sorted((folder / "records").glob("*.json"))]
     lines = [
         "---",
-        f"library_name: {'transformers' if library == 'hf' else 'timm'}",
+        f"library_name: {'transformers' if export_format == 'hf' else 'timm'}",
         "pipeline_tag: image-feature-extraction",
         "tags: [masked-image-modelling, self-supervised, vision-transformer, mim_bench]",
         "---",

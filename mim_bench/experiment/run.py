@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from mim_bench.config.resolve import explain
 from mim_bench.config.run import RunConfig
-from mim_bench.config.trainings import check_shares, lr_lines, needs_pretraining, trainings
+from mim_bench.config.trainings import check_local_batches, lr_lines, needs_pretraining, trainings
 from mim_bench.data.run_data import Data, complete, open_data, warn_of_batches
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
@@ -107,7 +107,7 @@ def execute(
         data = open_data(config, device)
     requested, config = config, complete(config, data)
     warn_of_batches(requested, config, trainings(config), data.train.num_images)
-    check_shares(trainings(config), distributed.size())
+    check_local_batches(trainings(config), distributed.size())
     if needs_pretraining(config) and not config.runtime.shard:
         environment.check_memory(config, device)
     with ExitStack() as locks:
@@ -133,7 +133,7 @@ def _execute(
     origin = command or " ".join(["python -m mim_bench", *sys.argv[1:]])
     with removed_unless_begun(folder) if distributed.is_main() else nullcontext():
         if distributed.is_main():
-            for line in (data.summary, *lr_lines(config), *_long_lines(config, data)):
+            for line in (data.summary, *lr_lines(config), *_long_lines(folder, config, data)):
                 notify(line)
         records = _records(config, data, device, folder, stages, origin)
     return Result(folder, records, was_finished=False)
@@ -169,9 +169,15 @@ def _records(
     return records
 
 
-def _long_lines(config: RunConfig, data: Data) -> list[str]:
-    """Lines on how long the run will take, where that is hours; estimated from a few steps."""
-    flops = cost.estimate(config, data).total_flops
+def _long_lines(folder: Path, config: RunConfig, data: Data) -> list[str]:
+    """Line on how long the rest of the run will take, where that is hours; estimated from a few steps."""
+    estimated = cost.estimate(config, data)
+    is_trained = (folder / "pretrain.json").is_file()
+    flops = (0.0 if is_trained else estimated.pretrain_flops) + sum(
+        flops
+        for name, flops in estimated.protocol_flops.items()
+        if not _is_current(record_path(folder, name), config, name)
+    )
     if flops < _LONG_FLOPS:
         return []
     seconds = flops / cost.device_speed(config, data)

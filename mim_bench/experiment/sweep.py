@@ -49,7 +49,7 @@ def sweep(
     """Runs every missing cell on this machine; returns those that failed.
 
     Args:
-        protocols: of the benchmark's, only these; by default all.
+        protocols: those to run; by default all of the benchmark.
         jobs: processes, each with a cell at a time; unset: in this process. What must have the machine for
             itself comes last, one by one, in this process.
 

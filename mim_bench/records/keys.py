@@ -1,7 +1,7 @@
 """Keys that a record and its cell have in common, to find one by the other.
 
-A config leaves some fields to the data and says where the images lie; neither tells which images they are, so
-they are in no key. A record of an older version of a target still finds its row by the fields that vary.
+A config leaves some fields to the data and holds their path; neither determines the images, so they
+are in no key. A record of an older version of a target still finds its row by the fields that vary.
 """
 
 import json

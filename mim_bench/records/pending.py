@@ -27,13 +27,13 @@ class PendingCell:
     """Place among the benchmark's cells, from 1."""
     total: int
     wanted: tuple[str, ...]
-    """Protocols that are asked for, of those of its benchmark."""
+    """Requested protocols, of those of its benchmark."""
     missing: tuple[str, ...]
     """Protocols of `wanted` without a current record."""
 
     @property
     def config(self) -> RunConfig:
-        """The cell's config, asking for what is missing only."""
+        """The cell's config with its missing protocols only."""
         config = self.cell.config
         evaluate = config.evaluate.model_copy(update={"protocols": self.missing})
         return config.model_copy(update={"evaluate": evaluate})
@@ -63,7 +63,7 @@ def plan(
     """Every cell, with the protocols that it lacks, after records of the same runs have been taken over.
 
     Args:
-        protocols: of the benchmark's, only these; by default all.
+        protocols: those to look for; by default all of the benchmark.
         copy: they are to be made: such records are copied, and the settings written down (`records.swept`); if
             not, no file is written.
     """
@@ -119,7 +119,7 @@ def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
 def _have(
     grid_cells: Sequence[Cell], folder: Path, own_records: Records, copy: bool
 ) -> dict[int, set[str]]:
-    """Protocols of each cell that have a record: `own`, those of the benchmark's folder, or another's."""
+    """Protocols of each cell that have a record: `own_records`, those of the benchmark's folder, or another's."""
     recorded: dict[int, set[str]] = {id(cell): set() for cell in grid_cells}
     for cell, entry in _matching(grid_cells, own_records):
         recorded[id(cell)].add(entry.record.protocol)

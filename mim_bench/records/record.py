@@ -1,6 +1,6 @@
 """The record: a number with its proof. One JSON file for each (run, protocol).
 
-SavedConfig it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
+Next to it lies `<protocol>.npz` with which test images were right under each readout, for paired tests.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class PretrainFacts(Frozen):
 
     images_seen: int
     seconds: float
-    """Wall time in s, over all sittings."""
+    """Wall time in s, over all restarts."""
     images_per_s: float
     final_loss: float | None
     """Mean over the last epoch."""
@@ -205,8 +205,8 @@ def read(path: Path) -> Record:
     content = parse_json(raw, path)
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise UserError(f"{path} is no record of schema {SCHEMA}")
-    body, checksum, _ = raw.rpartition(_SHA256.encode())
-    if content.get("sha256") is not None and not (checksum and content["sha256"] == _sha256(body)):
+    body, separator, _ = raw.rpartition(_SHA256.encode())
+    if content.get("sha256") is not None and not (separator and content["sha256"] == _sha256(body)):
         raise UserError(f"{path} was changed by hand: its content is not that of its sha256")
     try:
         return Record.model_validate(content)
@@ -235,7 +235,7 @@ def read_correct(
 
     Args:
         record: the content of `path`, where both files have been read and checked (`check_correct`).
-        wanted: readouts to read; by default all.
+        readouts: those to read; by default all.
     """
     if record is None:
         record = read(path)

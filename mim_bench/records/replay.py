@@ -46,7 +46,7 @@ def trained_by(records: Iterable[Record]) -> set[tuple[str, str, str]]:
 
 def note(folder: Path, records: Iterable[Record]) -> str:
     """Remark on the commits of a folder's records, from its replay; empty where none covers them."""
-    path, pairs = folder / FILE, trained_by(records)
+    path, trainings = folder / FILE, trained_by(records)
     if not path.is_file():
         return ""
     try:
@@ -54,9 +54,9 @@ def note(folder: Path, records: Iterable[Record]) -> str:
     except ValidationError as error:
         raise UserError(f"{path} is damaged: {error.errors()[0]['msg']}") from None
     equal_of = {(row.target, row.commit, row.precision): row.equal for row in replays.rows}
-    if missing := len(pairs - equal_of.keys()):
-        return f" ({missing} of {len(pairs)} not replayed since)"
-    if unequal := sorted({f"{t} at {c[:12]}" for t, c, p in pairs if not equal_of[t, c, p]}):
+    if missing := len(trainings - equal_of.keys()):
+        return f" ({missing} of {len(trainings)} not replayed since)"
+    if unequal := sorted({f"{t} at {c[:12]}" for t, c, p in trainings if not equal_of[t, c, p]}):
         return (
             f" (NOT the weights of {replays.commit[:12]} after a few steps: {', '.join(unequal)})"
         )

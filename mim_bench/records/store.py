@@ -130,7 +130,7 @@ def find(
 ) -> tuple[list[CellRecord], list[Path]]:
     """Records in their cells, in the order of the cells, and the paths of those that belong to none.
 
-    Data sources are not compared (see `of_same_data`): `proof` sees to it that all images are the same.
+    Data sources are not compared (see `of_same_data`): `comparability` checks that all images are the same.
     """
     keys: dict[int, Keys] = {}  # by number of training images, which bounds the batches
     entries, foreign_paths = [], []

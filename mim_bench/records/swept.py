@@ -54,8 +54,8 @@ def recall(name: str, preset: str, results: Path, overrides: Sequence[str] = ())
     """Sweep settings of a folder below `results`; settings that are given count instead of the remembered ones."""
     folder = home(name, preset, results)
 
-    def name_or_copy(text: str, noun: str, copy: Path) -> str:
-        return str(copy) if text not in recipe.names(noun) and copy.is_file() else text
+    def name_or_copy(text: str, category: str, copy: Path) -> str:
+        return str(copy) if text not in recipe.names(category) and copy.is_file() else text
 
     return Swept(
         name_or_copy(name, "benchmarks", results / name / f"{name}.toml"),

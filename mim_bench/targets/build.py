@@ -14,7 +14,7 @@ from mim_bench.target import Geometry, Target, TargetContext, target_class
 
 
 def geometry(config: RunConfig) -> Geometry:
-    """Context for a target from a config, which must be complete (see `mim_bench.data.run_data.complete`)."""
+    """Geometry of a target from a config, which must be complete (see `mim_bench.data.run_data.complete`)."""
     data = config.data
     if data.image_size is None or data.in_chans is None or data.mean is None or data.std is None:
         raise ValueError("the config still leaves image size, channels or statistics to the data")

@@ -69,15 +69,15 @@ def sample_rows(
     return all_rows[torch.randperm(len(all_rows), generator=generator)[:num]]
 
 
-def centers(rows: Tensor, num: int, noun: str) -> Tensor:
+def centers(rows: Tensor, num: int, parameter: str) -> Tensor:
     """Lloyd's k-means by scipy: rows (N, D) -> centres (K, D) float32, begun at the first different rows.
 
-    Raises UserError where there are fewer different rows than centres; `what` is the parameter to lower.
+    Raises UserError where there are fewer different rows than centres; `parameter` is the one to lower.
     """
     _, first = np.unique(rows.numpy(), axis=0, return_index=True)
     if len(first) < num:
         raise UserError(
-            f"{noun}={num}: allowed: at most {len(first)}, the different ones of {len(rows)} samples"
+            f"{parameter}={num}: allowed: at most {len(first)}, the different ones of {len(rows)} samples"
         )
     initial = rows[torch.from_numpy(np.sort(first)[:num])].numpy()
     with warnings.catch_warnings():
@@ -105,25 +105,25 @@ def perplexity(index: Tensor, num: int) -> float:
 
 
 def check_use(
-    used_perplexity: float, words: str, num: int, remedy: str, *, loss: float = 0.0
+    codebook_perplexity: float, parameter: str, num_tokens: int, remedy: str, *, loss: float = 0.0
 ) -> None:
-    """Raises UserError where a tokenizer does not count: perplexity `use` of `num` words, or a loss that is not finite.
+    """Raises UserError where a tokenizer does not count: by its perplexity, or a loss that is not finite.
 
     Args:
-        words: the parameter that says how many words there are.
+        parameter: name of the one that sets the number of tokens.
         remedy: what to change.
     """
-    min_perplexity = MIN_PERPLEXITY * num
-    if not used_perplexity >= min_perplexity or not math.isfinite(loss):
+    min_perplexity = MIN_PERPLEXITY * num_tokens
+    if not codebook_perplexity >= min_perplexity or not math.isfinite(loss):
         raise UserError(
-            f"the tokenizer is below the gate: perplexity {used_perplexity:.1f} with {words} {num} (loss {loss:.3g}); "
-            f"allowed: at least a quarter, {min_perplexity:g}; {remedy}"
+            f"the tokenizer is below the gate: perplexity {codebook_perplexity:.1f} with {parameter} {num_tokens} "
+            f"(loss {loss:.3g}); allowed: at least a quarter, {min_perplexity:g}; {remedy}"
         )
 
 
-def k_means(rows: Tensor, num: int, words: str) -> tuple[Tensor, dict[str, float]]:
+def k_means(rows: Tensor, num: int, parameter: str) -> tuple[Tensor, dict[str, float]]:
     """Rows (N, D) -> centres (K, D) float32 and how evenly the rows use them; raises as `centers` and `check_use`."""
-    codebook = centers(rows, num, words)
-    used_perplexity = perplexity(nearest(rows, codebook), num)
-    check_use(used_perplexity, words, num, f"lower {words}")
-    return codebook, {"codebook_perplexity": used_perplexity}
+    codebook = centers(rows, num, parameter)
+    codebook_perplexity = perplexity(nearest(rows, codebook), num)
+    check_use(codebook_perplexity, parameter, num, f"lower {parameter}")
+    return codebook, {"codebook_perplexity": codebook_perplexity}

@@ -1,10 +1,10 @@
-"""HOG at several cell sizes at once: LocalMIM (Wang et al. 2023, arXiv 2303.05251) and FastMIM ask for gradients at
-several scales.
+"""HOG at several cell sizes at once: LocalMIM (Wang et al. 2023, arXiv 2303.05251) and FastMIM predict gradients
+at several scales.
 
 Each scale is the target `hog` with cells of its own and counts alike in the loss.
 
-Deliberate difference: LocalMIM asks each scale of another layer through a decoder of its own; here the one decoder
-answers for all, as for every other target.
+Deliberate difference: LocalMIM predicts each scale from another layer through a decoder of its own; here the one
+decoder predicts all, as for every other target.
 
 Legend: B batch, L patches, S scales, dim the sum of their widths.
 """

@@ -105,13 +105,13 @@ class LatentClusterTarget(SoftTarget):
         follow(cast(nn.Module, self.teacher), cast(Any, student).encoder, tau)
         if self._sums is None:
             return
-        assigned, by_prototype, total, num = (sum_over_ranks(sums) for sums in self._sums)
+        assigned, by_prototype, total, num = (sum_over_ranks(sum_) for sum_ in self._sums)
         self._sums = None
         updated = self.prototypes.lerp(F.normalize(by_prototype, dim=1), 1 - params.momentum)
         self.prototypes.copy_(F.normalize(updated, dim=1))
         self.center.lerp_(total / num, 1 - params.momentum)
-        used = self.dim * assigned / num  # (L, K), 1 where equal
-        self.bias.sub_(params.sinkhorn_rate * ((used + _FLOOR) / (1 + _FLOOR)).log())
+        relative_use = self.dim * assigned / num  # (L, K), 1 where equal
+        self.bias.sub_(params.sinkhorn_rate * ((relative_use + _FLOOR) / (1 + _FLOOR)).log())
         self.bias.sub_(self.bias.mean(1, keepdim=True))
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ class VqDistilledTarget(VqTarget):
     @torch.no_grad()
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L) -> (B, 3, H, W): principal components of the decoded features as red, green and blue."""
-        decoded, teacher_maps = (
+        decoded_prediction, decoded_target = (
             self.decoded(self.codes(each)).flatten(2).mT for each in (values, self(images))
         )
-        return feature_picture(decoded, teacher_maps, self.geometry)
+        return feature_picture(decoded_prediction, decoded_target, self.geometry)

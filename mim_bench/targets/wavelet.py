@@ -3,8 +3,8 @@
 Haar's orthonormal wavelets down to single coefficients or to `levels`. Each level counts alike in the loss, however
 many coefficients it has: with equal weights the squared error would be that of the pixels.
 
-Deliberate difference: WaMIM asks each level of another block of the encoder; here all levels are asked of the decoder,
-as every other target is.
+Deliberate difference: WaMIM predicts each level from another block of the encoder; here the decoder predicts all
+levels, as for every other target.
 
 Legend: B batch, C channels, L patches, p patch side, P = p*p coefficients a channel.
 """

@@ -23,7 +23,7 @@ class Board(Protocol):
 
 
 def open_boards(runtime: RuntimeConfig, folder: Path) -> tuple[Board, ...]:
-    """The boards that a config asks for, each below a run's folder. Raises UserError where its extra is missing."""
+    """The boards of a config, each below a run's folder. Raises UserError where its extra is missing."""
     boards: list[Board] = []
     if runtime.tensorboard:
         boards.append(_TensorBoard(folder))

@@ -39,7 +39,7 @@ class Checkpoint:
     step: int
     """Optimiser steps done."""
     seconds: float
-    """Wall time of the training so far, in s, over all its sittings."""
+    """Wall time of the training so far, in s, over all its restarts."""
     loss_sum: float = 0.0
     """Sum of the mean losses of the steps since the last line of the log."""
     loss_steps: int = 0

@@ -37,7 +37,7 @@ _CPU = torch.device("cpu")
 _REPORTED = "reported_by_rank_0"
 _LONG_TIMEOUT = timedelta(days=30)
 _long_group: dist.ProcessGroup | None = None
-"""Timeout of waits on rank 0 working alone: a fit may take hours. If rank 0 ends, so does the wait."""
+"""Process group for waits on rank 0 working alone: a fit may take hours. If rank 0 ends, so does the wait."""
 
 
 @contextmanager

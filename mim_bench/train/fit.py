@@ -1,4 +1,4 @@
-"""Fitting a target to the training images, once for all runs that ask for the same one.
+"""Fitting a target to the training images, once for all runs that need the same fit.
 
 The fitted state depends on the target block, the images, their crops and the run's seed: each seed of a table
 gets a tokenizer of its own, so that intervals over seeds hold what it varies by. It is kept in

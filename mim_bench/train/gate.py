@@ -213,10 +213,10 @@ def _ridge(target: Target, fit: _Views, choice: _Views, held_views: _Views, mean
         views: _Views, products: Tensor, factor: Tensor, chunk: range
     ) -> tuple[Tensor, Tensor]:
         """Loss of the hidden patches among some positions, and which these are, (N, M)."""
-        columns = slice(chunk.start, chunk.stop)
-        y = as_numbers(target, fit.values[:, columns]) - mean[columns]
+        positions = slice(chunk.start, chunk.stop)
+        y = as_numbers(target, fit.values[:, positions]) - mean[positions]
         weight = torch.cholesky_solve(y.flatten(1), factor)
-        outputs = (products @ weight).unflatten(1, y.shape[1:]) + mean[columns]
+        outputs = (products @ weight).unflatten(1, y.shape[1:]) + mean[positions]
         is_there = (views.hidden >= chunk.start) & (views.hidden < chunk.stop)
         view, patch = is_there.nonzero()[:, 0], views.hidden[is_there]
         prediction = _scores(target, views, outputs[view, patch - chunk.start][:, None])

@@ -64,7 +64,7 @@ def convergence(path: Path, name: str) -> tuple[str, ...]:
     tenth = max(1, round(len(lines) / 10))
     last, before = lines[-tenth:], lines[-2 * tenth : -tenth]
     if not before:
-        return (f"{name}: too few log lines to tell whether it is converged",)
+        return (f"{name}: too few log lines to judge whether it is converged",)
     old, new = (sum(line["loss"] for line in part) / len(part) for part in (before, last))
     return (
         f"{name}: over its last tenth the training loss fell by {100 * (old - new) / old:.1f} %",

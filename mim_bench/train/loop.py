@@ -4,7 +4,7 @@ Order of an epoch, read top to bottom: steps, log lines now and then, then check
 random is a function of (seed, epoch, sample index) or of (seed, step), so a checkpoint needs weights,
 optimiser and step alone, and a resumed run is bit-equal to one that was never stopped.
 
-With several ranks each takes its share of every batch, gradients are averaged (torch's DDP, or FSDP where
+With several ranks each takes its local batch, gradients are averaged (torch's DDP, or FSDP where
 the weights are split), and rank 0 writes. After a scheduler's signal the training is preempted at the end of the step.
 """
 

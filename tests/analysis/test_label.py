@@ -86,3 +86,22 @@ def test_spread__keeps_order_and_distance_and_moves_no_more_than_needed() -> Non
     assert sorted(placed[[2, 0, 3]].tolist()) == pytest.approx([8 / 3, 14 / 3, 20 / 3])
     assert spread(np.full(3, 10.0), 2.0, 0.0, 10.0).tolist() == [6, 8, 10]
     assert np.all(np.diff(spread(np.zeros(9), 5.0, 0.0, 16.0)) == pytest.approx(2.0))
+
+
+def test_place__a_crowd_at_the_left_finds_room_at_the_right() -> None:
+    """`all_targets` at `small`: a dozen targets of one cost and nearly one accuracy, a few far at the right."""
+    with style():
+        panel = Panel(
+            Figure(figsize=(4.6, 3.6), layout="constrained").subplots(), labels_at_points=True
+        )
+        for number in range(12):
+            panel.add(Curve(f"some_target_{number}", (141.0,), ((55 + 0.1 * number,),), number))
+        for number, (x, y) in enumerate(((140.0, 58.5), (270.0, 56.0), (285.0, 52.0))):
+            panel.add(Curve(f"other_{number}", (x,), ((y,),), number))
+        figure = panel.axes.get_figure(root=True)
+        assert isinstance(figure, Figure)
+        finish(figure, [panel])
+    boxes = [Text.get_window_extent(text) for text in placed(panel).values()]
+    for number, box in enumerate(boxes):
+        assert not box.padded(-1).count_overlaps(boxes[:number])
+        assert panel.axes.bbox.x0 <= box.x0 and box.x1 <= panel.axes.bbox.x1 + 1

@@ -117,8 +117,8 @@ def test_write_report__one_benchmark_damaged_leaves_the_lead(tmp_path: Path) -> 
     told: list[str] = []
     text = write_report(tmp_path, told.append).read_text(encoding="utf-8")
     assert (
-        "Exploratory, with 2 seeds a row where a ranking needs 5: at preset tiny, against pixel:"
-        in text
+        "Exploratory, with 2 seeds a row where a ranking needs 5: at preset tiny:" in text
+        and "Against pixel on " in text
         and "cannot be separated at this budget" in text
     )
     assert [line.partition(":")[0] for line in told] == [

@@ -168,6 +168,10 @@ def test_numbers__are_finite(field, value):
         ("finetune.rand_augment=garbage", "such as rand-m9-mstd0.5-inc1"),
         ("evaluate.protocols=knn,knn", "names knn twice"),
         ("model.depth=2147483648", "model.depth"),
+        (
+            "model.decoder_depth=0",
+            "no gradient of a hidden patch reaches the encoder; allowed: 1 or more",
+        ),
         ("target.num_bins=100000", "num_bins"),
         ("runtime.device=cuda:1", "CUDA_VISIBLE_DEVICES=1"),
     ],

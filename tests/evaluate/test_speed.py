@@ -1,6 +1,7 @@
 """`speed`: figures that agree with what can be counted by hand, and targets that are cheap."""
 
 import pytest
+import torch
 
 from mim_bench.config.resolve import load_config
 from mim_bench.errors import UserError
@@ -47,6 +48,17 @@ def test_speeds__are_consistent(timed):
 def test_preset_without_its_data__is_timed_by_its_sizes():
     config = speed.sized(load_config("pixel", "imagenet"))
     assert config.data.image_size == (224, 224) and config.data.in_chans == 3
+
+
+def test_timed_step__moves_a_teacher_as_training_does():
+    """Else the targets that follow the student would look cheaper than they are."""
+    stepper = speed.Stepper(
+        speed.sized(load_config("ema_feature", "tiny", SIZED)), torch.device("cpu")
+    )
+    before = [parameter.clone() for parameter in stepper.target.parameters()]
+    stepper.step()
+    after = list(stepper.target.parameters())
+    assert before and not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_unknown_target__is_refused_before_anything_istimed():

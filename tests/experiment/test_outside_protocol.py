@@ -1,5 +1,10 @@
 """A protocol from outside the package: its spec alone gives it a column, a difference, a panel and a state."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import SMALL
@@ -108,3 +113,38 @@ def test_protocol__whose_function_is_gone_is_named(monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "gone", SPEC.model_copy(update={"function": "no_such:run"}))
     with pytest.raises(UserError, match="protocol 'gone': no_such:run cannot be imported"):
         protocol_function("gone")
+
+
+INSTALLED = """
+from mim_bench.config.protocol import ProtocolSpec
+from mim_bench.evaluate.context import ProtocolResult
+
+SPEC = ProtocolSpec(name="always_nine", description="predicts class 9", function="their_protocol:run")
+
+
+def run(context):
+    return ProtocolResult({"all": context.labels(context.test).cpu().numpy() == 9})
+"""
+
+
+def test_entry_point__is_listed_and_run_and_a_broken_one_is_a_warning(tmp_path):
+    """As pip leaves an installed package: a module, and metadata that names its spec."""
+    info = tmp_path / "site" / "their_protocol-1.0.dist-info"
+    info.mkdir(parents=True)
+    (tmp_path / "site" / "their_protocol.py").write_text(INSTALLED)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_protocol\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[mim_bench.protocols]\nalways_nine = their_protocol:SPEC\nlost = gone:SPEC\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    command = [
+        sys.executable, "-m", "mim_bench", "run", "--target", "pixel", "--protocols", "always_nine",
+        "--limit-images", "64", "pretrain.epochs=1", "pretrain.warmup_epochs=0", "pretrain.batch_size=32",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "protocol 'lost' of gone:SPEC cannot be loaded" in done.stderr
+    (record,) = (tmp_path / "runs").glob("*/records/always_nine.json")
+    assert json.loads(record.read_text())["metrics"][0]["n"] == 64

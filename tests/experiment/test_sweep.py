@@ -18,6 +18,7 @@ from mim_bench.errors import UserError
 from mim_bench.experiment import sweep
 from mim_bench.records import pending, store
 from mim_bench.records.run_folder import lock
+from mim_bench.text import duration
 
 HEAD = "title = 't'\ndescription = 'd'\nrebuilds = 'r'\nclaim = 'c'\n"
 TWO = HEAD + "seeds = [0, 1]\nprotocols = ['knn']\n[grid]\ntarget = ['pixel', 'hog']\n"
@@ -235,6 +236,20 @@ def test_run_of_hours__says_so_before_it_starts(small, monkeypatch, tmp_path):
         config = small("pixel", "evaluate.protocols=none")
         runs.execute(config, out=tmp_path / str(speed), notify=said.append)
         assert any("this run will take about" in line for line in said) == is_long
+
+
+def test_rest_of_a_run__is_what_its_estimate_counts(small, monkeypatch, tmp_path):
+    from mim_bench.experiment import cost
+    from mim_bench.experiment import run as runs
+
+    monkeypatch.setattr(runs, "_LONG_FLOPS", 0)
+    monkeypatch.setattr(cost, "device_speed", lambda config, data: 1e3)
+    runs.execute(small("pixel", "evaluate.protocols=none"), out=tmp_path)
+    lines = []
+    config = small("pixel", "evaluate.protocols=knn")
+    runs.execute(config, out=tmp_path, notify=lines.append)
+    seconds = cost.estimate(config).protocol_flops["knn"] / 1e3
+    assert f"this run will take about {duration(seconds)}" in lines
 
 
 @pytest.mark.parametrize(

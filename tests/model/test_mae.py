@@ -1,6 +1,8 @@
 """The model against the official MAE (tests/golden, mae.*), and what its shapes promise."""
 
 import json
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ from conftest import GOLDEN
 from official import GEOMETRY, OFFICIAL, official_model, target
 
 from mim_bench.model import masking
-from mim_bench.model.mae import MaskedAutoencoder, build_encoder
+from mim_bench.model.mae import MaskedAutoencoder, build_encoder, compute_values
 from mim_bench.model.vit import sincos_table
-from mim_bench.target import Geometry
+from mim_bench.target import Geometry, Target
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,17 @@ def test_prediction_of_hidden_patches__is_that_of_all_at_those(mask_tokens):
         everywhere.gather(1, hidden[:, :, None].expand(-1, -1, 7)),
     )
     assert mask.gather(1, hidden).all() and not mask.gather(1, shuffle[:, :16]).any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "model"])
+def test_values__are_computed_in_the_precision_that_the_class_states(precision):
+    """Exact float32 by default, whatever autocast is in force; a teacher network takes the model's."""
+    stated = cast(Target, SimpleNamespace(precision=precision))
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        values = compute_values(stated, images, lambda x: x @ x.mT)
+    if precision == "float32":
+        assert torch.equal(values, images @ images.mT)
+    else:
+        assert values.dtype == torch.bfloat16
+    assert not values.requires_grad

@@ -77,7 +77,7 @@ def test_png__keeps_its_stamp_and_nothing_of_matplotlib(tmp_path: Path) -> None:
     assert png_stamp.read(tmp_path / "b.png") is None
 
 
-def test_shown__is_the_first_seed_and_of_each_target_the_first_cell() -> None:
+def test_pictured__is_the_first_seed_and_of_each_target_the_first_cell() -> None:
     assert [(cell.config.seed, cell.label) for cell in pictured(CELLS)] == [
         (CELLS[0].config.seed, target) for target in ("pixel", "norm_pixel", "hog", "dvae")
     ]

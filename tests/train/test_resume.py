@@ -74,7 +74,7 @@ def test_pretraining__resumes_bit_equal(small, tmp_path, target, steps):
         (line["step"], line["loss"], line["lr"]) for line in logs[1]
     ]
     seconds = [line["seconds"] for line in logs[1]]
-    assert seconds == sorted(seconds), "the time of every sitting counts"
+    assert seconds == sorted(seconds), "the time before each restart counts"
 
 
 def test_checkpoint__by_time_is_written_within_an_epoch(small, tmp_path):

@@ -34,7 +34,9 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
         {"": "linear probe, partial and full fine-tuning"} if axis.x == "blocks" else panel_titles()
     )
     data = {key: _points(entries, axis.x, key) for key in names}
-    data = {key: drawn_points for key, drawn_points in data.items() if drawn_points[0]}
+    data = {
+        key: points_and_control for key, points_and_control in data.items() if points_and_control[0]
+    }
     if not data:
         return None
     published = {key: _published(benchmark, axis, key) for key in data}
@@ -80,7 +82,7 @@ def _finish_x(panel: Panel, axis: Axis, x: Sequence[float]) -> None:
 
 
 def _points(
-    entries: Sequence[CellRecord], field: str, axis_field: str
+    entries: Sequence[CellRecord], field: str, measure_key: str
 ) -> tuple[Points, dict[float, list[float]]]:
     """Curve -> x -> values of a measure in per cent, and x -> those of the random initial weights."""
     points: Points = {}
@@ -92,7 +94,7 @@ def _points(
             if field == "blocks":
                 x = _blocks(name, entry.cell.config.model.depth)
             else:
-                x = float(entry.cell.point[field]) if name == axis_field else None
+                x = float(entry.cell.point[field]) if name == measure_key else None
             if x is None:
                 continue
             points.setdefault(label, {}).setdefault(x, []).append(100 * measure.value)

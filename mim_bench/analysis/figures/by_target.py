@@ -111,8 +111,8 @@ def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str
         levels = {
             name: float(np.mean(accuracies)) for name, accuracies in baselines.get(key, {}).items()
         }
-        for row_index, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
-            panel.add_level(name, levels[name], is_below=row_index % 2 == 1)
+        for level_index, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
+            panel.add_level(name, levels[name], is_below=level_index % 2 == 1)
         panel.axes.set(xlabel=_COSTS[figure_name], ylabel=ACCURACY)
     note = seeds_behind(all_values) + (
         " Bars across: least to greatest." if len(all_values[0]) > 1 else ""

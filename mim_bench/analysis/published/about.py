@@ -7,7 +7,7 @@ from mim_bench.config.benchmark import load_benchmark
 
 def numbers(target: str) -> list[list[str]]:
     """Table, setting, value and place of each published row whose target is this one."""
-    citations: dict[tuple[str, ...], None] = {}
+    rows: dict[tuple[str, ...], None] = {}
     for name in recipe.names("benchmarks"):
         benchmark = load_benchmark(name)
         if benchmark.published is None:
@@ -15,7 +15,7 @@ def numbers(target: str) -> list[list[str]]:
         published_target = benchmark.published.values.get("target", {}).get(target)
         for row in published_rows(benchmark):
             if published_target is not None and row.target == published_target:
-                citations[
-                    (row.table_title, setting(row), f"{row.metric} {row.shown()}", row.cite)
-                ] = None
-    return [list(row) for row in citations]
+                rows[(row.table_title, setting(row), f"{row.metric} {row.shown()}", row.cite)] = (
+                    None
+                )
+    return [list(row) for row in rows]

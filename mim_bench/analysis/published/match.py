@@ -56,16 +56,16 @@ def _agrees(row: PublishedRow, expected: Mapping[str, str | float]) -> bool:
     return all(_equal(getattr(row, column), value, column) for column, value in expected.items())
 
 
-def _equal(published: Any, measured: str | float, column: str) -> bool:
+def _equal(published: Any, expected: str | float, column: str) -> bool:
     if published is None:
         return False
-    if isinstance(measured, str):
+    if isinstance(expected, str):
         return (
-            str(published).startswith(measured)
+            str(published).startswith(expected)
             if column in ("variant", "method")
-            else published == measured
+            else published == expected
         )
-    return math.isclose(float(published), measured)
+    return math.isclose(float(published), expected)
 
 
 def _measures(row: PublishedRow, measure: str) -> bool:

@@ -74,7 +74,7 @@ def all_facts() -> tuple[Facts, ...]:
 def published_facts(row: PublishedRow) -> Facts:
     """All facts of a row in one; later facts win."""
     fields: dict[str, Any] = {}
-    differing: dict[str, Any] = {}
+    other_facts: dict[str, Any] = {}
     differs: dict[str, str] = {}
     for facts in filter(lambda facts: facts.matches(row), all_facts()):
         for field, value in facts.fields.items():
@@ -82,9 +82,9 @@ def published_facts(row: PublishedRow) -> Facts:
                 value = float(re.findall(facts.variant, row.variant or "")[0])
             value = tuple(value) if isinstance(value, list) else value
             fields[field] = None if value == "None" else value
-        differing |= facts.model_dump(include={"mask_tokens", "readout"}, exclude_none=True)
+        other_facts |= facts.model_dump(include={"mask_tokens", "readout"}, exclude_none=True)
         differs |= facts.differs
-    return Facts(fields=fields, differs=differs, **differing)
+    return Facts(fields=fields, differs=differs, **other_facts)
 
 
 def reasons(row: PublishedRow, record: Record) -> dict[str, str]:

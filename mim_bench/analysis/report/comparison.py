@@ -62,16 +62,16 @@ def ranks(
     if len(comparisons) < 2 or not 2 <= len(labels) <= 2 * _MOST_IN_MATRIX:
         return None
     ranks_of: dict[str, list[int | None]] = {label: [] for label in labels}
-    for column in comparisons:
+    for comparison in comparisons:
         means = {
             label: value.mean
             for label in labels
-            if (value := table.row(label).values.get(column.key))
+            if (value := table.row(label).values.get(comparison.key))
         }
         order = sorted(means, key=lambda label: -means[label])
         for label in labels:
             ranks_of[label].append(order.index(label) + 1 if label in means else None)
-    return rank_plot([column.heading for column in comparisons], ranks_of, dict(colors))
+    return rank_plot([comparison.heading for comparison in comparisons], ranks_of, dict(colors))
 
 
 def _measures(table: Table) -> dict[str, str]:

@@ -18,8 +18,8 @@ FIGURES = {
     "compute": "accuracy against the FLOPs of all that was trained",
     "curves": "loss of pre-training over that of the mean, and accuracy of fine-tuning, epoch by epoch",
     "similarity": "how alike the encoders of two targets are, and what each knows of the others' targets",
-    "pictures": "test images, what each target asks for, and what the model predicted",
-    "ratios": "one test image, what each target asks for and what the model predicted, by how much is hidden",
+    "pictures": "test images, the target and what the model predicted",
+    "ratios": "one test image, each target and what the model predicted, by how much is hidden",
 }
 """File stem -> what is seen, in the order of the page; other files come after."""
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -88,7 +88,7 @@ class Entry:
 
 @dataclass
 class Lead:
-    """Answer at a preset to the question whether targets matter."""
+    """Headline at one preset: whether targets matter."""
 
     preset: str
     sentence: str
@@ -223,7 +223,9 @@ def _downloads(name: str, table: Table) -> list[Markup]:
     key = gates.primary_measure(table.preset) or next(iter(table.rows[0].values), "")
     content = write.correct_csv(table, key)
     if content:
-        links.append(download(content, f"{name}-{key}-answers.csv", "answers image by image (CSV)"))
+        links.append(
+            download(content, f"{name}-{key}-correct.csv", "correctness image by image (CSV)")
+        )
     return links
 
 

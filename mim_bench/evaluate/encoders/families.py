@@ -110,7 +110,7 @@ class Family:
     model_type: str | None = None
     """Field `model_type` in a `config.json` of Hugging Face's."""
     signs: tuple[str, ...] = ()
-    """Regular expressions, each of which some full name must match where no `model_type` tells."""
+    """Regular expressions, each of which some full name must match where there is no `model_type`."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Per channel, of images in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
@@ -141,7 +141,7 @@ FAMILIES = (
     Family(
         "CLIP", TIMM, "Radford et al. 2021, arXiv 2103.00020",
         signs=(r"norm_pre\.weight$",), mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD,
-        epsilon=1e-5, remark="names do not tell whether its activation is GELU, as assumed, or its sigmoid form",
+        epsilon=1e-5, remark="names do not show whether its activation is GELU, as assumed, or its sigmoid form",
     ),
     Family(
         "BEiT", TIMM, "Bao et al. 2022, arXiv 2106.08254",

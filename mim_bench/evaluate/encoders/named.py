@@ -35,7 +35,7 @@ def open_named(
     Args:
         image_size: height and width in pixels; by default that of timm's model.
         allow_partial: of a file, load what matches.
-        notify: told before anything is downloaded.
+        notify: called before anything is downloaded.
 
     Raises:
         UserError: unknown name, no ViT, weights that cannot be had or do not match.

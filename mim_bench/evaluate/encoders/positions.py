@@ -33,10 +33,8 @@ def fit_absolute(
     """
     table = tensors.get("pos_embed")
     if table is None or table.ndim != 3:
-        table_shape = "absent" if table is None else f"of shape {tuple(table.shape)}"
-        raise UserError(
-            f"pos_embed is {table_shape}; needed is a table (1, P, D) of absolute positions"
-        )
+        state = "absent" if table is None else f"of shape {tuple(table.shape)}"
+        raise UserError(f"pos_embed is {state}; needed is a table (1, P, D) of absolute positions")
     length = table.shape[1]
     inside, stored_grid = _own_grid(length, prefix, grid)
     if inside == 1 and prefix > 1:
@@ -54,7 +52,7 @@ def fit_absolute(
 
 
 def _own_grid(length: int, prefix: int, expected: Grid | None) -> tuple[int, Grid]:
-    """Prefix tokens in an absolute table, and the grid of the rest: the wanted one, or a square."""
+    """Prefix tokens in an absolute table, and the grid of the rest: the expected one, or a square."""
     choices = dict.fromkeys((prefix, 0, min(prefix, 1)))
     for inside in choices:
         if expected and length - inside == expected[0] * expected[1]:

@@ -36,9 +36,9 @@ def build_skeleton(
 
     Args:
         tensors: by timm's names; tables of another grid are replaced.
-        notes: what was done to them is added.
+        notes: conversions are added to it.
         image_size: height and width in pixels; by default that of the tables.
-        epsilon: of the LayerNorms.
+        epsilon: LayerNorm's.
         has_fc_norm: whether the file has a norm behind the pooling.
     """
     shape = _shape(tensors, num_heads)

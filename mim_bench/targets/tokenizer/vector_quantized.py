@@ -110,12 +110,12 @@ class VqTarget(ClassTarget, FittedTarget):
             indices = torch.cat(
                 [self.quantizer.index(self.outputs(batch)).cpu() for batch in images]
             )
-        used_perplexity = perplexity(indices, self.dim)
-        self._check(used_perplexity, loss)
+        codebook_perplexity = perplexity(indices, self.dim)
+        self._check(codebook_perplexity, loss)
         self.fitted.fill_(True)
         return {
             "codebook_use": len(indices.unique()) / self.dim,
-            "codebook_perplexity": used_perplexity,
+            "codebook_perplexity": codebook_perplexity,
             "reconstruction_loss": loss,
             "fit_seconds": time.perf_counter() - started,
         }
@@ -153,10 +153,10 @@ class VqTarget(ClassTarget, FittedTarget):
             for batch in rebatch(images, self.params.fit_batch_size):
                 yield epoch, batch
 
-    def _check(self, used_perplexity: float, loss: float) -> None:
+    def _check(self, codebook_perplexity: float, loss: float) -> None:
         params = self.params
         remedy = (
             f"raise fit_epochs ({params.fit_epochs}), lower decay ({params.decay}), fit_lr ({params.fit_lr}) or "
             "vocab_size"
         )
-        check_use(used_perplexity, "vocab_size", self.dim, remedy, loss=loss)
+        check_use(codebook_perplexity, "vocab_size", self.dim, remedy, loss=loss)
