@@ -30,9 +30,9 @@ from mim_bench.config.trainings import needs_pretraining
 from mim_bench.errors import UserError, check_printable
 from mim_bench.experiment import cost
 from mim_bench.experiment.request import SweepRequest
-from mim_bench.records import pending, store
+from mim_bench.records import store
 from mim_bench.records.finished import fitted, pretrained
-from mim_bench.records.pending import PendingCell
+from mim_bench.records.pending import PendingCell, list_pending
 from mim_bench.records.run_folder import record_hash, sweep_key
 from mim_bench.targets.build import make_target
 
@@ -91,21 +91,23 @@ def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> 
         raise UserError(
             f"out={request.out}: in a path of a job Slurm replaces what follows %; use another"
         )
-    tasks = pending.plan(
+    pending_cells = list_pending(
         request.name, request.preset, results=request.results, overrides=request.overrides,
         protocols=request.protocols, copy=copy,
     )  # fmt: skip
-    jobs = BenchmarkJobs(Ledger(request.out).jobs(), tasks)
-    runs, notes = _to_submit(tasks, jobs, request)
-    for task in itertools.chain.from_iterable(runs):
-        check_batches(task.config, cluster, separately=request.evaluate_separately)
+    jobs = BenchmarkJobs(Ledger(request.out).jobs(), pending_cells)
+    runs, notes = _to_submit(pending_cells, jobs, request)
+    for pending in itertools.chain.from_iterable(runs):
+        check_batches(pending.config, cluster, separately=request.evaluate_separately)
     planner = _Planner(request, cluster, jobs)
     groups: dict[tuple[tuple[Dependency, ...], bool], list[list[PendingCell]]] = {}
     finished = pretrained(request.out, [run[0].cell.config for run in runs])
     for run in runs:
         config = run[0].cell.config
         dependencies = tuple(Dependency("afterany", job.job_id) for job in jobs.live(config.hash))
-        trains = config.hash not in finished and any(needs_pretraining(task.config) for task in run)
+        trains = config.hash not in finished and any(
+            needs_pretraining(pending.config) for pending in run
+        )
         if trains:
             dependencies = planner.fit(config) + dependencies
         separately = trains and request.evaluate_separately
@@ -120,23 +122,27 @@ def make_plan(request: SweepRequest, cluster: Cluster, *, copy: bool = True) -> 
 
 
 def _to_submit(
-    tasks: Sequence[PendingCell], jobs: BenchmarkJobs, request: SweepRequest
+    pending_cells: Sequence[PendingCell], jobs: BenchmarkJobs, request: SweepRequest
 ) -> tuple[list[list[PendingCell]], list[str]]:
     """The cells to be submitted, those of the same run together, and notes on the others."""
     runs: dict[str, list[PendingCell]] = {}
     num_done, num_live, num_failed = 0, 0, 0
     exclusive: set[str] = set()
-    for task in tasks:
-        num_done += not task.missing
-        exclusive |= {protocol for protocol in task.missing if PROTOCOLS[protocol].exclusive}
-        part = task.only(exclusive=False)
-        states = {protocol: jobs.record_state(part, protocol).name for protocol in part.missing}
+    for pending in pending_cells:
+        num_done += not pending.missing
+        exclusive |= {protocol for protocol in pending.missing if PROTOCOLS[protocol].exclusive}
+        remaining = pending.only(exclusive=False)
+        states = {
+            protocol: jobs.record_state(remaining, protocol).name for protocol in remaining.missing
+        }
         num_live += bool({"queued", "running"} & set(states.values()))
         num_failed += "failed" in states.values()
         wanted = {"missing", "failed"} if request.retry_failed else {"missing"}
-        part = part.having(tuple(name for name, state in states.items() if state in wanted))
-        if part.missing:
-            runs.setdefault(part.cell.config.hash, []).append(part)
+        remaining = remaining.having(
+            tuple(name for name, state in states.items() if state in wanted)
+        )
+        if remaining.missing:
+            runs.setdefault(remaining.cell.config.hash, []).append(remaining)
     counts = {"done before": num_done, "queued or running already": num_live}
     if not request.retry_failed:
         counts["failed before; --retry-failed submits them again"] = num_failed
@@ -197,12 +203,14 @@ class _Planner:
         jobs = tuple(self._run([run[0].having(())], self.cluster) for run in runs)
         return [Batch("pre-trainings", jobs, self.cluster, dependencies), batch]
 
-    def _run(self, tasks: Sequence[PendingCell], size: Size) -> Job:
-        config = tasks[0].cell.config
-        missing = [(task.cell.config, name) for task in tasks for name in task.missing]
+    def _run(self, pending_cells: Sequence[PendingCell], size: Size) -> Job:
+        config = pending_cells[0].cell.config
+        missing = [
+            (pending.cell.config, name) for pending in pending_cells for name in pending.missing
+        ]
         return self._job(
-            size, [task.config for task in tasks],
-            kind="run", label="; ".join(task.cell.label for task in tasks),
+            size, [pending.config for pending in pending_cells],
+            kind="run", label="; ".join(pending.cell.label for pending in pending_cells),
             seed=config.seed, key=config.hash,
             protocols=tuple(dict.fromkeys(name for _, name in missing)),
             records=tuple(itertools.starmap(record_hash, missing)),

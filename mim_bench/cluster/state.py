@@ -49,8 +49,8 @@ class State:
 class BenchmarkJobs:
     """The jobs that a benchmark's missing cells have had, and their states now."""
 
-    def __init__(self, jobs: Sequence[Job], tasks: Sequence[PendingCell]) -> None:
-        missing = [task.cell.config for task in tasks if task.missing]
+    def __init__(self, jobs: Sequence[Job], pending_cells: Sequence[PendingCell]) -> None:
+        missing = [pending.cell.config for pending in pending_cells if pending.missing]
         keys = {config.hash for config in missing} | {sweep_key(config) for config in missing}
         self.jobs = [job for job in jobs if job.key in keys]
         self.states = job_states(self.jobs)
@@ -66,9 +66,9 @@ class BenchmarkJobs:
             return False
         return Path(result(newest)).is_file()
 
-    def record_state(self, task: PendingCell, protocol: str) -> State:
+    def record_state(self, pending: PendingCell, protocol: str) -> State:
         """State of one missing record."""
-        key = record_hash(task.cell.config, protocol)
+        key = record_hash(pending.cell.config, protocol)
         jobs = [job for job in reversed(self.jobs) if key in job.records]
         if not jobs:
             return State("missing")
@@ -84,11 +84,11 @@ class BenchmarkJobs:
         )
         return State("failed", failed) if failed else State("missing", job)
 
-    def cell_state(self, task: PendingCell) -> State:
+    def cell_state(self, pending: PendingCell) -> State:
         """State of a cell: running, queued, failed or missing, the first that one of its records has."""
-        if not task.missing:
+        if not pending.missing:
             return State("done")
-        states = [self.record_state(task, protocol) for protocol in task.missing]
+        states = [self.record_state(pending, protocol) for protocol in pending.missing]
         order: list[StateName] = ["running", "queued", "failed", "missing"]
         return min(states, key=lambda state: order.index(state.name))
 

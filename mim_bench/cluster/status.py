@@ -15,8 +15,9 @@ from mim_bench.cluster.job import Job
 from mim_bench.cluster.ledger import Ledger
 from mim_bench.cluster.state import BenchmarkJobs, State
 from mim_bench.errors import UserError
-from mim_bench.records import pending, swept
+from mim_bench.records import swept
 from mim_bench.records.finished import running
+from mim_bench.records.pending import PendingCell, list_pending
 from mim_bench.text import duration
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
@@ -101,21 +102,28 @@ def status(
         preset = own_jobs[-1].preset if own_jobs else "tiny"
         overrides = overrides or (own_jobs[-1].overrides if own_jobs else ())
     name, preset, overrides = swept.recall(name, preset, results, overrides)
-    tasks = pending.plan(name, preset, results=results, overrides=overrides, copy=False)
-    jobs = BenchmarkJobs(submitted, tasks)
-    running_here = running(out, [task.cell.config for task in tasks if task.missing])
+    pending_cells = list_pending(name, preset, results=results, overrides=overrides, copy=False)
+    jobs = BenchmarkJobs(submitted, pending_cells)
+    running_here = running(
+        out, [pending.cell.config for pending in pending_cells if pending.missing]
+    )
 
-    def cell_state(task: pending.PendingCell) -> State:
-        state = jobs.cell_state(task)
-        is_here = not state.is_live and task.missing and task.cell.config.hash in running_here
+    def cell_state(pending: PendingCell) -> State:
+        state = jobs.cell_state(pending)
+        is_here = not state.is_live and pending.missing and pending.cell.config.hash in running_here
         return State("running") if is_here else state
 
     cells = [
         replace(
-            _row(cell_state(task), task.cell.label, task.cell.config.seed, task.missing),
-            has_some=len(task.missing) < len(task.wanted),
+            _row(
+                cell_state(pending),
+                pending.cell.label,
+                pending.cell.config.seed,
+                pending.missing,
+            ),
+            has_some=len(pending.missing) < len(pending.wanted),
         )
-        for task in tasks
+        for pending in pending_cells
     ]
     newest_fits = {job.key: jobs.states[job.job_id] for job in jobs.jobs if job.kind == "fit"}
     fits = [

@@ -1,13 +1,13 @@
 """Protocols by name: what each one reports and needs. `mim_bench.evaluate.protocols` runs them.
 
-Records, tables, figures, status and cost read the spec and know no protocol by name, so a protocol from
-outside the package gets a column, a difference and a panel from its spec alone. It joins by an entry point
-of the group `mim_bench.protocols` that names its `ProtocolSpec`.
+Records, tables, figures, status and cost read the spec, so a protocol from outside the package gets a column, a
+difference and a panel from its spec alone. It joins by an entry point of the group `mim_bench.protocols` that names
+its `ProtocolSpec`. Only what a few built-in protocols have of their own is looked up by name: the FLOPs of those that
+train (`mim_bench.experiment.cost`), rows of baselines and columns of cost (`mim_bench.analysis.row`).
 """
 
 import logging
-from collections import UserDict
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -122,28 +122,39 @@ _BUILT_IN = (
 )  # fmt: skip
 
 
-class _Protocols(UserDict[str, ProtocolSpec]):
+class _Protocols(MutableMapping[str, ProtocolSpec]):
     """Specs by name; those that installed packages name join when the first one is looked up.
 
     Not at import: a package's spec may stand in the module of its function, which imports this package.
     """
 
-    _is_complete = False
+    def __init__(self, specs: dict[str, ProtocolSpec]) -> None:
+        self._specs, self._is_complete = specs, False
 
-    @property
-    def data(self) -> dict[str, ProtocolSpec]:
+    def _all(self) -> dict[str, ProtocolSpec]:
         if not self._is_complete:
             self._is_complete = True
-            for name, spec in _outside():
-                self._specs.setdefault(name, spec)
+            for spec in _outside():
+                self._specs.setdefault(spec.name, spec)
         return self._specs
 
-    @data.setter
-    def data(self, specs: dict[str, ProtocolSpec]) -> None:
-        self._specs = specs
+    def __getitem__(self, name: str) -> ProtocolSpec:
+        return self._all()[name]
+
+    def __setitem__(self, name: str, spec: ProtocolSpec) -> None:
+        self._all()[name] = spec
+
+    def __delitem__(self, name: str) -> None:
+        del self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
 
-def _outside() -> Iterator[tuple[str, ProtocolSpec]]:
+def _outside() -> Iterator[ProtocolSpec]:
     """Specs that installed packages name; one that cannot be loaded is reported, not fatal."""
     for entry in entry_points(group="mim_bench.protocols"):
         try:
@@ -153,12 +164,11 @@ def _outside() -> Iterator[tuple[str, ProtocolSpec]]:
                 "protocol '%s' of %s cannot be loaded: %s", entry.name, entry.value, error
             )
         else:
-            yield spec.name, spec
+            yield spec
 
 
-PROTOCOLS = _Protocols()
+PROTOCOLS = _Protocols({spec.name: spec for spec in _BUILT_IN})
 """Protocols by name, in the order of their columns."""
-PROTOCOLS.data = {spec.name: spec for spec in _BUILT_IN}
 
 
 def _known(name: str) -> str:

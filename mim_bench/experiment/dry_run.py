@@ -135,11 +135,12 @@ def _by_row(expected: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]
 def _by_benchmark(expected: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]]:
     """Several benchmarks: a line each."""
     numbers = [
-        [part.num_cells, part.num_done, part.num_new, part.num_shared] for part in expected.parts
+        [each.num_cells, each.num_done, each.num_new, each.num_shared]
+        for each in expected.benchmarks
     ]
     rows = [
-        [part.name, *map(str, of_part), *_figures(part.work, rate)]
-        for part, of_part in zip(expected.parts, numbers, strict=True)
+        [benchmark.name, *map(str, of_benchmark), *_figures(benchmark.work, rate)]
+        for benchmark, of_benchmark in zip(expected.benchmarks, numbers, strict=True)
     ]
     total = [str(sum(column)) for column in list(zip(*numbers, strict=True))[:3]]
     headings = ["benchmark", "cells", "done", "to pre-train", "shared"]
@@ -159,7 +160,7 @@ def _closed(
         figures = _figures([Work(flops or 0.0, 0.0)], rate)
         rows.append([name, *of_fit, *(figures if flops is not None else ["?"] * len(figures))])
     fits = [Work(flops or 0.0, 0.0) for flops in expected.fits.values()]
-    work = [item for part in expected.parts for item in part.work]
+    work = [item for benchmark in expected.benchmarks for item in benchmark.work]
     rows.append(["total", *of_total, *_figures([*work, *fits], rate)])
     times = [f"{rate.unit} a cell", rate.unit] if rate.unit else []
     return [*headings, "pre-training PFLOP", "evaluation PFLOP", *times], rows
@@ -179,7 +180,9 @@ def _figures(work: Sequence[Work], rate: _Rate) -> list[str]:
 
 
 def _lines(expected: Forecast, jobs: int) -> list[str]:
-    shared = "; `shared` counts those that a benchmark above needs too" * (len(expected.parts) > 1)
+    shared = "; `shared` counts those that a benchmark above needs too" * (
+        len(expected.benchmarks) > 1
+    )
     lines = [
         f"Pre-trainings: {expected.num_pretrainings} distinct, {expected.num_missing} to be made{shared}.",
         f"Storage: {_bytes(expected.most_bytes(jobs))} at most while running {jobs} at a time, "

@@ -16,7 +16,7 @@ from mim_bench.experiment import cost
 from mim_bench.experiment.request import SweepRequest
 from mim_bench.experiment.schedule import Job
 from mim_bench.records.finished import pretrained
-from mim_bench.records.pending import PendingCell, plan
+from mim_bench.records.pending import PendingCell, list_pending
 from mim_bench.records.run_folder import record_hash, sweep_key
 
 ALL = "all"
@@ -39,7 +39,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Row:
+class ForecastRow:
     """The cells of one label, all seeds."""
 
     label: str
@@ -52,11 +52,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Part:
+class BenchmarkForecast:
     """One benchmark's share."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[ForecastRow, ...]
     num_cells: int
     num_done: int
     """Cells that lack nothing."""
@@ -74,7 +74,7 @@ class Part:
 class Forecast:
     """Remaining work of a sweep."""
 
-    parts: tuple[Part, ...]
+    benchmarks: tuple[BenchmarkForecast, ...]
     """One a benchmark."""
     fits: dict[str, float | None]
     """Job that fits a target before its missing pre-trainings -> rough FLOPs; unset: unknown."""
@@ -92,19 +92,19 @@ class Forecast:
     """The missing run with most to do, which a device's speed is measured on."""
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ForecastRow]:
         """Totals of every benchmark."""
-        return [row for part in self.parts for row in part.rows]
+        return [row for benchmark in self.benchmarks for row in benchmark.rows]
 
     @property
     def num_missing(self) -> int:
         """Distinct pre-trainings that are still to be made."""
-        return sum(part.num_new for part in self.parts)
+        return sum(benchmark.num_new for benchmark in self.benchmarks)
 
     @property
     def total_flops(self) -> float:
         """Totals of everything that is missing, as far as it is known."""
-        runs = sum(item.total_flops for part in self.parts for item in part.work)
+        runs = sum(item.total_flops for benchmark in self.benchmarks for item in benchmark.work)
         return runs + sum(flops or 0.0 for flops in self.fits.values())
 
     def most_bytes(self, jobs: int = 1) -> int:
@@ -117,17 +117,20 @@ def forecast(request: SweepRequest) -> Forecast:
 
     A pre-training that is finished in `request.out` is not counted again.
     """
-    tasks = {
-        name: plan(
+    pending_cells = {
+        name: list_pending(
             name, request.preset, results=request.results, overrides=request.overrides,
             protocols=protocols, copy=False,
         )
         for name, protocols in _benchmarks(request).items()
     }  # fmt: skip
-    tasks_of_all = [task for of_one in tasks.values() for task in of_one]
-    configs_missing = [task.cell.config for task in tasks_of_all if task.missing]
+    all_cells = [pending for of_benchmark in pending_cells.values() for pending in of_benchmark]
+    configs_missing = [pending.cell.config for pending in all_cells if pending.missing]
     ledger = _Ledger(pretrained(request.out, configs_missing))
-    parts = tuple(_part(name, tasks[name], ledger, is_alone=len(tasks) == 1) for name in tasks)
+    benchmarks = tuple(
+        _benchmark(name, pending_cells[name], ledger, is_alone=len(pending_cells) == 1)
+        for name in pending_cells
+    )
     fits = dict(ledger.fits.values())
     jobs = [(-1, 0, Job(fit, cost.hours(value or 0.0, 1))) for fit, value in fits.items()]
     configs = list(ledger.runs.values())
@@ -135,11 +138,15 @@ def forecast(request: SweepRequest) -> Forecast:
     flops = [estimated.total_flops for estimated in costs]
     growing = (estimated.storage_bytes - estimated.kept_bytes for estimated in costs)
     return Forecast(
-        parts=parts,
+        benchmarks=benchmarks,
         fits=fits,
         jobs=tuple(job for *_, job in sorted(jobs + ledger.jobs, key=lambda job: job[:2])),
         num_pretrainings=len(
-            {task.cell.config.hash for task in tasks_of_all if needs_pretraining(task.cell.config)}
+            {
+                pending.cell.config.hash
+                for pending in all_cells
+                if needs_pretraining(pending.cell.config)
+            }
         ),
         kept_bytes=sum(estimated.kept_bytes for estimated in costs),
         growing_bytes=tuple(sorted(growing, reverse=True)),
@@ -182,10 +189,10 @@ class _Ledger:
     jobs: list[tuple[int, int, Job]] = field(default_factory=list)
     """Jobs with their seed and stage, by which they are ordered."""
 
-    def add(self, task: PendingCell, title: str) -> Work | None:
+    def add(self, pending: PendingCell, title: str) -> Work | None:
         """Work of a cell that no earlier cell has, if any."""
-        wanted, key = task.config, task.config.hash
-        hashes = {record_hash(wanted, protocol): protocol for protocol in task.missing}
+        wanted, key = pending.config, pending.config.hash
+        hashes = {record_hash(wanted, protocol): protocol for protocol in pending.missing}
         new = [protocol for own, protocol in hashes.items() if own not in self.records]
         if not new:
             return None
@@ -205,9 +212,9 @@ class _Ledger:
         self.jobs.append((config.seed, 2, evaluation))
         return Work(first, own)
 
-    def wanted(self, tasks: Iterable[PendingCell]) -> set[str]:
+    def wanted(self, pending_cells: Iterable[PendingCell]) -> set[str]:
         """Hashes of the runs that cells need and whose pre-training is to be made."""
-        configs = (task.config for task in tasks if task.missing)
+        configs = (pending.config for pending in pending_cells if pending.missing)
         return {config.hash for config in configs if self._pretrains(config)}
 
     def _pretrains(self, config: RunConfig) -> bool:
@@ -234,44 +241,50 @@ def _with_protocols(config: RunConfig, protocols: Iterable[str]) -> RunConfig:
 # ---- a benchmark's rows
 
 
-def _part(name: str, tasks: Sequence[PendingCell], ledger: _Ledger, *, is_alone: bool) -> Part:
-    counted_before, required = set(ledger.pretrainings), ledger.wanted(tasks)
+def _benchmark(
+    name: str, pending_cells: Sequence[PendingCell], ledger: _Ledger, *, is_alone: bool
+) -> BenchmarkForecast:
+    counted_before, required = set(ledger.pretrainings), ledger.wanted(pending_cells)
     begin = "" if is_alone else f"{name}: "
     rows: dict[str, list[PendingCell]] = {}
     work: dict[str, list[Work]] = {}
-    for task in tasks:
-        label = task.cell.label
-        rows.setdefault(label, []).append(task)
-        found = ledger.add(task, f"{begin}{label}, seed {task.config.seed}")
-        work.setdefault(label, []).extend([found] if found else [])
-    return Part(
+    for pending in pending_cells:
+        label = pending.cell.label
+        rows.setdefault(label, []).append(pending)
+        cell_work = ledger.add(pending, f"{begin}{label}, seed {pending.config.seed}")
+        work.setdefault(label, []).extend([cell_work] if cell_work else [])
+    return BenchmarkForecast(
         name=Path(name).stem,
-        rows=tuple(_row(label, group, work[label]) for label, group in rows.items()),
-        num_cells=len(tasks),
-        num_done=sum(not task.missing for task in tasks),
+        rows=tuple(_forecast_row(label, group, work[label]) for label, group in rows.items()),
+        num_cells=len(pending_cells),
+        num_done=sum(not pending.missing for pending in pending_cells),
         num_new=len(required - counted_before),
         num_shared=len(required & counted_before),
     )
 
 
-def _row(label: str, tasks: Sequence[PendingCell], work: Iterable[Work]) -> Row:
-    seeds = tuple(task.config.seed for task in tasks)
-    done, missing = (_protocols(tasks, missing=which) for which in (False, True))
-    return Row(label, seeds, done, missing, tuple(work))
+def _forecast_row(
+    label: str, pending_cells: Sequence[PendingCell], work: Iterable[Work]
+) -> ForecastRow:
+    seeds = tuple(pending.config.seed for pending in pending_cells)
+    done, missing = (_protocols(pending_cells, missing=which) for which in (False, True))
+    return ForecastRow(label, seeds, done, missing, tuple(work))
 
 
-def _protocols(tasks: Sequence[PendingCell], *, missing: bool) -> str:
+def _protocols(pending_cells: Sequence[PendingCell], *, missing: bool) -> str:
     """`knn, finetune (seeds 1 2)`: what is missing, or what is done."""
     seeds: dict[str, list[int]] = {}  # in the order of the protocols
-    for task in tasks:
-        for protocol in task.wanted:
-            found = seeds.setdefault(protocol, [])
-            if (protocol in task.missing) == missing:
-                found.append(task.cell.config.seed)
+    for pending in pending_cells:
+        for protocol in pending.wanted:
+            seeds_done = seeds.setdefault(protocol, [])
+            if (protocol in pending.missing) == missing:
+                seeds_done.append(pending.cell.config.seed)
 
-    def with_seeds(name: str, found: list[int]) -> str:
-        if len(found) == len(tasks):
+    def with_seeds(name: str, seeds_done: list[int]) -> str:
+        if len(seeds_done) == len(pending_cells):
             return name
-        return f"{name} (seed{'s' * (len(found) > 1)} {' '.join(map(str, found))})"
+        return f"{name} (seed{'s' * (len(seeds_done) > 1)} {' '.join(map(str, seeds_done))})"
 
-    return ", ".join(with_seeds(name, found) for name, found in seeds.items() if found)
+    return ", ".join(
+        with_seeds(name, seeds_done) for name, seeds_done in seeds.items() if seeds_done
+    )

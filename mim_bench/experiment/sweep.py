@@ -27,7 +27,7 @@ from mim_bench.cores import num_cores
 from mim_bench.experiment.run import Result, Stages, execute
 from mim_bench.files import write_text
 from mim_bench.records import store
-from mim_bench.records.pending import PendingCell, plan
+from mim_bench.records.pending import PendingCell, list_pending
 from mim_bench.records.record import Record
 from mim_bench.records.run_folder import Busy
 from mim_bench.text import duration
@@ -54,49 +54,53 @@ def sweep(
             itself comes last, one by one, in this process.
 
     A failed cell's traceback is in `<out>/failed/`."""
-    tasks = plan(name, preset, results=results, overrides=overrides, protocols=protocols)
+    pending_cells = list_pending(
+        name, preset, results=results, overrides=overrides, protocols=protocols
+    )
     command = command or " ".join(["python -m mim_bench", *sys.argv[1:]])  # a job has its own argv
     records = store.home(name, preset, results) / "records"
     failed, finished = list[Cell](), list[str]()
 
-    def finish(task: PendingCell, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
+    def finish(pending: PendingCell, work: Callable[[], tuple[Path, Sequence[Record]]]) -> None:
         try:
             folder, run_records = work()
         except _StoppedError:
             return
         except Busy:
-            notify(f"{task.label}: left to another process, which is busy with it")
+            notify(f"{pending.label}: left to another process, which is busy with it")
             return
         except Exception as error:
-            failed.append(task.cell)
-            log = out / "failed" / f"{task.config.run_id}.log"
+            failed.append(pending.cell)
+            log = out / "failed" / f"{pending.config.run_id}.log"
             write_text(log, traceback.format_exc())
-            notify(f"{task.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
+            notify(f"{pending.label}: failed: {str(error).strip().splitlines()[-1]} ({log})")
             return
         store.keep(folder, run_records, records)
-        finished.append(task.label)
+        finished.append(pending.label)
         num_left = len(together) + len(alone) - len(finished)
         seconds_left = (time.monotonic() - started) / len(finished) * num_left
         estimate = f"; about {duration(seconds_left)} left" if seconds_left >= 1 else ""
-        notify(f"{task.label}: done: {folder}{estimate}")
+        notify(f"{pending.label}: done: {folder}{estimate}")
 
-    for task in tasks:
-        if not task.missing:
-            notify(f"{task.label}: was done")
-    together = [part for task in tasks if (part := task.only(exclusive=False)).missing]
-    alone = [part for task in tasks if (part := task.only(exclusive=True)).missing]
+    for pending in pending_cells:
+        if not pending.missing:
+            notify(f"{pending.label}: was done")
+    together, alone = (
+        [cell for pending in pending_cells if (cell := pending.only(exclusive=e)).missing]
+        for e in (False, True)
+    )
     started = time.monotonic()
     if jobs is not None:
         _in_jobs(together, jobs, out, finish, command)
-    for task in alone if jobs is not None else together + alone:
-        finish(task, lambda task=task: _here(task, out, stages, command))
+    for pending in alone if jobs is not None else together + alone:
+        finish(pending, lambda pending=pending: _here(pending, out, stages, command))
     return failed
 
 
 def _here(
-    task: PendingCell, out: Path, stages: Stages | None, command: str | None
+    pending: PendingCell, out: Path, stages: Stages | None, command: str | None
 ) -> tuple[Path, Sequence[Record]]:
-    result: Result = execute(task.config, out=out, stages=stages, command=command)
+    result: Result = execute(pending.config, out=out, stages=stages, command=command)
     return result.folder, result.records
 
 
@@ -141,7 +145,7 @@ def visible_gpus() -> list[int]:
 
 
 def _in_jobs(
-    tasks: Sequence[PendingCell],
+    pending_cells: Sequence[PendingCell],
     jobs: int,
     out: Path,
     finish: Callable[[PendingCell, Callable[[], tuple[Path, Sequence[Record]]]], None],
@@ -159,7 +163,7 @@ def _in_jobs(
     one_at_a_time = threading.Lock()
     stopped = threading.Event()
 
-    def work(task: PendingCell) -> None:
+    def work(pending: PendingCell) -> None:
         if stopped.is_set():
             return
 
@@ -168,9 +172,13 @@ def _in_jobs(
                 if (gpu := next(gpus, None)) is not None:  # else submitit hides them all
                     executor.update_parameters(gpus_per_node=1, visible_gpus=(gpu,))
                 job = executor.submit(
-                    run_config, task.config.model_dump(mode="json"), str(out), num_threads, command
+                    run_config,
+                    pending.config.model_dump(mode="json"),
+                    str(out),
+                    num_threads,
+                    command,
                 )
-                running[id(task)] = job
+                running[id(pending)] = job
             try:
                 folder, records = job.result()
             except Exception:
@@ -181,11 +189,11 @@ def _in_jobs(
                 raise Busy
             return Path(folder), [Record.model_validate(content) for content in records]
 
-        finish(task, result)
+        finish(pending, result)
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        for future in [pool.submit(work, task) for task in tasks]:
+        for future in [pool.submit(work, pending) for pending in pending_cells]:
             future.result()
     except BaseException:  # Ctrl-C too: nothing goes on unseen
         stopped.set()

@@ -51,7 +51,7 @@ class PendingCell:
         return f"{self.number}/{self.total} {self.cell.label}, seed {self.cell.config.seed}"
 
 
-def plan(
+def list_pending(
     name: str,
     preset: str,
     *,
@@ -86,13 +86,13 @@ def plan(
         swept.remember(name, preset, results, overrides)
         remove_unfinished(folder, older_than_s=3600)
     recorded = _have(grid_cells, folder / "records", own_records, copy)
-    tasks = []
+    pending_cells = []
     for number, cell in enumerate(grid_cells, start=1):
         cell_protocols = cell.config.evaluate.protocols
         chosen = tuple(name for name in cell_protocols if protocols is None or name in protocols)
         missing = tuple(protocol for protocol in chosen if protocol not in recorded[id(cell)])
-        tasks.append(PendingCell(cell, number, len(grid_cells), chosen, missing))
-    return tasks
+        pending_cells.append(PendingCell(cell, number, len(grid_cells), chosen, missing))
+    return pending_cells
 
 
 def _check_same_data(config: RunConfig, folder: Path, records: Records) -> None:

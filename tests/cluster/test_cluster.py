@@ -463,7 +463,7 @@ def test_cancel__needs_a_slurm(sweep_request, tmp_path, capsys):
 
 
 def test_status__shows_what_a_process_of_this_machine_is_busy_with(sweep_request, tmp_path):
-    tasks = pending.plan(
+    tasks = pending.list_pending(
         sweep_request.name, "tiny", results=sweep_request.results, overrides=CELL, copy=False
     )
     config = cost.sized(tasks[0].cell.config)
@@ -600,7 +600,7 @@ def test_run_whose_fit_failed__has_failed_and_one_that_was_cancelled_is_missing(
 ):
     said = ["1|FAILED|n", "2|CANCELLED by 0|n", "3|CANCELLED by 0|n", "4|RUNNING|n", "5|RUNNING|n"]
     answers("4|RUNNING|None\n5|PENDING|Dependency", "\n".join(said))
-    tasks = pending.plan(
+    tasks = pending.list_pending(
         sweep_request.name,
         "tiny",
         results=sweep_request.results,

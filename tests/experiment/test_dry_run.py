@@ -16,7 +16,7 @@ from mim_bench.experiment import cost
 from mim_bench.experiment.dry_run import dry_run
 from mim_bench.experiment.forecast import forecast
 from mim_bench.experiment.request import SweepRequest
-from mim_bench.records.pending import plan
+from mim_bench.records.pending import list_pending
 from mim_bench.records.run_folder import record_hash
 
 TWO = (
@@ -101,7 +101,7 @@ def test_records__are_not_asked_for_again_and_not_copied(two, tmp_path):
     once = next(c.config for c in benchmark_cells.cells(two, "tiny") if c.label == "dvae")
     assert pretrain_flops(dvae) == cost.estimate(once).pretrain_flops
     assert sorted(results.rglob("*")) == before
-    plan(two, "tiny", results=results)
+    list_pending(two, "tiny", results=results)
     assert sorted(results.rglob("*")) != before
 
 
@@ -244,7 +244,7 @@ def everything(tmp_path_factory):
 
 def test_all__makes_every_run_and_record_once(everything):
     cells, found = everything
-    assert {part.name for part in found.parts} == set(cells)
+    assert {part.name for part in found.benchmarks} == set(cells)
     configs = [cell.config for of_one in cells.values() for cell in of_one]
     runs = {config.hash for config in configs if needs_pretraining(config)}
     assert found.num_missing == found.num_pretrainings == len(runs)
@@ -272,19 +272,19 @@ def test_all__makes_every_run_and_record_once(everything):
 def test_all__says_what_a_benchmark_shares_with_those_above(everything):
     cells, found = everything
     seen: set[str] = set()
-    for part in found.parts:
+    for part in found.benchmarks:
         own = {cell.config.hash for cell in cells[part.name] if needs_pretraining(cell.config)}
         assert (part.num_new, part.num_shared) == (len(own - seen), len(own & seen)), part.name
         assert part.num_cells == len(cells[part.name]) and part.num_done == 0
         seen |= own
-    assert found.parts[0].name == "targets" and found.parts[0].num_shared == 0
-    shared = next(part for part in found.parts if part.name == "scratch_vs_pretrained")
+    assert found.benchmarks[0].name == "targets" and found.benchmarks[0].num_shared == 0
+    shared = next(part for part in found.benchmarks if part.name == "scratch_vs_pretrained")
     assert shared.num_new == 0 < shared.num_shared
 
 
 def test_all__evaluates_a_shared_run_once(everything):
     cells, found = everything
-    part = next(part for part in found.parts if part.name == "scratch_vs_pretrained")
+    part = next(part for part in found.benchmarks if part.name == "scratch_vs_pretrained")
     # fine-tuning is a record of `targets`, so training from scratch alone is left, once a seed
     first = [
         cell.config for cell in cells[part.name] if "scratch" in cell.config.evaluate.protocols
@@ -294,7 +294,7 @@ def test_all__evaluates_a_shared_run_once(everything):
     assert [(w.pretrain_flops, w.protocol_flops) for w in part.work] == [(0, scratch)] * 3
     seen: set[str] = set()
     num_jobs = 0
-    for other in found.parts:
+    for other in found.benchmarks:
         for config in (cell.config for cell in cells[other.name]):
             hashes = {record_hash(config, name) for name in config.evaluate.protocols}
             num_jobs += bool(hashes - seen)
@@ -317,10 +317,10 @@ def test_all__printed_has_one_line_a_benchmark(everything, tmp_path):
         for line in text.splitlines()
         if len(cells := [cell.strip() for cell in line.split("│")]) == 11
     }
-    for part in found.parts:
+    for part in found.benchmarks:
         numbers = [part.num_cells, part.num_done, part.num_new, part.num_shared]
         assert lines[part.name][:4] == [str(number) for number in numbers]
-    assert lines["total"][0] == str(sum(part.num_cells for part in found.parts))
+    assert lines["total"][0] == str(sum(part.num_cells for part in found.benchmarks))
     assert lines["total"][2] == str(found.num_missing)
     text = " ".join(text.split())
     assert f"{found.num_pretrainings} distinct, {found.num_missing} to be made; `shared`" in text
@@ -329,7 +329,7 @@ def test_all__printed_has_one_line_a_benchmark(everything, tmp_path):
 
 def test_all__is_no_benchmark_to_run(tmp_path):
     with pytest.raises(UserError, match="unknown benchmark 'all'"):
-        plan("all", "tiny", results=tmp_path)
+        list_pending("all", "tiny", results=tmp_path)
 
 
 def test_wrong_numbers__are_refused(two, tmp_path):

@@ -31,7 +31,7 @@ def test_sweep_of_other_images__is_refused_before_anything_is_run_or_written(tmp
     with pytest.raises(
         UserError, match=r"holds records of data.source=embedded, not of cifar10: give --data"
     ):
-        pending.plan(
+        pending.list_pending(
             "targets", "tiny", results=tmp_path, overrides=["data.source=cifar10"], copy=copy
         )
     assert sorted(path for path in tmp_path.rglob("*")) == before

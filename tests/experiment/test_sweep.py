@@ -181,7 +181,7 @@ def _wait(is_so, seconds=240.0):
 
 def test_published_benchmark__has_nothing_to_run(tmp_path):
     with pytest.raises(UserError, match="published rows only"):
-        pending.plan("methods", "tiny", results=tmp_path)
+        pending.list_pending("methods", "tiny", results=tmp_path)
 
 
 def test_two_sweeps_of_one_out__leave_a_run_to_the_one_that_is_busy_with_it(swept):
