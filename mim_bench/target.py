@@ -156,7 +156,7 @@ class Target(nn.Module):
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
         """Fits the target's state (its `state_dict`) to the training images.
 
-        Returns figures for the record, such as the use of a codebook. `seed` is the only source of
+        Returns values for the record, such as the use of a codebook. `seed` is the only source of
         randomness. Raises UserError when what came out is not worth using, and says what to change.
         """
         raise TypeError(f"{type(self).__name__} has nothing to fit")

@@ -13,7 +13,15 @@ from mim_bench.config.trainings import fit_batches
 from mim_bench.evaluate import low_shot, partial
 from mim_bench.evaluate.features import READOUTS
 from mim_bench.records.provenance import Code, Device
-from mim_bench.records.record import DataFacts, Metric, PretrainFacts, Record, figure, top1, write
+from mim_bench.records.record import (
+    DataFacts,
+    Metric,
+    PretrainFacts,
+    Record,
+    step_metric,
+    top1,
+    write,
+)
 from mim_bench.records.run_folder import record_hash
 from mim_bench.records.store import home
 
@@ -100,7 +108,7 @@ def fake_record(
         slow = 1.0 + content["model"]["decoder_depth"]
         figures = {"images_per_s": 1000 / slow, "step_s": 0.05 * slow, "target_s": 0.01,
                    "step_flops": 1e9 * slow, "peak_gb": 0.5}  # fmt: skip
-        metrics = [figure(name, value, 40) for name, value in figures.items()]
+        metrics = [step_metric(name, value, 40) for name, value in figures.items()]
     if entry.sections[:1] == ("scratch",):
         spent = {"name": "train_flops", "readout": "model", "value": 5e12, "stderr": 0.0, "n": 40}
         metrics.append(Metric.model_validate(spent | {"higher_is_better": False}))

@@ -33,7 +33,7 @@ class ProtocolResult:
     """Choices that the record must state."""
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Readout -> accuracy after each epoch on labelled training images that were not trained on."""
-    figures: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
     """Name -> value of what is no accuracy, as `record.Metric` names it."""
     metrics: tuple[Metric, ...] = ()
     """Numbers with an error of their own kind, whole."""

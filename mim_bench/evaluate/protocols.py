@@ -23,7 +23,7 @@ from mim_bench.records.record import (
     Metric,
     PretrainFacts,
     Record,
-    figure,
+    step_metric,
     top1,
     write,
 )
@@ -138,5 +138,7 @@ def _result(arrays: Correctness) -> ProtocolResult:
 
 def _metrics(result: ProtocolResult, config: RunConfig) -> tuple[Metric, ...]:
     accuracies = [top1(readout, correct) for readout, correct in result.correct.items()]
-    figures = [figure(name, value, config.speed.steps) for name, value in result.figures.items()]
-    return (*accuracies, *figures, *result.metrics)
+    step_metrics = [
+        step_metric(name, value, config.speed.steps) for name, value in result.values.items()
+    ]
+    return (*accuracies, *step_metrics, *result.metrics)

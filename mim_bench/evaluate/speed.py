@@ -242,10 +242,10 @@ def run(context: EvalContext) -> ProtocolResult:
     alone = [timed(stepper.target_only, context.device) for _ in range(config.speed.steps)]
     step_s = statistics.median(seconds)
     peak = peak_gb(stepper.step, context.device)
-    figures = {
+    values = {
         "images_per_s": part_size(config) / step_s,
         "step_s": step_s,
         "target_s": statistics.median(alone),
         "step_flops": float(stepper.flops),
     }
-    return ProtocolResult({}, figures=figures if peak is None else figures | {"peak_gb": peak})
+    return ProtocolResult({}, values=values if peak is None else values | {"peak_gb": peak})

@@ -91,7 +91,7 @@ def estimate(config: RunConfig, data: Data | None = None) -> Cost:
         protocol_flops=_protocol_flops(config, data),
         storage_bytes=most_bytes,
         kept_bytes=kept,
-        # config, manifest; weights, their figures, curve and picture; records; correctness; curves
+        # config, manifest; weights, their facts, curve and picture; records; correctness; curves
         num_files=2
         + 5 * pretrains
         + len(names)

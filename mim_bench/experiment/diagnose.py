@@ -46,7 +46,7 @@ _LEAST_IMAGES, _MAX_NUMBERS = 100, 50_000_000
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Figures of one target; None where a target has no such figure."""
+    """Numbers of one target; None where a target has no such number."""
 
     target: str
     dim: int

@@ -125,7 +125,7 @@ def _by_row(expected: Forecast, rate: _Rate) -> tuple[list[str], list[list[str]]
     """One benchmark: a line a row of its table."""
     rows = [
         [row.label, " ".join(map(str, row.seeds)), row.done or "-", row.missing or "-",
-         *_figures(row.work, rate)]
+         *_numbers(row.work, rate)]
         for row in expected.rows
     ]  # fmt: skip
     fit, total = ["all", "-", "fit (estimate)"], ["", "", ""]
@@ -139,7 +139,7 @@ def _by_benchmark(expected: Forecast, rate: _Rate) -> tuple[list[str], list[list
         for each in expected.benchmarks
     ]
     rows = [
-        [benchmark.name, *map(str, of_benchmark), *_figures(benchmark.work, rate)]
+        [benchmark.name, *map(str, of_benchmark), *_numbers(benchmark.work, rate)]
         for benchmark, of_benchmark in zip(expected.benchmarks, numbers, strict=True)
     ]
     total = [str(sum(column)) for column in list(zip(*numbers, strict=True))[:3]]
@@ -157,16 +157,16 @@ def _closed(
 ) -> tuple[list[str], list[list[str]]]:
     """Rows, closed with a line for each fit and the total."""
     for name, flops in expected.fits.items():
-        figures = _figures([Work(flops or 0.0, 0.0)], rate)
-        rows.append([name, *of_fit, *(figures if flops is not None else ["?"] * len(figures))])
+        numbers = _numbers([Work(flops or 0.0, 0.0)], rate)
+        rows.append([name, *of_fit, *(numbers if flops is not None else ["?"] * len(numbers))])
     fits = [Work(flops or 0.0, 0.0) for flops in expected.fits.values()]
     work = [item for benchmark in expected.benchmarks for item in benchmark.work]
-    rows.append(["total", *of_total, *_figures([*work, *fits], rate)])
+    rows.append(["total", *of_total, *_numbers([*work, *fits], rate)])
     times = [f"{rate.unit} a cell", rate.unit] if rate.unit else []
     return [*headings, "pre-training PFLOP", "evaluation PFLOP", *times], rows
 
 
-def _figures(work: Sequence[Work], rate: _Rate) -> list[str]:
+def _numbers(work: Sequence[Work], rate: _Rate) -> list[str]:
     """PFLOP of pre-training and of evaluation, and times."""
     pretrain = sum(item.pretrain_flops for item in work) / 1e15
     protocols = sum(item.protocol_flops for item in work) / 1e15

@@ -281,7 +281,7 @@ def _keep_facts(
         flops=float(flops),
         compiled=compiled,
         replayed=outcome.replayed,
-        fit=fitted.figures,
+        fit=fitted.values,
         fit_key=fitted.key,
         gate=gate,
         code=provenance.code(),

@@ -67,8 +67,7 @@ def sweep(
         except _StoppedError:
             return
         except Busy:
-            notify(f"{pending.label}: left to another process, which is busy with it")
-            return
+            return notify(f"{pending.label}: left to another process, which is busy with it")
         except Exception as error:
             failed.append(pending.cell)
             log = out / "failed" / f"{pending.config.run_id}.log"
@@ -86,8 +85,7 @@ def sweep(
         if not pending.missing:
             notify(f"{pending.label}: was done")
     together, alone = (
-        [cell for pending in pending_cells if (cell := pending.only(exclusive=e)).missing]
-        for e in (False, True)
+        [c for p in pending_cells if (c := p.only(exclusive=e)).missing] for e in (False, True)
     )
     started = time.monotonic()
     if jobs is not None:

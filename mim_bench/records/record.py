@@ -171,8 +171,8 @@ def top1(readout: str, correct: np.ndarray) -> Metric:
     return Metric(name="top1", readout=readout, value=value, stderr=stderr, n=len(correct))
 
 
-def figure(name: str, value: float, num_steps: int) -> Metric:
-    """The metric of a measured figure of a pre-training step."""
+def step_metric(name: str, value: float, num_steps: int) -> Metric:
+    """Metric of a value measured over steps of pre-training."""
     content = {"name": name, "readout": "step", "value": value, "stderr": 0.0, "n": num_steps}
     return Metric.model_validate(content | {"higher_is_better": name not in LOWER_IS_BETTER})
 

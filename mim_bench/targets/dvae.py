@@ -165,7 +165,7 @@ class DvaeTarget(ClassTarget, FittedTarget):
         return to_rgb(resize(decoded, size))
 
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
-        """Trains the tokenizer; figures are of its arg-max tokens on one more pass over the images.
+        """Trains the tokenizer; the values are of its arg-max tokens on one more pass over the images.
 
         Raises:
             UserError: no images, or a perplexity below a quarter of the vocabulary afterwards.

@@ -51,12 +51,12 @@ class PaletteTarget(ClassTarget, FittedTarget):
 
     @torch.no_grad()
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
-        """k-means on 50,000 colours; figures: how evenly the palette is used by them."""
+        """k-means on 50,000 colours; returns how evenly the palette is used by them."""
         draw = rng.integer(seed=seed, stream="palette")
         rows = sample_rows(
             images, lambda batch: self._colors(batch).flatten(1, 2), _SAMPLES, seed=draw
         )
-        codebook, figures = k_means(rows, self.params.num_colors, "num_colors")
+        codebook, values = k_means(rows, self.params.num_colors, "num_colors")
         self.palette.copy_(codebook)
         self.fitted.fill_(True)
-        return figures
+        return values

@@ -43,10 +43,10 @@ class PatchKmeansTarget(ClassTarget, FittedTarget):
 
     @torch.no_grad()
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
-        """k-means on 50,000 patches; figures: how evenly the clusters are used by them."""
+        """k-means on 50,000 patches; returns how evenly the clusters are used by them."""
         draw = rng.integer(seed=seed, stream="patch k-means")
         rows = sample_rows(images, self.geometry.normalized_patches, _SAMPLES, seed=draw)
-        codebook, figures = k_means(rows, self.dim, "num_clusters")
+        codebook, values = k_means(rows, self.dim, "num_clusters")
         self.codebook.copy_(codebook)
         self.fitted.fill_(True)
-        return figures
+        return values

@@ -49,7 +49,7 @@ class PcaTarget(FittedTarget):
 
     @torch.no_grad()
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
-        """The eigenvectors of the patches' covariance, all in float64; figures: the share of variance that is kept."""
+        """The eigenvectors of the patches' covariance, all in float64; returns the share of variance that is kept."""
         num, total, products = 0, torch.zeros_like(self.mean, dtype=torch.float64), None
         for batch in images:
             rows = self.geometry.normalized_patches(batch).flatten(0, 1).double()

@@ -37,8 +37,8 @@ class Fitted:
     target: Target
     key: str | None
     """Hash of all that the fitted state depends on; unset if there was nothing to fit."""
-    figures: dict[str, float]
-    """Figures that the fit reports, such as codebook use."""
+    values: dict[str, float]
+    """Values that the fit reports, such as codebook use."""
 
 
 class _Images:
@@ -111,11 +111,11 @@ def fitted_target(config: RunConfig, data: Data, out: Path, device: torch.device
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.is_file():
-            figures = _read_fit(path, target)
+            values = _read_fit(path, target)
         else:
             with _FlopCount() as count:
-                figures = target.fit(_Images(config, data, device), seed=config.seed)
-            figures["fit_flops"] = float(count.total)
-            header = {"key": key, "figures": json.dumps(figures)}
+                values = target.fit(_Images(config, data, device), seed=config.seed)
+            values["fit_flops"] = float(count.total)
+            header = {"key": key, "figures": json.dumps(values)}
             checkpoint.save_tensors(path, target.state_dict(), header)
-    return Fitted(target, key, figures)
+    return Fitted(target, key, values)

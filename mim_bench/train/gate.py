@@ -88,15 +88,15 @@ def gate_losses(
         losses["copy"] = _loss(target, held_views, _scores(target, held_views, copied))
     losses["ridge"] = _ridge(target, fit, choice, held_views, mean)
     flat = held_views.is_flat
-    figures = {f"{name}_loss": float(loss.mean()) for name, loss in losses.items()}
-    figures["flat_share"] = float(flat.float().mean())
-    if 0 < figures["flat_share"] < 1:
-        figures |= {
+    values = {f"{name}_loss": float(loss.mean()) for name, loss in losses.items()}
+    values["flat_share"] = float(flat.float().mean())
+    if 0 < values["flat_share"] < 1:
+        values |= {
             f"{name}_loss_without_flat": float(loss[~flat].mean()) for name, loss in losses.items()
         }
-    mean_loss = max(figures["mean_loss"], 1e-12)
-    return figures | {
-        f"{name}_r2": 1 - figures[f"{name}_loss"] / mean_loss for name in losses if name != "mean"
+    mean_loss = max(values["mean_loss"], 1e-12)
+    return values | {
+        f"{name}_r2": 1 - values[f"{name}_loss"] / mean_loss for name in losses if name != "mean"
     }
 
 

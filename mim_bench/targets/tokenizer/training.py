@@ -175,7 +175,7 @@ class Codebook:
 def measure(
     encoder: Encoder, decoder: Decoder, batches: Iterable[Tensor], distribution: Reconstruction
 ) -> Codebook:
-    """Batches of (B, C, h*f, w*f) in [0, 1] -> figures over all of them."""
+    """Batches of (B, C, h*f, w*f) in [0, 1] -> values over all of them."""
     counts = torch.zeros(encoder.vocab_size, dtype=torch.float64)
     error, num_values = 0.0, 0
     for images in batches:

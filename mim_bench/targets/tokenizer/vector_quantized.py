@@ -88,7 +88,7 @@ class VqTarget(ClassTarget, FittedTarget):
         return self.quantizer.look_up(values.unflatten(1, self.geometry.grid))
 
     def fit(self, images: TrainingImages, *, seed: int) -> dict[str, float]:
-        """Trains the tokenizer; figures are of its codes on one more pass over the images.
+        """Trains the tokenizer; the values are of its codes on one more pass over the images.
 
         Raises:
             UserError: no images, or a perplexity below a quarter of the vocabulary afterwards.
