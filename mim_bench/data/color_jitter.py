@@ -21,7 +21,7 @@ _OPERATIONS = (
 
 
 class ColorJitter:
-    """Changes one 8-bit image; a `feed.Hook`."""
+    """Changes one 8-bit image; a `loader.Hook`."""
 
     def __init__(self, strength: float, *, seed: int, epoch: int) -> None:
         """Each factor is uniform in 1 ± `strength`."""

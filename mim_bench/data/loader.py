@@ -35,7 +35,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class BatchRequest:
     """One batch that is to be cut."""
 
     index: Tensor
@@ -66,7 +66,7 @@ def hooked(images: Tensor, index: Tensor, hook: Hook) -> Tensor:
     return out
 
 
-def cut_batch(reader: Reader, request: Work) -> Tensor:
+def cut_batch(reader: Reader, request: BatchRequest) -> Tensor:
     """(B, C, h, w) uint8 on the CPU."""
     parts: list[Tensor] = []
     for index in request.index.split(_NUM_DECODED):
@@ -86,24 +86,24 @@ class _Cutter(Dataset[_Cut]):
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
-    def __getitem__(self, request: Work) -> _Cut:  # type: ignore[override]
+    def __getitem__(self, request: BatchRequest) -> _Cut:  # type: ignore[override]
         try:
             return cut_batch(self.reader, request), request.index
         except UserError as error:
             return _Failure(str(error)), request.index
 
 
-class _Order(Sampler[Work]):
+class _Order(Sampler[BatchRequest]):
     """The work of the present pass; replaced between passes while the workers stay."""
 
     def __init__(self) -> None:
-        self.work: Iterable[Work] = ()
+        self.requests: Iterable[BatchRequest] = ()
 
-    def __iter__(self) -> Iterator[Work]:  # type: ignore[override]
-        return iter(self.work)
+    def __iter__(self) -> Iterator[BatchRequest]:  # type: ignore[override]
+        return iter(self.requests)
 
 
-class Feed:
+class BatchReader:
     """Workers that stay from pass to pass, and are replaced when a pass was left half-way."""
 
     def __init__(self, reader: Reader) -> None:
@@ -114,17 +114,17 @@ class Feed:
         return {"_reader": self._reader, "_idle": {}}
 
     def batches(
-        self, works: Iterable[Work], *, num_workers: int, pin: bool
+        self, requests: Iterable[BatchRequest], *, num_workers: int, pin: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields ((B, C, h, w) uint8 on the CPU, (B,) int64 indices), in the order of `works`."""
+        """Yields ((B, C, h, w) uint8 on the CPU, (B,) int64 indices), in the order of `requests`."""
         if num_workers == 0:
-            for request in works:
+            for request in requests:
                 images = cut_batch(self._reader, request)
                 yield images.pin_memory() if pin else images, request.index
             return
         key = (num_workers, pin)
         loader, order = self._idle.pop(key, None) or self._start(num_workers, pin)
-        order.work = map(_checked, works)
+        order.requests = map(_checked, requests)
         for images, index in loader:
             if isinstance(images, _Failure):
                 raise UserError(images.line)
@@ -153,7 +153,7 @@ def _in_worker(number: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _checked(request: Work) -> Work:
+def _checked(request: BatchRequest) -> BatchRequest:
     """Raises here what would otherwise fail unseen in the queue's thread and leave workers waiting."""
     pickle.dumps(request.hook)
     return request

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mim_bench.data.crop import Crop, EvalCrop
 from mim_bench.data.image_set import ImageSet, Source, evenly, in_threads
-from mim_bench.data.loader import Feed, Hook, Work, hooked
+from mim_bench.data.loader import BatchReader, BatchRequest, Hook, hooked
 from mim_bench.data.resample import Image8, resample
 from mim_bench.errors import UserError
 
@@ -33,7 +33,7 @@ class _Varies(Exception):
 
 
 class _Pixels:
-    """Decoded images as a `feed.Reader`."""
+    """Decoded images as a `loader.Reader`."""
 
     def __init__(self, pixels: Tensor) -> None:
         """`pixels` (N, C, H, W) uint8 on the CPU."""
@@ -69,7 +69,7 @@ class Split:
         self.image_set = image_set
         self.pixels = pixels
         """(N, C, H, W) uint8, or None where images are streamed."""
-        self._feed: Feed | None = None
+        self._batch_reader: BatchReader | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -108,12 +108,12 @@ class Split:
         if self.pixels is not None and (per_image is None or num_workers == 0):
             yield from self._from_memory(indices, crop, device, seed, epoch, per_image)
             return
-        if self._feed is None:
+        if self._batch_reader is None:
             on_cpu = None if self.pixels is None else _Pixels(self.pixels.cpu())
-            self._feed = Feed(on_cpu or self.image_set)
-        works = (Work(index, crop, seed, epoch, per_image) for index in indices)
+            self._batch_reader = BatchReader(on_cpu or self.image_set)
+        requests = (BatchRequest(index, crop, seed, epoch, per_image) for index in indices)
         pin = device.type == "cuda"
-        for images, index in self._feed.batches(works, num_workers=num_workers, pin=pin):
+        for images, index in self._batch_reader.batches(requests, num_workers=num_workers, pin=pin):
             yield images.to(device, non_blocking=True), index
 
     def _from_memory(

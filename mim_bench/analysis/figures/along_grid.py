@@ -13,9 +13,9 @@ from mim_bench.analysis.figures.layout import (
     Points,
     as_curves,
     close,
+    figure_of,
     panel_titles,
     seeds_behind,
-    sheet,
 )
 from mim_bench.analysis.figures.panel import Curve, Panel
 from mim_bench.analysis.published.match import published_rows
@@ -45,7 +45,7 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
         for key in data
         for title in (names[key], *(["as published"] if published[key] else []))
     ]
-    figure, panels = sheet(benchmark.title, entries, titles)
+    figure, panels = figure_of(benchmark.title, entries, titles)
     all_values, published_note, panel_iterator = [], "", iter(panels)
     for key, (points, control) in data.items():
         all_values += _add_measured(next(panel_iterator), axis, points, control)

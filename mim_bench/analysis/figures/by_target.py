@@ -17,9 +17,9 @@ from mim_bench.analysis.figures.layout import (
     Points,
     as_curves,
     close,
+    figure_of,
     panel_titles,
     seeds_behind,
-    sheet,
 )
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel
 from mim_bench.analysis.row import span, total_tflops
@@ -92,7 +92,7 @@ def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str
         return None
     names = [panel_titles()[key] for key in data]
     cost_name = "compute" if figure_name == "compute" else "cost"
-    figure, panels = sheet(f"{benchmark.title}: accuracy and {cost_name}", entries, names)
+    figure, panels = figure_of(f"{benchmark.title}: accuracy and {cost_name}", entries, names)
     all_values, crowded = [], False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
         panel.labels_at_points = True
@@ -155,7 +155,7 @@ def learning(benchmark: Benchmark, entries: Sequence[CellRecord]) -> Figure | No
     labels = [label for label in {**losses, **accuracies} if not label.startswith("scratch")]
     numbers = color_numbers(labels)
     title = f"{benchmark.title}: learning curves"
-    figure, panels = sheet(title, entries, [name for name, _, _ in data])
+    figure, panels = figure_of(title, entries, [name for name, _, _ in data])
     for panel, (_, y, points) in zip(panels, data, strict=True):
         for curve in as_curves(points):
             if curve.label.startswith("scratch"):

@@ -1,4 +1,4 @@
-"""Layout shared by the figures of a benchmark: a sheet with a panel a measure, and the note under it."""
+"""Layout shared by the figures of a benchmark: a figure with a panel a measure, and the note under it."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ def panel_titles() -> dict[str, str]:
     return {spec.name: spec.panel for spec in PROTOCOLS.values() if spec.panel}
 
 
-def sheet(
+def figure_of(
     title: str, entries: Sequence[CellRecord], names: Sequence[str]
 ) -> tuple[Figure, list[Panel]]:
     """A figure of a benchmark's records with a panel a name."""

@@ -41,7 +41,7 @@ from mim_bench.records.record import Record
 
 
 @dataclass(frozen=True)
-class Sheet:
+class CaptionedGrid:
     """A table of the page with its caption."""
 
     caption: str
@@ -49,24 +49,24 @@ class Sheet:
 
 
 @dataclass
-class Part:
+class PresetSection:
     """A benchmark at a preset, or the reason why it is not shown."""
 
     preset: str
     anchor: str
     errors: list[str] = field(default_factory=list)
     headline: str = ""
-    main: Sheet | None = None
+    main: CaptionedGrid | None = None
     comparisons: list[Comparison] = field(default_factory=list)
     ranks: Markup | None = None
     """Places of the rows under each measure."""
-    readouts: Sheet | None = None
-    comparison_with_published: Sheet | None = None
+    readouts: CaptionedGrid | None = None
+    comparison_with_published: CaptionedGrid | None = None
     """Published numbers next to the measured ones."""
-    published: Sheet | None = None
-    external: Sheet | None = None
+    published: CaptionedGrid | None = None
+    external: CaptionedGrid | None = None
     """Encoders from outside that were evaluated here."""
-    settings: Sheet | None = None
+    settings: CaptionedGrid | None = None
     """Fields in which two rows differ."""
     shared: list[tuple[str, str]] = field(default_factory=list)
     """Settings of all rows."""
@@ -78,16 +78,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BenchmarkSection:
     """A benchmark with its presets."""
 
     name: str
     benchmark: Benchmark
-    parts: list[Part]
+    sections: list[PresetSection]
 
 
 @dataclass
-class Lead:
+class PresetHeadline:
     """Headline at one preset: whether targets matter."""
 
     preset: str
@@ -104,18 +104,25 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
     first = [
         name for name in (headline.BENCHMARK, "mask_ratio") if name in recipe.names("benchmarks")
     ]
-    entries, missing = [], []
+    benchmarks, missing = [], []
     for name in dict.fromkeys([*first, *recipe.names("benchmarks"), *swept.names(results)]):
-        entry = _entry(name, results, warn)
-        (entries if entry.parts else missing).append(entry)
-    entries.sort(key=lambda entry: not any(part.records for part in entry.parts))
+        benchmark = _benchmark_section(name, results, warn)
+        (benchmarks if benchmark.sections else missing).append(benchmark)
+    benchmarks.sort(
+        key=lambda benchmark: not any(section.records for section in benchmark.sections)
+    )
     for folder in sorted(results.iterdir()):
-        if _presets(folder) and folder.name not in [entry.name for entry in entries]:
+        if _presets(folder) and folder.name not in [benchmark.name for benchmark in benchmarks]:
             warn(f"{folder}: left out, as no benchmark has that name")
-    records = [record for entry in entries for part in entry.parts for record in part.records]
+    records = [
+        record
+        for benchmark in benchmarks
+        for section in benchmark.sections
+        for record in section.records
+    ]
     path = results / "report.html"
     page = _page(
-        entries=entries, missing=missing, leads=_leads(entries), diagnosed=diagnosed(results, warn),
+        benchmarks=benchmarks, missing=missing, headlines=_headlines(benchmarks), diagnosed=diagnosed(results, warn),
         **_provenance(records),
     )  # fmt: skip
     write_text(path, page)
@@ -152,66 +159,70 @@ def _presets(folder: Path) -> list[str]:
 # ---- a benchmark ----
 
 
-def _entry(name: str, results: Path, warn: Callable[[str], object]) -> Entry:
+def _benchmark_section(name: str, results: Path, warn: Callable[[str], object]) -> BenchmarkSection:
     benchmark = load_benchmark(swept.recall(name, "", results).name)
     presets = _presets(results / name)
     if benchmark.division == "published":
         presets = presets or ["tiny"]  # without external records the same at every preset
-    parts = [_part(name, benchmark, preset, results) for preset in presets]
-    for part in parts:
-        for error in part.errors:
-            warn(f"{name}, preset {part.preset}: {error}")
-    return Entry(name, benchmark, parts)
+    sections = [_preset_section(name, benchmark, preset, results) for preset in presets]
+    for section in sections:
+        for error in section.errors:
+            warn(f"{name}, preset {section.preset}: {error}")
+    return BenchmarkSection(name, benchmark, sections)
 
 
-def _part(name: str, benchmark: Benchmark, preset: str, results: Path) -> Part:
-    part = Part(preset, f"{name}-{preset}")
+def _preset_section(name: str, benchmark: Benchmark, preset: str, results: Path) -> PresetSection:
+    section = PresetSection(preset, f"{name}-{preset}")
     try:
         _fill(
-            part, tables.build(name, preset, results), swept.recall(name, preset, results).overrides
+            section,
+            tables.build(name, preset, results),
+            swept.recall(name, preset, results).overrides,
         )
     except UserError as error:
-        part.errors.append(str(error))
+        section.errors.append(str(error))
     for path in image_files(store.home(name, preset, results)):
         heading = FIGURES.get(path.stem, path.stem.replace("_", " "))
         try:
             alt = f"{benchmark.title}, preset {preset}: {heading}"
-            part.images.append(image(path, alt, f"{part.anchor}-{path.stem}"))
+            section.images.append(image(path, alt, f"{section.anchor}-{path.stem}"))
         except UserError as error:
-            part.errors.append(str(error))
-    return part
+            section.errors.append(str(error))
+    return section
 
 
-def _fill(part: Part, table: Table, overrides: Sequence[str]) -> None:
-    title = f"{table.benchmark.title}, preset {part.preset}"
-    part.records = table.records
+def _fill(section: PresetSection, table: Table, overrides: Sequence[str]) -> None:
+    title = f"{table.benchmark.title}, preset {section.preset}"
+    section.records = table.records
     if table.external:
-        part.external = Sheet(f"{title}: {render.EXTERNAL}", external_grid(table.external))
-        part.notes = [inline(render.EXTERNAL_NOTE)]
+        section.external = CaptionedGrid(
+            f"{title}: {render.EXTERNAL}", external_grid(table.external)
+        )
+        section.notes = [inline(render.EXTERNAL_NOTE)]
     if table.published_only:
         grid = render.published_grid(table)
-        part.published = Sheet(f"{table.benchmark.title}: published rows", grid)
+        section.published = CaptionedGrid(f"{table.benchmark.title}: published rows", grid)
     if not table.rows:
         return
-    part.main = Sheet(title, render.main_grid(table, brief=True))
-    part.headline = headline.sentence(table)
-    part.notes = [inline(note) for note in render.notes(table)]
+    section.main = CaptionedGrid(title, render.main_grid(table, brief=True))
+    section.headline = headline.sentence(table)
+    section.notes = [inline(note) for note in render.notes(table)]
     numbers = color_numbers(list(table.by_label))
     colors = {label: number % NUM_COLORS for label, number in numbers.items()}
-    part.comparisons = comparisons(table, colors)
-    part.ranks = ranks(table, part.comparisons, colors)
-    part.readouts = _sheet(f"{title}: every readout", render.readout_grid(table))
-    part.comparison_with_published = _sheet(
+    section.comparisons = comparisons(table, colors)
+    section.ranks = ranks(table, section.comparisons, colors)
+    section.readouts = _captioned(f"{title}: every readout", render.readout_grid(table))
+    section.comparison_with_published = _captioned(
         f"{title}: published and measured", render.published_and_measured(table)
     )
-    part.settings = _sheet(f"{title}: settings that differ", provenance.settings_grid(table))
-    part.shared = provenance.shared_settings(table)
-    part.origins = provenance.origins(table, part.anchor, overrides)
-    part.downloads = _downloads(part.anchor, table)
+    section.settings = _captioned(f"{title}: settings that differ", provenance.settings_grid(table))
+    section.shared = provenance.shared_settings(table)
+    section.origins = provenance.origins(table, section.anchor, overrides)
+    section.downloads = _downloads(section.anchor, table)
 
 
-def _sheet(caption: str, grid: Grid) -> Sheet | None:
-    return Sheet(caption, grid) if grid.rows else None
+def _captioned(caption: str, grid: Grid) -> CaptionedGrid | None:
+    return CaptionedGrid(caption, grid) if grid.rows else None
 
 
 def _downloads(name: str, table: Table) -> list[Markup]:
@@ -229,9 +240,20 @@ def _downloads(name: str, table: Table) -> list[Markup]:
     return links
 
 
-def _leads(entries: Sequence[Entry]) -> list[Lead]:
+def _headlines(benchmarks: Sequence[BenchmarkSection]) -> list[PresetHeadline]:
     """One sentence a preset; plumbing has none where there is better."""
-    parts = [part for entry in entries if entry.name == headline.BENCHMARK for part in entry.parts]
-    informative = [part for part in parts if part.headline and gates.primary_measure(part.preset)]
-    parts = informative or parts
-    return [Lead(part.preset, part.headline) for part in parts if part.headline]
+    sections = [
+        section
+        for benchmark in benchmarks
+        if benchmark.name == headline.BENCHMARK
+        for section in benchmark.sections
+    ]
+    informative = [
+        section
+        for section in sections
+        if section.headline and gates.primary_measure(section.preset)
+    ]
+    sections = informative or sections
+    return [
+        PresetHeadline(section.preset, section.headline) for section in sections if section.headline
+    ]
