@@ -16,7 +16,10 @@ from mim_bench.records.record import Record
 def sources(table: Table) -> list[str]:
     """Cited publications, in the order of the rows."""
     cited = [
-        row.cite for line in table.rows for several in line.published.values() for row in several
+        row.cite
+        for line in table.rows
+        for published_rows in line.published.values()
+        for row in published_rows
     ]
     return list(dict.fromkeys(cited))
 

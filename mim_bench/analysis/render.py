@@ -219,8 +219,8 @@ def published_and_measured(table: Table) -> Grid:
             TableCell(number.cite),
         ]
         for row in table.rows
-        for key, several in row.published.items()
-        for number in several
+        for key, numbers in row.published.items()
+        for number in numbers
     ]
     return Grid(["row", "measure", "measured", "published", "status", "source"], rows)
 

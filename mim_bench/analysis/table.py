@@ -187,7 +187,7 @@ def _row(
             record = records.record(_protocol_of(measure))
             why |= {} if record is None else reasons(counterparts[0], record)
     recorded = {(entry.record.seed, entry.record.protocol) for entry in records.entries}
-    lacking = {
+    incomplete = {
         seed
         for seed in records.declared
         if any((seed, p) not in recorded for p in records.protocols)
@@ -201,7 +201,7 @@ def _row(
         num_seeds=len({seed for seed, _ in recorded}),
         is_baseline=records.is_baseline,
         below_gate=below_gate,
-        num_missing=len(lacking),
+        num_missing=len(incomplete),
         stale=tuple(sorted({why for entry in records.entries for why in entry.stale})),
     )
 

@@ -137,9 +137,9 @@ def _to_submit(
         }
         num_live += bool({"queued", "running"} & set(states.values()))
         num_failed += "failed" in states.values()
-        wanted = {"missing", "failed"} if request.retry_failed else {"missing"}
+        submitted_states = {"missing", "failed"} if request.retry_failed else {"missing"}
         remaining = remaining.having(
-            tuple(name for name, state in states.items() if state in wanted)
+            tuple(name for name, state in states.items() if state in submitted_states)
         )
         if remaining.missing:
             runs.setdefault(remaining.cell.config.hash, []).append(remaining)

@@ -200,11 +200,11 @@ class _Ledger:
         config = _with_protocols(wanted, new)
         counted_protocols = self.runs.get(key, config).evaluate.protocols
         self.runs[key] = _with_protocols(config, dict.fromkeys([*counted_protocols, *new]))
-        found = cost.estimate(config)
+        estimated = cost.estimate(config)
         pretrains = self._pretrains(config)
-        own, first = sum(found.protocol_flops.values()), 0.0
+        own, first = sum(estimated.protocol_flops.values()), 0.0
         if pretrains and key not in self.pretrainings:
-            first, self.pretrainings[key] = found.pretrain_flops, f"pre-train {title}"
+            first, self.pretrainings[key] = estimated.pretrain_flops, f"pre-train {title}"
             job = Job(self.pretrainings[key], cost.hours(first, 1), self._fit(config))
             self.jobs.append((config.seed, 1, job))
         needs = (self.pretrainings[key],) if pretrains else ()

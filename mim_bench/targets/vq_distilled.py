@@ -54,6 +54,6 @@ class VqDistilledTarget(VqTarget):
     def picture(self, values: Tensor, images: Tensor) -> Tensor:
         """(B, L) -> (B, 3, H, W): principal components of the decoded features as red, green and blue."""
         decoded_prediction, decoded_target = (
-            self.decoded(self.codes(each)).flatten(2).mT for each in (values, self(images))
+            self.decoded(self.codes(maps)).flatten(2).mT for maps in (values, self(images))
         )
         return feature_picture(decoded_prediction, decoded_target, self.geometry)

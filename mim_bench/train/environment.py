@@ -22,9 +22,11 @@ def choose_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+        name = next(device_type for device_type in ("cuda", "mps", "cpu") if available[device_type])
     if not available.get(name):
-        usable = ", ".join(kind for kind, is_available in available.items() if is_available)
+        usable = ", ".join(
+            device_type for device_type, is_available in available.items() if is_available
+        )
         raise UserError(f"runtime.device={name}: this machine has none; allowed: auto, {usable}")
     if name == "cuda" and distributed.size() > 1:
         local_rank, num_seen = distributed.local_rank(), torch.cuda.device_count()

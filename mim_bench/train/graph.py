@@ -52,8 +52,8 @@ def recordable(
     task: object, schedule: ScheduleConfig, device: torch.device, runtime: RuntimeConfig
 ) -> Recordable | None:
     """The task, if its steps are to be replayed."""
-    wanted = is_graphed(device, runtime) and schedule.accumulation_steps == 1
-    return task if wanted and isinstance(task, Recordable) and task.is_recordable else None
+    is_wanted = is_graphed(device, runtime) and schedule.accumulation_steps == 1
+    return task if is_wanted and isinstance(task, Recordable) and task.is_recordable else None
 
 
 def prepare(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
