@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mim_bench.config import recipe
+
 PACKAGE = Path(__file__).parents[1] / "mim_bench"
 ROOT = {"root"}
 RECORDS = ROOT | {"config", "records"}
@@ -102,6 +104,19 @@ def test_command_on_results__imports_no_torch(arguments, tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_training__knows_no_target_by_name():
+    """The loop, the model and the data treat every target alike."""
+    targets = set(recipe.names("targets"))
+    named = [
+        f"{path.name}:{node.lineno} {node.value}"
+        for room in ("train", "model", "data")
+        for path in (PACKAGE / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in targets
+    ]
+    assert named == []
 
 
 def test_files__stay_short():

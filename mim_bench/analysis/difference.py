@@ -54,8 +54,11 @@ class Difference:
     """Seeds that both rows have."""
     p: float
     """Two-sided, after Holm where several rows are compared."""
+    num_df: float
+    """Degrees of freedom of its interval (Satterthwaite)."""
     detectable: float
-    """The least true difference that data like these would find four times in five."""
+    """The least true difference that data like these would find four times in five; where several rows are compared
+    at Holm's first and hardest step."""
 
     @property
     def interval(self) -> str:
@@ -224,12 +227,19 @@ def _difference(
     # the variance over thousands of images is as good as known
     effective = num_df * (variance / of_training) ** 2 if of_training > 0 else _MANY_DF
     effective = min(effective, _MANY_DF)
-    half, power = (float(special.stdtrit(effective, q)) * stderr for q in (1 - _LEVEL / 2, _POWER))
+    half = float(special.stdtrit(effective, 1 - _LEVEL / 2)) * stderr
     if stderr > 0:
         p = 2 * float(special.stdtr(effective, -abs(mean) / stderr))
     else:
         p = float(mean == 0)
-    return Difference(mean, mean - half, mean + half, stderr, num_seeds, p, half + power)
+    ends, detectable = (mean - half, mean + half), _detectable(stderr, effective, 1)
+    return Difference(mean, *ends, stderr, num_seeds, p, effective, detectable)
+
+
+def _detectable(stderr: float, num_df: float, num_compared: int) -> float:
+    """True difference that is found with probability `_POWER` as the first of so many by Holm."""
+    quantiles = 1 - _LEVEL / 2 / num_compared, _POWER
+    return stderr * sum(float(special.stdtrit(num_df, quantile)) for quantile in quantiles)
 
 
 def _holm(differences: Sequence[Difference]) -> list[Difference]:
@@ -239,4 +249,7 @@ def _holm(differences: Sequence[Difference]) -> list[Difference]:
     for rank, index in enumerate(order):
         running_max = max(running_max, min(1.0, (len(differences) - rank) * differences[index].p))
         adjusted[index] = running_max
-    return [replace(difference, p=adjusted[index]) for index, difference in enumerate(differences)]
+    return [
+        replace(d, p=adjusted[i], detectable=_detectable(d.stderr, d.num_df, len(differences)))
+        for i, d in enumerate(differences)
+    ]

@@ -112,7 +112,7 @@ def _gates(table: Table) -> list[str]:
     failed = {row.label: row.below_gate for row in table.rows if row.below_gate}
     if worse := [f"{label} ({why})" for label, why in failed.items() if why != gates.NO_RIDGE]:
         lines.append(
-            "Below the gate, pre-training no better than ridge regression from visible pixels: "
+            "Below the gate, pre-training no better than ridge regression from visible pixels or the mean: "
             f"{', '.join(worse)}."
         )
     if unknown := [label for label, why in failed.items() if why == gates.NO_RIDGE]:

@@ -239,18 +239,28 @@ def _compare(
             else {}
         )
         counted = {row.label for row in rows if not row.below_gate and not row.stale}
-        leader = (
-            difference.best(
-                {label: of_seed for label, of_seed in correct.items() if label in counted}
-            )
-            if ranks
-            else None
-        )
+        ranked = {label: of_seed for label, of_seed in correct.items() if label in counted}
+        leader = difference.best(ranked) if ranks else None
+        if leader is not None:
+            baselines = _accuracies(rows, by_label, key, correct[leader])
+            leader = leader if _is_above(leader, correct, baselines) else None
         for row in rows:
             if row.label in deltas:
                 row.differences[key] = deltas[row.label]
             if row.label == leader:
                 row.values[key] = Value(row.values[key].of_seed, is_best=True)
+
+
+def _is_above(
+    leader: str, correct: difference.Rows, baselines: Mapping[str, dict[int, float]]
+) -> bool:
+    """True if every baseline is distinguishably worse than the leader."""
+    deltas = difference.differences(correct, leader, baselines)
+    return all(
+        deltas[label].mean < 0 and deltas[label].is_distinguishable
+        for label in baselines
+        if label in deltas
+    )
 
 
 def _accuracies(

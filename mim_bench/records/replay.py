@@ -45,10 +45,11 @@ def trained_by(records: Iterable[Record]) -> set[tuple[str, str, str]]:
 
 
 def note(folder: Path, records: Iterable[Record]) -> str:
-    """Remark on the commits of a folder's records, from its replay; empty where none covers them."""
+    """Remark on the commits of a folder's records, from its replay; empty where there is one commit."""
     path, trainings = folder / FILE, trained_by(records)
     if not path.is_file():
-        return ""
+        is_one = len({commit for _, commit, _ in trainings}) < 2
+        return "" if is_one else " (not replayed: whether they train alike was not tried)"
     try:
         replays = Replays.model_validate(read_json(path))
     except ValidationError as error:

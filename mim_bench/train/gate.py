@@ -30,7 +30,7 @@ from mim_bench.target import Geometry, Target
 from mim_bench.train import loop, pretrain
 
 _FIT_VIEWS, _CHOICE_VIEWS, _HELD_VIEWS = 4096, 1024, 2048
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 """Over the mean eigenvalue of the inputs' Gram matrix."""
 _MAX_OUTPUTS = 160_000
 """Number of outputs L * V that ridge is solved for at once: more of the views' values do not fit in memory. For a

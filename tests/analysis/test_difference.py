@@ -150,6 +150,18 @@ def test_detectable__is_found_four_times_in_five():
     assert 0.65 <= hits / 150 <= 0.95
 
 
+def test_detectable__among_many_rows_is_what_holm_finds():
+    """Of nine rows one differs by the printed difference: it is called distinguishable four times in five."""
+    equal = dict.fromkeys("abcdefghi", 0.0)
+    deltas = [differences(rows(equal, 5, seed=trial), "a")["b"] for trial in range(30)]
+    size = np.mean([delta.detectable for delta in deltas])
+    hits = sum(
+        differences(rows(equal | {"b": size}, 5, seed=trial), "a")["b"].is_distinguishable
+        for trial in range(120)
+    )
+    assert 0.68 <= hits / 120 <= 0.95
+
+
 def test_best__needs_every_pair_and_five_seeds():
     shifts = {"a": 0.0, "b": 0.08, "c": 0.01}
     assert best(rows(shifts, 5)) == "b"

@@ -31,6 +31,17 @@ def test_table__whose_encoders_are_all_below_pixels_ranks_nothing(tmp_path):
         assert "Below the gate: no encoder is above" in text
 
 
+def test_best_encoder__that_a_baseline_may_equal_is_not_bold(tmp_path):
+    """Above raw pixels by less than is detectable: it is not shown to be better than every other row."""
+    swept.remember("decoder_depth", "small", tmp_path, FIVE)
+    fake_results("decoder_depth", "small", tmp_path, spread=0.1, overrides=FIVE, baseline=0.075)
+    table_ = table.build("decoder_depth", "small", tmp_path)
+    means = {row.label: row.values["linear"].mean for row in table_.rows}
+    assert means["decoder depth 4"] - 0.03 < means["raw pixels"] < means["decoder depth 4"]
+    assert table_.below_gate is None
+    assert not any(row.values["linear"].is_best for row in table_.rows)
+
+
 def test_table__of_a_tier_without_primary_measure_is_plumbing(tmp_path):
     made, best = built(tmp_path, preset="tiny")
     assert best == [] and "plumbing, not a finding" in render.markdown(made)
@@ -54,6 +65,15 @@ def test_row__whose_loss_is_not_below_ridge_is_marked_and_not_ranked(tmp_path, m
     assert ("decoder depth 4 (loss 0.600, ridge 0.500)" in text) == is_below
     assert ("decoder depth 4" in best) != is_below
     assert f"decoder depth 4 {1 - model:.3f}" in text  # R2 is shown either way
+
+
+def test_row__has_to_be_below_the_mean_where_ridge_is_worse(tmp_path):
+    """Ridge from a few thousand views may be above the position-wise mean of a target that pixels hardly predict."""
+    built_table, best = built(
+        tmp_path, gate={"mean_loss": 0.55, "ridge_loss": 0.7, "model_loss": 0.6}
+    )
+    assert built_table.row("decoder depth 4").below_gate == "loss 0.600, mean 0.550"
+    assert "decoder depth 4" not in best
 
 
 def test_row__without_a_ridge_loss_does_not_count(tmp_path):

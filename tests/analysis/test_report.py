@@ -341,7 +341,7 @@ def test_headline__of_a_single_seed_separates_nothing(tmp_path: Path) -> None:
 
 def test_headline__says_of_each_row_where_it_is_better_worse_or_alike() -> None:
     def one(mean: float, p: float) -> difference.Difference:
-        return difference.Difference(mean, mean - 0.01, mean + 0.01, 0.005, 3, p, 0.014)
+        return difference.Difference(mean, mean - 0.01, mean + 0.01, 0.005, 3, p, 9, 0.014)
 
     deltas = {
         "linear": {"hog": one(0.024, 0.001), "dvae": one(-0.01, 0.01), "pca": one(0.001, 0.9)},

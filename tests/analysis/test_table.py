@@ -318,6 +318,15 @@ def test_table__with_fewer_seeds_of_one_row_is_exploratory(tmp_path):
     )
 
 
+def test_table__with_a_declared_row_without_records_is_exploratory(tmp_path):
+    ranked(tmp_path)
+    for path in (tmp_path / "decoder_depth/small/records").glob("*.json"):
+        if "depth 2" in label_of(json.loads(path.read_text())):
+            path.unlink()
+    text = render.markdown(table.build("decoder_depth", "small", tmp_path))
+    assert "Exploratory, with 0 to 5 seeds a row" in text and "**Bold**" not in text
+
+
 def test_stale_row__is_not_ranked(tmp_path):
     made, best = ranked(tmp_path, lambda c: c.update(protocol_version=1), "*__linear.json")
     assert made.row("decoder depth 4").stale == ("protocol linear",) and best != ["decoder depth 4"]

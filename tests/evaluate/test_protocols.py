@@ -78,7 +78,8 @@ def test_knn__does_not_overflow_at_a_low_temperature():
 
 
 @pytest.mark.parametrize(
-    "protocol", ["knn", "linear", "finetune", "scratch", "low_shot", "partial"]
+    "protocol",
+    ["knn", "linear", "attentive", "finetune", "scratch", "scratch_flops", "low_shot", "partial"],
 )
 def test_evaluated_images__are_read_once_for_each_encoder(small, tmp_path, monkeypatch, protocol):
     reads: list[int] = []
@@ -96,7 +97,7 @@ def test_evaluated_images__are_read_once_for_each_encoder(small, tmp_path, monke
     config = small("pixel", f"evaluate.protocols={protocol}", "linear.augment=true")
     execute(config, out=tmp_path)
     # with the random-weights control; partial: one classifier for 0.5 and one for 1 block of 2
-    encoders = 1 if protocol in ("finetune", "scratch") else 2
+    encoders = 1 if protocol in ("finetune", "scratch", "scratch_flops") else 2
     assert sorted(reads) == sorted(list(range(120)) * encoders)
 
 
@@ -109,7 +110,7 @@ def test_probes__learn_nothing_from_the_test_images(small, tmp_path, monkeypatch
             is_third = (index % 3 == 0).view(-1, 1, 1, 1) & (self.name == "test")
             yield torch.where(is_third, 255 - images, images), index
 
-    names = ("linear", "knn", "low_shot", "baselines")
+    names = ("linear", "knn", "low_shot", "attentive", "baselines")
     config = small("hog", f"evaluate.protocols={','.join(names)}", "linear.solver=lbfgs")
     plain = execute(config, out=tmp_path / "plain")
     monkeypatch.setattr(Split, "batches", inverted)

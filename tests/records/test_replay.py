@@ -7,6 +7,7 @@ import pytest
 from mim_bench.analysis import notes, table
 from mim_bench.errors import UserError
 from mim_bench.records import replay, store
+from mim_bench.records.record import read, write
 from tests.fake import fake_results
 
 
@@ -44,6 +45,15 @@ def test_note__says_whether_all_commits_train_alike(folder):
     )
     _write(folder, skip=1)
     assert f"(1 of {len(wanted)} not replayed since)" in _said(folder)
+
+
+def test_several_commits_without_a_replay__are_said_to_be_untried(folder):
+    path = next((folder / "records").glob("*__linear.json"))
+    record = read(path)
+    code = record.code.model_copy(update={"commit": "e" * 40})
+    facts = record.pretrain and record.pretrain.model_copy(update={"code": code})
+    write(path, record.model_copy(update={"pretrain": facts, "sha256": None}), {})
+    assert "(not replayed: whether they train alike was not tried)" in _said(folder)
 
 
 def test_damaged_file__is_one_line(folder):

@@ -10,10 +10,12 @@ from fake import fake_record, fake_results
 from mim_bench import files
 from mim_bench.config import cells
 from mim_bench.config.protocol import PROTOCOLS
+from mim_bench.config.resolve import load_config
 from mim_bench.config.trainings import fit_batches
 from mim_bench.errors import UserError
 from mim_bench.records import store
 from mim_bench.records.record import write
+from mim_bench.records.run_folder import fit_parts
 
 
 @pytest.fixture
@@ -160,3 +162,19 @@ def test_record_of_a_batch_that_the_data_bounded__is_not_stale(results):
     )
     (found,), foreign = store.find([cell], [(first(results), record)])
     assert not foreign and found.stale == ()
+
+
+def test_fit__is_cached_by_target_data_and_seed_and_by_nothing_else():
+    """A tokenizer a seed: with one for all seeds an interval would lack the tokenizer's own variance."""
+    fits = [
+        fit_parts(load_config("dvae", "tiny", overrides))
+        for overrides in (
+            [],
+            ["seed=1"],
+            ["dvae.vocab_size=48"],
+            ["mask.ratio=0.75"],
+            ["model.depth=3"],
+        )
+    ]
+    assert fits[0] not in fits[1:3]
+    assert fits[0] == fits[3] == fits[4]

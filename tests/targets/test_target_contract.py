@@ -133,6 +133,7 @@ def test_picture__is_an_image_in_range(built):
     factor = picture.shape[2] // height
     assert picture.shape == (4, 3, factor * height, factor * width) and factor >= 1
     assert picture.min() >= 0 and picture.max() <= 1
+    assert picture.std() > 0, "an even grey shows nothing"
 
 
 def test_picture__says_whether_it_sees_the_true_image(built):

@@ -61,7 +61,7 @@ def test_ridge__does_not_see_the_hidden_pixels(small, monkeypatch):
         return torch.stack(parts).to(torch.uint8)
 
     found = found_on(noise, small, monkeypatch)
-    assert found["ridge_loss"] > 0.95 * found["mean_loss"]
+    assert 0.95 * found["mean_loss"] < found["ridge_loss"] < 1.02 * found["mean_loss"]
     assert found["ridge_r2"] == pytest.approx(1 - found["ridge_loss"] / found["mean_loss"])
 
 
