@@ -12,6 +12,9 @@ from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.records import replay
 from mim_bench.records.record import Record
 
+_EQUAL = 1.05
+"""Compute of the most costly row over the least that still counts as equal."""
+
 
 def sources(table: Table) -> list[str]:
     """Cited publications, in the order of the rows."""
@@ -52,6 +55,8 @@ def notes(table: Table) -> list[str]:
         )
     lines += _effects(table)
     lines += _gates(table)
+    lines += _without_baselines(table)
+    lines += _compute(table)
     lines += _convergence(records)
     lines += _division(table)
     if table.differing:
@@ -129,6 +134,38 @@ def _gates(table: Table) -> list[str]:
             f"Share of the position-wise mean's loss that is gone (R2, unseen views): {listed}."
         )
     return lines
+
+
+def _without_baselines(table: Table) -> list[str]:
+    """Sentence on the compared measures under which no fixed feature was evaluated (rule 11)."""
+    fixed = [row for row in table.rows if row.is_baseline and row.label != CONTROL]
+    missing = [
+        column.heading.removesuffix(" %")
+        for column in table.columns
+        if is_compared(column.key)
+        and any(column.key in row.values for row in table.rows)
+        and not any(column.key in row.values for row in fixed)
+    ]
+    return (
+        [f"No raw pixels, PCA or target as a feature under {', '.join(missing)}."]
+        if missing
+        else []
+    )
+
+
+def _compute(table: Table) -> list[str]:
+    """Sentence on rows of different compute, where the table does not equal it (rule 13)."""
+    costs = [
+        row.values["total_tflops"].mean
+        for row in table.rows
+        if "total_tflops" in row.values and not row.is_baseline
+    ]
+    if len(costs) < 2 or max(costs) <= _EQUAL * min(costs):
+        return []
+    return [
+        f"Rows took {min(costs):,.0f} to {max(costs):,.0f} TFLOPs; at equal compute the benchmark `equal_compute` "
+        "compares."
+    ]
 
 
 def _convergence(records: Sequence[Record]) -> list[str]:

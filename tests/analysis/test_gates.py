@@ -1,5 +1,7 @@
 """What fails a gate is named and ranked nowhere; what passes is ranked."""
 
+import re
+
 import pytest
 from fake import fake_results
 
@@ -157,3 +159,12 @@ def test_primary_measure__is_declared_by_every_tier_of_findings():
     assert declared == {
         "tiny": None, "small": "linear", "cifar10": "linear", "imagenet": "finetune",
     }  # fmt: skip
+
+
+def test_measure_without_a_fixed_feature_and_unequal_compute__are_said(tmp_path):
+    """Rules 11 and 13: what a column or a table lacks is printed under it."""
+    fake_results("targets", "small", tmp_path)
+    text = render.markdown(table.build("targets", "small", tmp_path))
+    (line,) = re.findall(r"No raw pixels, PCA or target as a feature under (.+)\.\n", text)
+    assert "attentive" in line and "linear" not in line and "kNN" not in line
+    assert re.search(r"Rows took [\d,]+ to [\d,]+ TFLOPs; at equal compute", text)
