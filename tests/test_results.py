@@ -35,7 +35,7 @@ def test_picture__was_drawn_from_the_records(path):
     name, preset = path.parts[-3:-1]
     found = store.benchmark_records(name, preset, RESULTS)
     if path.stem in ("pictures", "ratios"):
-        shown = {(cell.label, cell.config.seed) for cell in finished.shown(cells(name, preset))}
+        shown = {(cell.label, cell.config.seed) for cell in finished.pictured(cells(name, preset))}
         drawn = [one for one in found if (one.cell.label, one.record.seed) in shown]
         expected = png_stamp.of_runs(one.record.run_hash for one in drawn)
     elif path.stem == "similarity":
