@@ -158,7 +158,7 @@ EXTERNAL_NOTE = (
     "Encoders as they were found, each with its own data and recipe: no comparison of targets. "
     "± is the 95 % interval that the test images leave; published is of the very weights."
 )
-_BRIEF_NOTES = ("Preset", "Readout", "Differences", "Below the gate", "Commit")
+_BRIEF_NOTES = ("Preset", "Readout", "Differences", "Below the gate", "No raw pixels", "Commit")
 """Beginnings of the notes that go with a table wherever it is shown."""
 
 
