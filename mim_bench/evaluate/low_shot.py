@@ -22,7 +22,7 @@ def run(context: EvalContext) -> ProtocolResult:
     """
     settings, data = context.config.low_shot, context.data
     labels, truth = (context.labels(split).cpu() for split in (data.train, context.test))
-    correct = {}
+    correct, num_open = {}, 0
     for name in context.features.names:
         features = (context.features.of(split, name).cpu() for split in (data.train, context.test))
         train_features, query = standardised(*features)
@@ -32,9 +32,11 @@ def run(context: EvalContext) -> ProtocolResult:
                 solution = logistic_regression(
                     train_features[chosen], labels[chosen], data.num_classes, settings.c
                 )
+                num_open += not solution.is_converged
                 predictions = solution.logits(query).argmax(dim=1)
                 correct[readout(name, fraction, number)] = (predictions == truth).numpy()
-    return ProtocolResult(correct, ("low_shot: features of the clean images",))
+    state = f"NOT converged in {num_open} of {len(correct)} draws" if num_open else "converged"
+    return ProtocolResult(correct, (f"low_shot: features of the clean images, {state}",))
 
 
 def readout(name: str, fraction: float, draw_number: int) -> str:

@@ -125,7 +125,7 @@ def test_probes__learn_nothing_from_the_test_images(small, tmp_path, monkeypatch
 
 def test_solver__that_stops_early_says_that_it_is_not_converged(small, tmp_path, monkeypatch):
     monkeypatch.setattr("mim_bench.evaluate.logistic._MAX_ITERATIONS", 2)
-    config = small("pixel", "evaluate.protocols=linear,baselines", "linear.solver=lbfgs")
+    config = small("pixel", "evaluate.protocols=linear,low_shot,baselines", "linear.solver=lbfgs")
     for record in execute(config, out=tmp_path).records:
         assert any("NOT converged" in note for note in record.notes), record.protocol
 
