@@ -19,14 +19,7 @@ from mim_bench.evaluate.context import EvalContext, Features, ProtocolResult
 from mim_bench.lazy import import_object
 from mim_bench.records import provenance
 from mim_bench.records.external import ExternalFacts
-from mim_bench.records.record import (
-    Metric,
-    PretrainFacts,
-    Record,
-    step_metric,
-    top1,
-    write,
-)
+from mim_bench.records.record import Metric, PretrainFacts, Record, step_metric, top1, write
 from mim_bench.records.run_folder import record_hash, record_path
 from mim_bench.train import backend, distributed, environment
 from mim_bench.train.backend import is_compiled
@@ -95,12 +88,12 @@ def evaluate(
 
     def keep() -> None:
         write(record_path(folder, name), record, result.correct)
-        _remove_checkpoints(folder, name)
+        remove_checkpoints(folder, name)
 
     distributed.on_main(keep)
 
 
-def _remove_checkpoints(folder: Path, name: str) -> None:
+def remove_checkpoints(folder: Path, name: str) -> None:
     """Removes what a finished protocol needed to go on after a stop."""
     for path in (folder / name, *folder.glob(f"{name}-*/"), folder / "control"):
         shutil.rmtree(path, ignore_errors=True)

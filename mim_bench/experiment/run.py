@@ -27,7 +27,7 @@ from mim_bench.data.run_data import Data, complete, open_data, warn_of_batches
 from mim_bench.errors import UserError
 from mim_bench.evaluate.context import Features
 from mim_bench.evaluate.flops import step as step_flops
-from mim_bench.evaluate.protocols import evaluate
+from mim_bench.evaluate.protocols import evaluate, remove_checkpoints
 from mim_bench.evaluate.reconstruction import draw_picture, sample
 from mim_bench.experiment import cost
 from mim_bench.experiment.manifest import write_manifest
@@ -211,7 +211,9 @@ def _check(folder: Path) -> None:
 
 def _remove_checkpoints(folder: Path, protocols: Sequence[str]) -> None:
     """Removes checkpoints of finished trainings, which a kill may have left."""
-    for name in (*protocols, "control", "pretrain"):
+    for name in protocols:
+        remove_checkpoints(folder, name)
+    for name in ("control", "pretrain"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -19,8 +19,8 @@ _LABEL, _OUTSIDE = 9, 99
 """Over another label, or outside the panel, is as bad as over so many lines and points."""
 _STEPS = (0.7, -0.7, 0.0, 1.8, -1.8, 2.9, -2.9, 4.0, -4.0)
 """Above or below a point where its label may stand, in heights of a label; the nearest first."""
-_COLUMNS, _ASIDE = (0.0, 6.0, 12.0), 3
-"""Right of a point, in heights of a label; each column further away is as bad as over so many lines and points."""
+_COLUMNS, _ASIDE = (6.0, 12.0), 3
+"""Further right of a point, in heights of a label; each column is as bad as over so many lines and points more."""
 _FAR = 1.0
 """A label further above, below or aside has a thin line to its point."""
 _ROUNDS = 4
@@ -74,7 +74,7 @@ def place_labels(labels: Sequence[Label], axes: Axes, *, at_points: bool, point:
     for text, (x, y), end in zip(texts, positions, ends, strict=True):
         text.set_position((x / box.width, y / box.height))
         assert text.arrow_patch is not None
-        is_far = abs(y - end[1]) > _FAR * 1.1 * size or x - end[0] > _COLUMNS[1] * size
+        is_far = abs(y - end[1]) > _FAR * 1.1 * size or x - end[0] > _COLUMNS[0] * size
         text.arrow_patch.set_visible(not at_points or is_far)
 
 
@@ -90,14 +90,17 @@ def _at_points(
             obstacles += [Bbox(ends - (box.x0, box.y0)).padded(1) for ends in pixels]
     choices, base_costs = [], []
     for (x, y), width in zip(ends, widths, strict=True):
-        left, *right = x - height / 2 - width, *(x + height / 2 + c * height for c in _COLUMNS)
-        positions = [(side, y + step * height) for step in _STEPS for side in (right[0], left)]
-        positions += [(side, y + step * height) for side in right[1:] for step in _STEPS]
-        boxes = [Bbox.from_bounds(u, v - height / 2, width, height) for u, v in positions]
-        aside = [_ASIDE * max(0, number // len(_STEPS) - 1) for number in range(len(boxes))]
+        left, right = x - height / 2 - width, x + height / 2
+        places = [(side, step, 0) for step in _STEPS for side in (right, left)]
+        for number, column in enumerate(_COLUMNS, start=1):
+            places += [(right + column * height, step, number * _ASIDE) for step in _STEPS]
+        boxes = [
+            Bbox.from_bounds(side, y + step * height - height / 2, width, height)
+            for side, step, _ in places
+        ]
         costs = [_cost(choice, obstacles, box.width, box.height) for choice in boxes]
         choices.append(boxes)
-        base_costs.append(np.add(costs, aside))
+        base_costs.append(np.add(costs, [aside for *_, aside in places]))
     chosen = [boxes[int(np.argmin(cost))] for boxes, cost in zip(choices, base_costs, strict=True)]
     for _ in range(_ROUNDS):
         for number, (boxes, cost) in enumerate(zip(choices, base_costs, strict=True)):
