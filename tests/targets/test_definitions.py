@@ -95,6 +95,23 @@ def test_mean_color__has_512_classes_and_their_middle_colour():
         built("mean_color", cells_per_side=3)
 
 
+@pytest.mark.parametrize("piece", [1, 7 * 512, 10**9])
+def test_downsized__loss_is_the_mean_cross_entropy_of_its_cells_however_many_pieces(
+    monkeypatch, piece
+):
+    target = built("downsized")
+    indices = target(IMAGES[:3])
+    logits = torch.randn(3, 6, target.dim, generator=torch.Generator().manual_seed(0))
+    want, got = logits.double().requires_grad_(), logits.requires_grad_()
+    right = want.unflatten(-1, (16, 512)).log_softmax(-1).gather(-1, indices[..., None])
+    (-right[..., 0].mean(-1)).square().sum().backward()
+    monkeypatch.setattr("mim_bench.targets.class_target.PIECE_LOGITS", piece)
+    loss = target.loss(got, indices)
+    loss.square().sum().backward()
+    torch.testing.assert_close(loss.double(), -right[..., 0].mean(-1))
+    torch.testing.assert_close(got.grad.double(), want.grad)
+
+
 def test_palette__is_the_nearest_colour_of_each_pixel_by_scipy():
     target = built("palette", num_colors=12, cells_per_side=2)
     got = target(IMAGES[:2]).numpy()
