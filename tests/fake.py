@@ -1,11 +1,13 @@
 """Records without training, for tests of what is made from records: every cell of a benchmark, with answers
 that are drawn at random around an accuracy that depends on the cell's place."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mim_bench.config import recipe
 from mim_bench.config.cells import Cell, cells
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import validated
@@ -29,6 +31,15 @@ NUM_IMAGES, _NUM_TRAIN_IMAGES = 400, 10_000
 PASSING = {"mean_loss": 1.0, "ridge_loss": 0.6, "model_loss": 0.4, "ridge_r2": 0.4, "model_r2": 0.6}
 """Losses of a pre-training that counts."""
 _DATA = {"image_size": (32, 32), "in_chans": 1, "mean": (0.2854,), "std": (0.3527,)}
+
+
+def five_seeds(name: str, results: Path) -> str:
+    """A benchmark of one's own, below `results`: a shipped one that declares five seeds; returns its file."""
+    path = results / f"five_{name}" / f"five_{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (recipe.folder("benchmarks") / f"{name}.toml").read_text(encoding="utf-8")
+    path.write_text(re.sub(r"^seeds = .*$", "seeds = [0, 1, 2, 3, 4]", text, flags=re.MULTILINE))
+    return str(path)
 
 
 def fake_results(

@@ -10,7 +10,7 @@ What fails a gate is printed with the words "below the gate", and nothing is ran
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 from mim_bench.analysis.difference import RANKING_SEEDS
@@ -141,6 +141,13 @@ def _is_missing(row: RowRecords) -> bool:
     return needs_encoder and not row.is_baseline and not row.entries
 
 
+def _undeclared_seeds(rows: Iterable[RowRecords]) -> set[int]:
+    """Seeds that somebody added, who may have stopped when the table looked well (rule 5)."""
+    return {entry.record.seed for row in rows for entry in row.entries} - {
+        seed for row in rows for seed in row.declared
+    }
+
+
 def exploratory(by_label: Mapping[str, RowRecords]) -> str:
     """Reason why a table ranks nothing whatever its numbers are; empty if it may rank."""
     rows = [row for row in by_label.values() if row.is_pretrained or _is_missing(row)]
@@ -150,6 +157,10 @@ def exploratory(by_label: Mapping[str, RowRecords]) -> str:
     if seeds and min(seeds) < RANKING_SEEDS:
         reasons.append(
             f"with {span(seeds)} seed{'s' * (max(seeds) != 1)} a row where a ranking needs {RANKING_SEEDS}"
+        )
+    if undeclared := sorted(_undeclared_seeds(rows)):
+        reasons.append(
+            f"with seeds that the benchmark does not declare ({', '.join(map(str, undeclared))})"
         )
     if any(data.limited for data in facts):
         reasons.append("on limited data")

@@ -3,20 +3,24 @@
 import re
 
 import pytest
-from fake import fake_results
+from fake import fake_results, five_seeds
 
 from mim_bench.analysis import gates, headline, render, table
 from mim_bench.analysis.report.page import write_report
 from mim_bench.config.recipe import names
 from mim_bench.records import swept
 
-FIVE = ["benchmark.seeds=0,1,2,3,4"]
+
+def table_of(name, preset, results, **options):
+    """The table of fake records of a benchmark that declares five seeds."""
+    file = five_seeds(name, results)
+    swept.remember(file, preset, results, ())
+    fake_results(file, preset, results, **options)
+    return table.build(f"five_{name}", preset, results)
 
 
 def built(results, preset="small", **options):
-    swept.remember("decoder_depth", preset, results, FIVE)
-    fake_results("decoder_depth", preset, results, spread=0.6, overrides=FIVE, **options)
-    made = table.build("decoder_depth", preset, results)
+    made = table_of("decoder_depth", preset, results, spread=0.6, **options)
     return made, [row.label for row in made.rows if row.values["linear"].is_best]
 
 
@@ -35,9 +39,7 @@ def test_table__whose_encoders_are_all_below_pixels_ranks_nothing(tmp_path):
 
 def test_best_encoder__that_a_baseline_may_equal_is_not_bold(tmp_path):
     """Above raw pixels by less than is detectable: it is not shown to be better than every other row."""
-    swept.remember("decoder_depth", "small", tmp_path, FIVE)
-    fake_results("decoder_depth", "small", tmp_path, spread=0.1, overrides=FIVE, baseline=0.075)
-    table_ = table.build("decoder_depth", "small", tmp_path)
+    table_ = table_of("decoder_depth", "small", tmp_path, spread=0.1, baseline=0.075)
     means = {row.label: row.values["linear"].mean for row in table_.rows}
     assert means["decoder depth 4"] - 0.03 < means["raw pixels"] < means["decoder depth 4"]
     assert table_.below_gate is None
@@ -53,7 +55,7 @@ def test_table__without_baselines_ranks_nothing(tmp_path):
     built(tmp_path)
     for path in tmp_path.rglob("*__baselines.*"):
         path.unlink()
-    made = table.build("decoder_depth", "small", tmp_path)
+    made = table.build("five_decoder_depth", "small", tmp_path)
     assert "no linear of raw pixels and PCA" in (made.below_gate or "")
     assert not any(row.values["linear"].is_best for row in made.rows)
 
@@ -94,11 +96,7 @@ def test_row__is_below_the_gate_if_one_seed_is(tmp_path):
 def test_table__whose_only_encoder_above_pixels_did_not_train_ranks_nothing(tmp_path):
     """Depths 1, 2 and 4 reach 63, 67 and 72 %, raw pixels 69 %; depth 4 has a loss above ridge's."""
     failed = {"mean_loss": 1.0, "ridge_loss": 0.5, "model_loss": 0.6}
-    swept.remember("decoder_depth", "small", tmp_path, FIVE)
-    fake_results(
-        "decoder_depth", "small", tmp_path, spread=0.08, overrides=FIVE, baseline=0.03, gate=failed
-    )
-    made = table.build("decoder_depth", "small", tmp_path)
+    made = table_of("decoder_depth", "small", tmp_path, spread=0.08, baseline=0.03, gate=failed)
     means = {row.label: row.values["linear"].mean for row in made.rows}
     assert means["decoder depth 2"] < means["raw pixels"] < means["decoder depth 4"]
     assert "no encoder is above" in (made.below_gate or "")
@@ -107,9 +105,7 @@ def test_table__whose_only_encoder_above_pixels_did_not_train_ranks_nothing(tmp_
 
 def test_table__has_to_be_above_both_baselines(tmp_path):
     """Raw pixels 75 %, PCA 73 %, the best encoder 74 %."""
-    swept.remember("decoder_depth", "small", tmp_path, FIVE)
-    fake_results("decoder_depth", "small", tmp_path, spread=0.1, overrides=FIVE, baseline=0.09)
-    made = table.build("decoder_depth", "small", tmp_path)
+    made = table_of("decoder_depth", "small", tmp_path, spread=0.1, baseline=0.09)
     assert (made.below_gate or "").startswith("no encoder is above raw pixels on linear")
 
 
@@ -119,9 +115,7 @@ def test_tier__whose_primary_measure_no_baseline_has_is_judged_by_the_linear_pro
     monkeypatch.setattr(gates, "primary_measure", lambda preset: "finetune")
     for baseline, is_above in ((-0.3, True), (0.95, False)):
         results = tmp_path / str(baseline)
-        swept.remember("targets", "cifar10", results, FIVE)
-        fake_results("targets", "cifar10", results, overrides=FIVE, baseline=baseline)
-        made = table.build("targets", "cifar10", results)
+        made = table_of("targets", "cifar10", results, baseline=baseline)
         assert any(column.key == "finetune" for column in made.columns)
         assert (made.below_gate is None) == is_above
         assert is_above or "on linear" in (made.below_gate or "")
@@ -129,9 +123,7 @@ def test_tier__whose_primary_measure_no_baseline_has_is_judged_by_the_linear_pro
 
 def test_words_below_the_gate__stand_in_headline_figures_and_the_verdict_of_a_run(tmp_path):
     failed = {"mean_loss": 1.0, "ridge_loss": 0.5, "model_loss": 0.6}
-    swept.remember("targets", "small", tmp_path, FIVE)
-    fake_results("targets", "small", tmp_path, spread=0.3, overrides=FIVE, gate=failed)
-    made = table.build("targets", "small", tmp_path)
+    made = table_of("targets", "small", tmp_path, spread=0.3, gate=failed)
     said = headline.sentence(made)
     assert "dvae (below the gate)" in said and "pixel (below" not in said
     assert "dvae: below the gate" in gates.remark(made.entries)

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from fake import fake_results
+from fake import fake_results, five_seeds
 from scipy import stats
 
 from mim_bench.analysis import render, table, write
@@ -99,15 +99,12 @@ def test_difference_that_contains_zero__is_indistinguishable_and_ranks_nothing(t
 
 
 def test_best_row__is_marked_only_if_it_differs_from_every_other(tmp_path):
-    for num_seeds in (3, 5):
-        given = ["benchmark.seeds=" + ",".join(map(str, range(num_seeds)))]
-        results = tmp_path / str(num_seeds)
-        swept.remember("decoder_depth", "small", results, given)
-        fake_results("decoder_depth", "small", results, spread=0.6, overrides=given)
-        made = table.build("decoder_depth", "small", results)
-        best = [row.label for row in made.rows if row.values["linear"].is_best]
-        assert best == (["decoder depth 4"] if num_seeds == 5 else [])  # fewer rank nothing
-        assert ("Exploratory, with 3 seeds a row" in render.markdown(made)) == (num_seeds == 3)
+    fake_results("decoder_depth", "small", tmp_path, spread=0.6)
+    three = table.build("decoder_depth", "small", tmp_path)  # as many as it declares
+    assert not any(row.values["linear"].is_best for row in three.rows)
+    assert "Exploratory, with 3 seeds a row" in render.markdown(three)
+    made, best = ranked(tmp_path)
+    assert best == ["decoder depth 4"] and "Exploratory" not in render.markdown(made)
     assert re.search(r"\*\*\d+\.\d ± \d+\.\d\*\*", render.markdown(made))
 
 
@@ -266,19 +263,20 @@ def test_record_without_flops__makes_its_row_stale(results, tmp_path):
     assert [row.stale for row in made.rows].count(("a record without FLOPs",)) == 1
 
 
-FIVE = ["benchmark.seeds=0,1,2,3,4"]
+DEPTHS = "five_decoder_depth"
 
 
 def ranked(results, change=None, pattern="*.json"):
     """The table of five seeds whose last row is best, after a change of its records' files; and the best rows."""
-    swept.remember("decoder_depth", "small", results, FIVE)
-    fake_results("decoder_depth", "small", results, spread=0.6, overrides=FIVE)
-    for path in (results / "decoder_depth/small/records").glob(pattern):
+    file = five_seeds("decoder_depth", results)
+    swept.remember(file, "small", results, ())
+    fake_results(file, "small", results, spread=0.6)
+    for path in (results / DEPTHS / "small/records").glob(pattern):
         content = json.loads(path.read_text())
         if change is not None and "depth 4" in label_of(content):
             change(content)
             path.write_text(json.dumps(content | {"sha256": None}))
-    made = table.build("decoder_depth", "small", results)
+    made = table.build(DEPTHS, "small", results)
     return made, [row.label for row in made.rows if row.values["linear"].is_best]
 
 
@@ -306,11 +304,11 @@ def test_table__ranks_on_the_full_test_split_alone(tmp_path, change, said):
 
 def test_table__with_fewer_seeds_of_one_row_is_exploratory(tmp_path):
     ranked(tmp_path)
-    for path in (tmp_path / "decoder_depth/small/records").glob("*.json"):
+    for path in (tmp_path / DEPTHS / "small/records").glob("*.json"):
         content = json.loads(path.read_text())
         if content["seed"] > 1 and "depth 2" in label_of(content):
             path.unlink()
-    made = table.build("decoder_depth", "small", tmp_path)
+    made = table.build(DEPTHS, "small", tmp_path)
     assert not any(value.is_best for row in made.rows for value in row.values.values())
     assert (
         "Exploratory, with 2 to 5 seeds a row where a ranking needs 5: no row is called the best."
@@ -318,12 +316,21 @@ def test_table__with_fewer_seeds_of_one_row_is_exploratory(tmp_path):
     )
 
 
+def test_table__with_a_seed_that_nobody_declared_is_exploratory(tmp_path):
+    file, six = five_seeds("decoder_depth", tmp_path), ["benchmark.seeds=0,1,2,3,4,5"]
+    swept.remember(file, "small", tmp_path, six)
+    fake_results(file, "small", tmp_path, spread=0.6, overrides=six)
+    text = render.markdown(table.build(DEPTHS, "small", tmp_path))
+    assert "Exploratory, with seeds that the benchmark does not declare (5): no row" in text
+    assert "**Bold**" not in text
+
+
 def test_table__with_a_declared_row_without_records_is_exploratory(tmp_path):
     ranked(tmp_path)
-    for path in (tmp_path / "decoder_depth/small/records").glob("*.json"):
+    for path in (tmp_path / DEPTHS / "small/records").glob("*.json"):
         if "depth 2" in label_of(json.loads(path.read_text())):
             path.unlink()
-    text = render.markdown(table.build("decoder_depth", "small", tmp_path))
+    text = render.markdown(table.build(DEPTHS, "small", tmp_path))
     assert "Exploratory, with 0 to 5 seeds a row" in text and "**Bold**" not in text
 
 
@@ -346,10 +353,10 @@ def test_target_as_a_feature__has_the_seeds_of_its_fit_and_raw_pixels_none(tmp_p
     assert len(set(feature.values["linear"].of_seed.values())) > 1 and feature.num_seeds == 5
     assert pixels.num_seeds == 1 and pixels.differences["linear"].num_seeds == 5
     ranked(one := tmp_path / "one", None)
-    for path in (one / "decoder_depth/small/records").glob("*__baselines.json"):
+    for path in (one / DEPTHS / "small/records").glob("*__baselines.json"):
         if json.loads(path.read_text())["seed"]:
             path.unlink()
-    alone = table.build("decoder_depth", "small", one).row("norm_pixel as a feature")
+    alone = table.build(DEPTHS, "small", one).row("norm_pixel as a feature")
     assert alone.differences["linear"].num_seeds == 1
     assert not alone.differences["linear"].is_distinguishable
 
