@@ -6,8 +6,9 @@ The test images are a sample too, and shared: how a difference varies over image
 seeds anyway, is a second part of its variance (over N). Intervals are Student's t (Satterthwaite's degrees of
 freedom); p values are Holm's, over all rows against the reference, or over all pairs for the best row.
 
-Rows of which only the accuracy is kept (the control at random weights, baselines without training) are compared too:
-with the residual of the others, and their images counted as if they were other images, which errs towards caution.
+Rows of which only the accuracy is kept (the control at random weights, baselines without training) are compared too.
+They share no training with a seed, so its effect does not cancel: what varies is their own difference to the
+reference over the seeds, with S - 1 degrees of freedom. Their images count as other images, which errs towards caution.
 
 Legend: R rows, S seeds, N test images.
 """
@@ -30,8 +31,8 @@ RANKING_SEEDS = 5
 """Seeds below which no row is called the best."""
 METHOD = (
     "Differences: accuracy ~ row + seed over all trained rows, residual pooled, plus the chance of the test images "
-    "(of rows without pre-training as if they had seen other images); 95 % intervals (Student's t); distinguishable: "
-    "p < 0.05 by Holm over the rows."
+    "(rows without pre-training: residual of their own difference, as if they had seen other images); 95 % intervals "
+    "(Student's t); distinguishable: p < 0.05 by Holm over the rows."
 )
 Rows = Mapping[str, Mapping[int, np.ndarray]]
 """Label -> seed -> (N,) correctness of the test images, in [0, 1]."""
@@ -198,12 +199,15 @@ class _Model:
         common = sorted(reference.keys() & accuracy.keys())
         if not common:
             return None
-        ours = float(np.mean([accuracy[seed] for seed in common]))
-        reference_mean = float(np.mean([reference[seed].mean() for seed in common]))
-        num_images = len(reference[common[0]])
-        of_images = (ours * (1 - ours) + reference_mean * (1 - reference_mean)) / num_images
-        of_training = 2 * self.residual / len(common)
-        return _difference(ours - reference_mean, of_training, of_images, self.num_df, len(common))
+        num_images, num = len(reference[common[0]]), len(common)
+        both = np.array([[accuracy[seed], reference[seed].mean()] for seed in common])
+        means = both.mean(0)
+        of_images = float((means * (1 - means)).sum()) / num_images
+        difference = float(means[0] - means[1])
+        if num == 1:
+            return _difference(difference, 2 * self.residual, of_images, self.num_df, num)
+        of_training = float((both[:, 0] - both[:, 1]).var(ddof=1)) / num
+        return _difference(difference, of_training, of_images, num - 1, num)
 
 
 def _image_variance(differences: np.ndarray) -> float:

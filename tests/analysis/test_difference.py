@@ -58,6 +58,29 @@ def test_equal_rows__are_told_apart_as_seldom_as_promised(num_seeds, num_images)
         assert covered / trials / 3 >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / trials)
 
 
+@pytest.mark.parametrize("num_images", [2_000, 10_000, 50_000])
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize("deviation", [0.0, 0.01])
+def test_interval_to_a_row_without_pre_training__covers_as_often_as_promised(
+    num_seeds, num_images, deviation
+):
+    """A fixed feature has no share in what a seed does to encoders; random weights have a deviation of their own."""
+    trials = 50 if num_images == 50_000 else 100
+    covered = 0
+    for trial in range(trials):
+        generator = np.random.default_rng(trial)
+        made = rows({"a": 0.0}, num_seeds, num_images, seed=trial)
+        right = generator.random((num_seeds, num_images), np.float32)
+        own = 0.6 + deviation * generator.standard_normal(num_seeds)
+        fixed = {
+            seed: float((right[seed if deviation else 0] < own[seed]).mean())
+            for seed in range(num_seeds)
+        }
+        found = differences(made, "a", {"fixed": fixed})["fixed"]
+        covered += found.low <= 0.6 - 0.75 <= found.high
+    assert covered >= stats.binom.ppf(0.001, trials, 0.95)
+
+
 def test_model__hand_computed_and_as_the_two_way_analysis_of_variance():
     table = np.array([[0.5, 0.7], [0.7, 0.7], [0.6, 1.0]])  # rows x seeds
     made = {
