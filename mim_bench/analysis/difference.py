@@ -3,8 +3,10 @@
 Rows of a closed table share seeds, images, crops and masks. The residual of the model, pooled over all rows, is the
 noise of training; with R rows and S seeds it has (R - 1)(S - 1) degrees of freedom, where a pair alone has S - 1.
 The test images are a sample too, and shared: how a difference varies over images, beyond what varies between
-seeds anyway, is a second part of its variance (over N). Intervals are Student's t (Satterthwaite's degrees of
-freedom); p values are Holm's, over all rows against the reference, or over all pairs for the best row.
+seeds anyway, is a second part of its variance (over N). The first part is at least what answers that change from seed
+to seed, image by image, leave in a mean of N: with few rows and seeds a residual may be next to nothing. Intervals are
+Student's t (Satterthwaite's degrees of freedom); p values are Holm's, over all rows against the reference, or over all
+pairs for the best row.
 
 Rows of which only the accuracy is kept (the control at random weights, baselines without training) are compared too.
 They share no training with a seed, so its effect does not cancel: what varies is their own difference to the
@@ -189,7 +191,8 @@ class _Model:
             for seed in common
         ]
         mean = float(contrast @ self.effects)
-        of_images = _image_variance(np.stack(contrasts))
+        of_answers, of_images = _image_variances(np.stack(contrasts))
+        of_training = max(of_training, of_answers)
         return _difference(mean, of_training, of_images, self.num_df, len(common))
 
     def against(
@@ -210,14 +213,18 @@ class _Model:
         return _difference(difference, of_training, of_images, num - 1, num)
 
 
-def _image_variance(differences: np.ndarray) -> float:
-    """(S, N) differences -> variance of their mean by the choice of images, beyond that between seeds."""
+def _image_variances(differences: np.ndarray) -> tuple[float, float]:
+    """(S, N) differences -> two variances of their mean: by answers that change from seed to seed, image by image, and
+    by the choice of images beyond that.
+
+    Trainings differ in accuracy at least by the first: a residual of few degrees of freedom below it is luck.
+    """
     num_seeds, num_images = differences.shape
     of_mean = float(differences.mean(0).var()) / num_images
     if num_seeds == 1:
-        return of_mean
-    within = float(differences.var(0, ddof=1).mean()) / num_seeds / num_images
-    return max(0.0, of_mean - within)
+        return 0.0, of_mean
+    of_answers = float(differences.var(0, ddof=1).mean()) / num_seeds / num_images
+    return of_answers, max(0.0, of_mean - of_answers)
 
 
 def _difference(

@@ -105,6 +105,19 @@ def test_difference__of_images_alone_is_the_paired_one():
     assert found.high - found.mean == pytest.approx(1.96 * found.stderr, rel=1e-3)
 
 
+def test_interval__is_never_narrower_than_the_answers_leave_by_a_lucky_residual():
+    """Three seeds whose accuracies happen to be the same: each image's answers still change from seed to seed."""
+    generator = np.random.default_rng(0)
+    made = {
+        label: {seed: generator.permutation(np.arange(2000) < num) for seed in range(3)}
+        for label, num in (("a", 1200), ("b", 1240))
+    }
+    found = differences(made, "a")["b"]
+    of_images = np.mean([made["b"][seed] * 1.0 - made["a"][seed] for seed in range(3)], axis=0)
+    assert found.mean == pytest.approx(0.02)
+    assert found.stderr >= 0.99 * of_images.std() / np.sqrt(2000)
+
+
 def test_large_difference__is_found_small_one_not_and_a_single_seed_never():
     shifts = {"a": 0.0, "b": 0.08, "c": 0.001}
     found = differences(rows(shifts), "a")
