@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mim_bench.analysis import render, table, validate, write
+from mim_bench.analysis.figures import diagnose
 from mim_bench.config.cells import cells
 from mim_bench.records import finished, png_stamp, store
 
@@ -45,6 +46,13 @@ def test_picture__was_drawn_from_the_records(path):
     verb = "similarity" if path.stem == "similarity" else "figure"
     again = f"python -m mim_bench {verb} {name} --preset {preset}"
     assert png_stamp.read(path) == expected, f"{path.name} is out of date: {again}"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("diagnose/*.csv")), ids=lambda path: path.stem)
+def test_figure_of_diagnoses__was_drawn_from_them_and_the_encoders_there_are(path):
+    again = f"python -m mim_bench figure targets --preset {path.stem}"
+    expected = diagnose.stamp(path, path.stem, RESULTS)
+    assert png_stamp.read(path.with_suffix(".png")) == expected, f"out of date: {again}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "/".join(folder.parts[-2:]))

@@ -51,9 +51,9 @@ def columns_of(
 
 
 def _heading(key: str) -> str:
-    """Heading of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot 1 % of labels`."""
+    """Heading of an accuracy: `fine-tune %`, `kNN @ last/cls %`, `low-shot (1 % of labels) %`."""
     protocol, _, suffix = key.partition(" ")
     if "%" in suffix:
-        return f"{PROTOCOLS[protocol].title} {suffix.replace('%', ' % of labels')}"
+        return f"{PROTOCOLS[protocol].title} ({suffix.replace('%', ' % of labels')}) %"
     title = PROTOCOLS[protocol].title
     return f"{title} {suffix} %" if suffix else f"{title} %"

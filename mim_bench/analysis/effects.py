@@ -73,9 +73,9 @@ def _effects(
 
 
 def sentence(effects: Effects, heading: str) -> str:
-    """`Effect of mask.ratio on linear (points, mean over target; against 0.75): 0.5 +1.2 [+0.4, +2.0]; ...`."""
+    """`Effect of mask.ratio on linear (points, mean over target; against 0.75): 0.5: +1.2 [+0.4, +2.0]; ...`."""
     of_levels = "; ".join(
-        f"{level} {_points(difference)}" for level, difference in effects.of_level.items()
+        f"{level}: {_points(difference)}" for level, difference in effects.of_level.items()
     )
     setting = f"points, mean over {' and '.join(effects.others)}; against {effects.reference}"
     return f"Effect of `{effects.field}` on {heading} ({setting}): {of_levels}."
@@ -84,5 +84,5 @@ def sentence(effects: Effects, heading: str) -> str:
 def _points(difference: Difference) -> str:
     text = f"{100 * difference.mean:+.1f} {difference.interval}"
     if difference.num_seeds == 1:
-        return f"{text}, one seed"
-    return text if difference.is_distinguishable else f"{text}, indistinguishable"
+        return f"{text} (one seed)"
+    return text if difference.is_distinguishable else f"{text} (indistinguishable)"

@@ -68,7 +68,7 @@ def notes(table: Table) -> list[str]:
     lines.append(f"Cells failed or not run: {missing}.")
     if stale := {reason for row in table.rows for reason in row.stale}:
         lines.append(
-            f"Stale rows are not what the command makes today: {', '.join(sorted(stale))}."
+            f"Stale rows are not what the command makes today ({', '.join(sorted(stale))})."
         )
     lines.append(_provenance(table))
     return lines
@@ -118,17 +118,17 @@ def _gates(table: Table) -> list[str]:
     if worse := [f"{label} ({why})" for label, why in failed.items() if why != gates.NO_RIDGE]:
         lines.append(
             "Below the gate, pre-training no better than ridge regression from visible pixels or the mean: "
-            f"{', '.join(worse)}."
+            f"{'; '.join(worse)}."
         )
     if unknown := [label for label, why in failed.items() if why == gates.NO_RIDGE]:
-        lines.append(f"Below the gate, {gates.NO_RIDGE}: {', '.join(unknown)}.")
+        lines.append(f"Below the gate, {gates.NO_RIDGE}: {'; '.join(unknown)}.")
     r2: dict[str, list[float]] = {}
     for entry in table.entries:
         if entry.record.pretrain and "model_r2" in entry.record.pretrain.gate:
             r2.setdefault(entry.cell.label, []).append(entry.record.pretrain.gate["model_r2"])
     if r2:
-        listed = ", ".join(
-            f"{label} {sum(values) / len(values):.3f}" for label, values in r2.items()
+        listed = "; ".join(
+            f"{label}: {sum(values) / len(values):.3f}" for label, values in r2.items()
         )
         lines.append(
             f"Share of the position-wise mean's loss that is gone (R2, unseen views): {listed}."

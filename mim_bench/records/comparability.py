@@ -72,20 +72,29 @@ def _same_images(entries: Sequence[CellRecord]) -> None:
             )
 
 
+def compared_sections(entries: Sequence[CellRecord]) -> list[str]:
+    """Sections of a config that the numbers of these records depend on."""
+    used = {part for entry in entries for part in PROTOCOLS[entry.record.protocol].sections}
+    return [*IDENTITY, *sorted(used)]
+
+
+def compared_settings(record: Record, sections: Sequence[str]) -> dict[str, str]:
+    """Field -> value, as text, of a record's config in these sections; what has joined since has its default."""
+    content = keys.config_of(record).model_dump(mode="json")
+    flat = flatten({section: content[section] for section in sections})
+    return {name: str(value) for name, value in flat.items() if name not in _NOT_COMPARED}
+
+
 def differing_fields(entries: Sequence[CellRecord]) -> list[str]:
     """Fields in which the rows' configs differ; all of them are what the grid names, or the target's."""
-    used = {part for entry in entries for part in PROTOCOLS[entry.record.protocol].sections}
-    sections = [*IDENTITY, *sorted(used)]
+    sections = compared_sections(entries)
     # of configs that differ in their seed alone one stands for all
     shared = {keys.shared_text(entry.record): entry.record for entry in entries}
-    configs = []
-    for record in shared.values():
-        content = keys.config_of(record).model_dump(mode="json")
-        configs.append(flatten({section: content[section] for section in sections}))
+    configs = [compared_settings(record, sections) for record in shared.values()]
     differing = [
         name
         for name in sorted({name for config in configs for name in config})
-        if name not in _NOT_COMPARED and len({str(config.get(name, "-")) for config in configs}) > 1
+        if len({config.get(name, "-") for config in configs}) > 1
     ]
     allowed = {field for entry in entries for field in entry.cell.varies()}
     varies_target = any(entry.cell.varies_target() for entry in entries)

@@ -164,7 +164,7 @@ def _older(record: Record, config: RunConfig, expected: RunConfig) -> tuple[str,
     if entry.has_readouts and config.evaluate.readout != expected.evaluate.readout:
         reasons.append("readout")
     if record.pretrain and record.pretrain.flops is None:
-        reasons.append("a record without FLOPs")
+        reasons.append("record without FLOPs")
     return tuple(reasons)
 
 

@@ -19,7 +19,7 @@ from mim_bench.config.run import digest
 from mim_bench.records import store
 from mim_bench.records.measure import measures
 
-_TABLES = ("targets", "all_targets")
+TABLES = ("targets", "all_targets")
 """Benchmarks whose rows are targets and nothing else."""
 Accuracies = Mapping[str, Mapping[str, float]]
 """Target -> run -> accuracy of its encoder."""
@@ -28,18 +28,21 @@ Accuracies = Mapping[str, Mapping[str, float]]
 def draw_diagnoses(path: Path, preset: str, results: Path) -> list[Path]:
     """`<preset>.png`, `.svg` and `.pdf` next to the CSV file that `diagnose` wrote."""
     table = pd.read_csv(path)
-    trained = trained_accuracies(preset, results)
     with style():
-        figure = compose(table, trained, preset)
-        stamp = digest([table.to_json(), {k: dict(v) for k, v in trained.items()}])
-        return save(figure, path.with_suffix(""), stamp)
+        figure = compose(table, trained_accuracies(preset, results), preset)
+        return save(figure, path.with_suffix(""), stamp(path, preset, results))
+
+
+def stamp(path: Path, preset: str, results: Path) -> str:
+    """Digest of what the figure of a CSV file is drawn from, the records of encoders too."""
+    return digest([pd.read_csv(path).to_json(), trained_accuracies(preset, results)])
 
 
 def trained_accuracies(preset: str, results: Path) -> dict[str, dict[str, float]]:
     """Accuracy on the preset's primary measure of every run of a table of targets."""
     measure = gates.primary_measure(preset) or "linear"
     accuracies: dict[str, dict[str, float]] = {}
-    for name in _TABLES:
+    for name in TABLES:
         for _, record in store.read_folder(store.home(name, preset, results) / "records"):
             if record.protocol == measure:
                 value = measures(record)[measure].value
@@ -66,6 +69,7 @@ def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
             all_values.append(points[-1])
         for panel, values in zip(panels, points, strict=False):
             panel.add(Curve(name, (x,), (values,), numbers[name]))
-    note = "Logistic regression. " + (seeds_behind(all_values) if all_values else "")
+    note = "Logistic regression; at the left on the few thousand images of the diagnosis, less than in tables. "
+    note += seeds_behind(all_values) if all_values else ""
     note += " R² over the loss of the mean of each position, on views that training does not see."
     return close(figure, panels, note, [])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mim_bench.analysis.figures.along_grid import along_grid
 from mim_bench.analysis.figures.by_target import compares_targets, learning, pareto
+from mim_bench.analysis.figures.diagnose import TABLES, draw_diagnoses
 from mim_bench.analysis.figures.panel import save, style
 from mim_bench.config.benchmark import Benchmark, at_preset, load_benchmark
 from mim_bench.errors import UserError
@@ -38,11 +39,15 @@ def draw(
                 f"`sweep {short} --preset {preset}` runs the protocols that are missing"
             )
         records = png_stamp.of_records(entry.record for entry in entries)
-        return [
+        paths = [
             path
             for stem, figure in figures.items()
             for path in save(figure, folder / stem, records)
         ]
+    diagnoses = results / "diagnose" / f"{Path(preset).stem}.csv"
+    if short in TABLES and diagnoses.is_file():  # its right half shows these encoders
+        paths += draw_diagnoses(diagnoses, preset, results)
+    return paths
 
 
 def compose(benchmark: Benchmark, entries: Sequence[CellRecord]) -> dict[str, Figure]:

@@ -51,7 +51,7 @@ def close(
 ) -> Figure:
     """Puts the note under the figure, and every label in its place."""
     older = sorted({reason for entry in entries for reason in entry.stale})
-    note += f" Some records are of an older {', '.join(older)}." if older else ""
+    note += f" Some records are stale ({', '.join(older)})." if older else ""
     text = textwrap.fill(note, int(figure.get_figwidth() * _CHARACTERS))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=GREY)
     figure.set_figheight(_HEIGHT + 0.13 * text.count("\n"))

@@ -147,7 +147,7 @@ def _provenance(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "newest": newest,
         "commits": sorted(commits),
-        "num_records": len(records),
+        "num_records": len({(record.run_id, record.protocol) for record in records}),
     }
 
 

@@ -8,9 +8,8 @@ from mim_bench.analysis.row import RowRecords
 from mim_bench.analysis.table import Table
 from mim_bench.config.cells import SEEDS
 from mim_bench.config.resolve import flatten
+from mim_bench.records.comparability import compared_sections, compared_settings
 from mim_bench.records.store import CellRecord
-
-_NOT_SETTINGS = ("seed", "preset", "evaluate.protocols")
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,9 @@ def _encoders(table: Table) -> list[RowRecords]:
 
 
 def _configs(rows: Sequence[RowRecords]) -> dict[str, dict[str, str]]:
+    sections = compared_sections([entry for row in rows for entry in row.entries])
     return {
-        row.label: {
-            name: str(value)
-            for name, value in sorted(flatten(row.entries[0].record.config).items())
-            if name not in _NOT_SETTINGS
-        }
+        row.label: dict(sorted(compared_settings(row.entries[0].record, sections).items()))
         for row in rows
     }
 
