@@ -37,7 +37,9 @@ def value_cell(value: Value | None, column: Column) -> TableCell:
 def _decimals(column: Column, value: Value) -> int:
     if column.is_fraction or column.key in ("step_ms", "target_share", "epochs_to_scratch"):
         return 1
-    return 0 if column.key == "fit_s" else (2 if value.mean < 100 else 0)
+    if column.key == "fit_s" or value.mean >= 100:
+        return 0
+    return 1 if value.mean >= 10 else 2
 
 
 def difference_cell(difference: Difference | None) -> TableCell:

@@ -89,9 +89,12 @@ def diagnose(
     results: Results = Path("results"),
 ) -> None:
     """Measure targets before any training: dimension, predictability, accuracy as a feature, cost."""
+    import pandas as pd
+
     from mim_bench.analysis.figures.diagnose import draw_diagnoses
+    from mim_bench.analysis.report.diagnoses import LEGEND, diagnoses_grid
     from mim_bench.config import recipe
-    from mim_bench.experiment.diagnose import LEGEND, diagnose, diagnosis_grid, write_diagnosis
+    from mim_bench.experiment.diagnose import diagnose, write_diagnosis
 
     names = [word for word in words or [] if "=" not in word] or recipe.names("targets")
     overrides = settings([word for word in words or [] if "=" in word], None, data)
@@ -101,6 +104,7 @@ def diagnose(
         paths = [write_diagnosis(diagnosis, preset, results)]
     if paths:
         paths += draw_diagnoses(paths[0], preset, results)
-        print_table(*diagnosis_grid(diagnoses))
+        grid = diagnoses_grid(pd.DataFrame(diagnoses))
+        print_table(grid.headings, grid.texts)
         print_line(LEGEND, style="dim")
         print_line("wrote " + ", ".join(map(str, paths)))

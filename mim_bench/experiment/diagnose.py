@@ -15,7 +15,7 @@ Legend: N images, L patches, V width of the values.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -241,37 +241,6 @@ def _accuracies(
 
 _PENALTY = 1e-3
 """Inverse penalty c: of the few that `linear` chooses from the one that suits thousands of values and images."""
-
-
-def diagnosis_grid(diagnoses: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a table for people."""
-    names = [field.name for field in fields(Diagnosis)]
-    rows = [
-        [
-            _text(100 * v if n in ("knn", "linear") else v)
-            for n in names
-            for v in [getattr(diagnosis, n)]
-        ]
-        for diagnosis in diagnoses
-    ]
-    headings = [name.replace("_", " ") + " %" * (name in ("knn", "linear")) for name in names]
-    return headings, rows
-
-
-LEGEND = (
-    "mean, variance: of the values; effective dim: dimensions that carry the variance; neighbour correlation, "
-    "correlation length in patches, high frequency: how values vary over the grid; class share: of a patch's variance, "
-    "between image classes; copy r2, ridge r2: share of the mean's loss that copying the nearest visible patch and "
-    "ridge regression from visible pixels remove; knn, linear: the target itself as a feature; microseconds, mflops: "
-    "an image"
-)
-"""Meaning of the columns, for people."""
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write_diagnosis(diagnosis: Diagnosis, preset: str, results: Path) -> Path:

@@ -3,6 +3,8 @@
 Legend: B batch, N patches, K indices of a patch, V classes of an index.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,7 +46,7 @@ def _cross_entropy(logits: Tensor, indices: Tensor) -> Tensor:
     pieces = max(1, PIECE_LOGITS // logits.shape[-1])
     if logits.device.type != "cpu" or len(logits) <= pieces:
         return _of_piece(logits, indices)
-    losses = [
+    losses: list[Any] = [
         checkpoint(_of_piece, *piece, use_reentrant=False, preserve_rng_state=False)
         for piece in zip(logits.split(pieces), indices.split(pieces), strict=True)
     ]

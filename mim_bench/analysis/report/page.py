@@ -20,7 +20,7 @@ from mim_bench.analysis.figures.color import NUM_COLORS, color_numbers
 from mim_bench.analysis.grid import Grid
 from mim_bench.analysis.report import provenance
 from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
-from mim_bench.analysis.report.diagnoses import diagnosed
+from mim_bench.analysis.report.diagnoses import LEGEND, diagnosed
 from mim_bench.analysis.report.inline import (
     FIGURES,
     Image,
@@ -122,8 +122,8 @@ def write_report(results: Path = Path("results"), warn: Callable[[str], object] 
     ]
     path = results / "report.html"
     page = _page(
-        benchmarks=benchmarks, missing=missing, headlines=_headlines(benchmarks), diagnosed=diagnosed(results, warn),
-        **_provenance(records),
+        benchmarks=benchmarks, missing=missing, headlines=_headlines(benchmarks),
+        diagnosed=diagnosed(results, warn), legend=LEGEND, **_provenance(records),
     )  # fmt: skip
     write_text(path, page)
     return path
