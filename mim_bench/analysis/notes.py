@@ -163,9 +163,13 @@ def _compute(table: Table) -> list[str]:
     if len(costs) < 2 or max(costs) <= _EQUAL * min(costs):
         return []
     return [
-        f"Rows took {min(costs):,.0f} to {max(costs):,.0f} TFLOPs; at equal compute the benchmark `equal_compute` "
-        "compares."
+        f"Rows took {_tflops(min(costs))} to {_tflops(max(costs))} TFLOPs; at equal compute the benchmark "
+        "`equal_compute` compares."
     ]
+
+
+def _tflops(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _convergence(records: Sequence[Record]) -> list[str]:

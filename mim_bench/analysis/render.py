@@ -39,7 +39,9 @@ def _decimals(column: Column, value: Value) -> int:
         return 1
     if column.key == "fit_s" or value.mean >= 100:
         return 0
-    return 1 if value.mean >= 10 else 2
+    if value.mean >= 10:
+        return 1
+    return 2 if value.mean >= 0.1 else 4
 
 
 def difference_cell(difference: Difference | None) -> TableCell:

@@ -12,6 +12,7 @@ import numpy as np
 from mim_bench.config.benchmark import Benchmark
 from mim_bench.config.cells import Cell
 from mim_bench.config.protocol import PROTOCOLS, ProtocolName
+from mim_bench.config.target_params import BUILT_IN
 from mim_bench.records.measure import Measure
 from mim_bench.records.record import Metric, Record
 from mim_bench.records.store import CellRecord
@@ -139,8 +140,11 @@ def baseline_rows(entries: Sequence[CellRecord]) -> dict[str, RowRecords]:
 
 
 def _is_same_in_all_seeds(row: RowRecords) -> bool:
-    """True if a baseline has the same numbers at every seed; known from two seeds or more."""
+    """True if a baseline has the same numbers at every seed: by its definition, or known from two seeds or more."""
     records = [entry.record for entry in row.entries]
+    params = BUILT_IN.get(records[0].config["target"]["class_path"])
+    if params is not None and not params.depends_on_seed:
+        return True
     values = {(record.protocol, record.metrics[0].value) for record in records}
     has_several = len({record.seed for record in records}) > 1
     return row.is_fixed_image or (

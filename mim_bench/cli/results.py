@@ -287,4 +287,4 @@ def validate(
         print_line(fault, console=err_console)
     print_line("checked " + ", ".join(checked))
     if faults:
-        raise UserError(f"{len(faults)} faults")
+        raise UserError(f"{len(faults)} fault{'s' * (len(faults) > 1)}")

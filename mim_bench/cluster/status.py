@@ -4,6 +4,7 @@ python -m mim_bench status targets            # add --json for scripts
 python -m mim_bench cancel targets
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from mim_bench.errors import UserError
 from mim_bench.records import swept
 from mim_bench.records.finished import running
 from mim_bench.records.pending import PendingCell, list_pending
+from mim_bench.records.run_folder import read_config
 from mim_bench.text import duration
 
 _ORDER = ("done", "running", "queued", "failed", "missing")
@@ -35,6 +37,8 @@ class JobRow:
     """Protocols without a record."""
     has_some: bool = False
     """True if the cell has records of other protocols."""
+    stale: tuple[str, ...] = ()
+    """Those of `missing` that have a record which the command would not make today."""
     job_id: str | None = None
     reason: str = ""
     """Reason why the job waits."""
@@ -49,7 +53,8 @@ class JobRow:
         """Progress of a running job, why another one waits, or what a cell lacks, in a line."""
         if self.state == "running":
             return _progress_line(self.progress or {})
-        lacks = f"lacks {', '.join(self.missing)}" if self.missing and self.has_some else ""
+        shown = [f"{name} (stale)" if name in self.stale else name for name in self.missing]
+        lacks = f"lacks {', '.join(shown)}" if shown and (self.has_some or self.stale) else ""
         return self.reason or lacks
 
 
@@ -108,23 +113,20 @@ def status(
         out, [pending.cell.config for pending in pending_cells if pending.missing]
     )
 
-    def cell_state(pending: PendingCell) -> State:
-        state = jobs.cell_state(pending)
-        is_here = not state.is_live and pending.missing and pending.cell.config.hash in running_here
-        return State("running") if is_here else state
-
-    cells = [
-        replace(
-            _row(
-                cell_state(pending),
-                pending.cell.label,
-                pending.cell.config.seed,
-                pending.missing,
-            ),
-            has_some=len(pending.missing) < len(pending.wanted),
+    def row(pending: PendingCell) -> JobRow:
+        current, config = jobs.cell_state(pending), pending.cell.config
+        folder = None if current.is_live or not pending.missing else running_here.get(config.hash)
+        current = State("running") if folder else current
+        job_row = _row(current, pending.cell.label, config.seed, pending.missing)
+        has_some = len(pending.missing) < len(pending.wanted)
+        return replace(
+            job_row,
+            has_some=has_some,
+            stale=pending.stale,
+            progress=_progress_here(folder) if folder else job_row.progress,
         )
-        for pending in pending_cells
-    ]
+
+    cells = [row(pending) for pending in pending_cells]
     newest_fits = {job.key: jobs.states[job.job_id] for job in jobs.jobs if job.kind == "fit"}
     fits = [
         _row(fit, fit.job.label, None)
@@ -144,6 +146,26 @@ def _row(current: State, label: str, seed: int | None, missing: tuple[str, ...] 
         log, lines = state.log(job)
         return replace(row, job_id=job.job_id, log=str(log), last_lines=tuple(lines))
     return replace(row, job_id=job.job_id)
+
+
+def _progress_here(folder: Path) -> dict[str, Any]:
+    """Progress of a run of this machine as a job reports it, from the last line of its newest log; empty before it."""
+    logs = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+    try:
+        line = json.loads(logs[-1].read_text().splitlines()[-1])
+        name = logs[-1].stem
+        remaining = getattr(read_config(folder), name).epochs / line["epoch"] - 1
+        if remaining <= 0:
+            return {"stage": f"evaluating, {name} is done"}
+        return {
+            "stage": name,
+            "done_steps": line["step"],
+            "num_steps": round(line["step"] * (1 + remaining)),
+            "images_per_s": line["images_per_s"],
+            "seconds_left": line["seconds"] * remaining,
+        }
+    except (OSError, ValueError, LookupError, AttributeError):
+        return {}  # no log yet, or a line that is being written
 
 
 def _progress_line(report: dict[str, Any]) -> str:

@@ -129,6 +129,9 @@ class Recipe(Frozen):
     its parameters; `"x0.5"` is half of the preset's. Read by benchmarks of the division `as_published` alone."""
 
 
+_FIELDS = ("as_published", "class", "description", "methods", "paper", "params")
+
+
 def load_recipe(name: str) -> Recipe:
     """A target's recipe by name or path."""
     content = read("targets", name)
@@ -140,10 +143,10 @@ def load_recipe(name: str) -> Recipe:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])).replace("class_path", "class")
         if first["type"] == "missing":
-            raise UserError(f"target recipe '{name}': field '{field}' is missing") from None
-        allowed = suggest(
-            field, ["as_published", "class", "description", "methods", "paper", "params"]
-        )
+            unknown = [key for key in content if key not in (*_FIELDS, "class_path")]
+            seen = f"; there is {', '.join(map(repr, unknown))}" if unknown else ""
+            raise UserError(f"target recipe '{name}': field '{field}' is missing{seen}") from None
+        allowed = suggest(field, _FIELDS)
         raise UserError(
             f"target recipe '{name}': field '{field}': {first['msg']}; {allowed}"
         ) from None

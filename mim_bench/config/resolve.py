@@ -3,6 +3,7 @@
 Precedence, written once: defaults < preset < recipe < benchmark grid < command line.
 """
 
+import difflib
 import re
 import tomllib
 import types
@@ -110,6 +111,10 @@ def explain(error: ValidationError) -> str:
         return f"{location} is missing"
     message = message.replace("Input should be ", "allowed: ")
     message = re.split(", (?:unable|got)", message)[0]
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        expected = first["msg"]
+        if near := difflib.get_close_matches(first["input"], re.findall("'([^']+)'", expected)):
+            message = f"nearest: {', '.join(near)}; {message}"
     return f"{location}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
@@ -156,7 +161,13 @@ class _Layers:
         section = name.partition(".")[0]
         in_section = [leaf for leaf in self.leaves if leaf.partition(".")[0] == section]
         if in_section:
-            return suggest(name, in_section)
+            text = suggest(name, in_section)
+            return text.replace("target.", f"{self.target_name}.") if section == "target" else text
+        if name != section and section in recipes.names("targets"):
+            return f"'{section}' is another target's section; this one is '{self.target_name}'"
+        if whole := [leaf for leaf in self.leaves if leaf.rpartition(".")[2] == name]:
+            nearest = whole[0].replace("target.", f"{self.target_name}.")
+            return f"nearest: {nearest} (`config show` lists every field)"
         sections = {leaf.partition(".")[0] for leaf in self.leaves}
         return f"{suggest(section, sections)} (`config show` lists every field)"
 

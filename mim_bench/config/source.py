@@ -114,7 +114,8 @@ def check_source(name: str) -> None:
 def source_spec(name: str) -> SourceSpec:
     """The spec of `name` or `name:PATH`."""
     scheme = name.partition(":")[0]
-    if scheme not in SOURCES and ("/" in name or Path(name).exists()):
+    is_path = "/" in scheme or Path(name).exists() or (":" not in name and "/" in name)
+    if scheme not in SOURCES and is_path:
         path = name.removeprefix("folder=").removeprefix("parquet=")
         raise UserError(
             f"no data source {name!r}; images in class folders: folder:{path}, Parquet files: parquet:{path}"

@@ -33,12 +33,16 @@ Reconstruction = Literal["logit_laplace", "l2"]
 class PixelParams(TargetParams):
     """Parameters of the `pixel` target."""
 
+    depends_on_seed = False
+
     loss: LossName = "mse"
     """Per value, averaged over the patch. `mse` is MAE's, `l1` SimMIM's."""
 
 
 class NormPixelParams(TargetParams):
     """Parameters of the `norm_pixel` target."""
+
+    depends_on_seed = False
 
     loss: LossName = "mse"
     """Per value, averaged over the patch. `mse` is MAE's."""
@@ -48,6 +52,8 @@ class NormPixelParams(TargetParams):
 
 class HogParams(TargetParams):
     """Parameters of the `hog` target."""
+
+    depends_on_seed = False
 
     num_bins: int = Field(default=9, ge=2, le=360)
     """Orientation bins in 180 degrees; MaskFeat's value."""
@@ -132,6 +138,8 @@ class PcaParams(TargetParams):
 class MeanColorParams(TargetParams):
     """Parameters of the `mean_color` and `downsized` targets."""
 
+    depends_on_seed = False
+
     cells_per_side: int = Field(default=1, ge=1, le=64)
     """Cells along a patch's side, each with a class of its own (ViT: 1, or 4)."""
     bits: int = Field(default=3, ge=1, le=8)
@@ -157,6 +165,8 @@ class PatchKmeansParams(TargetParams):
 class FrequencyParams(TargetParams):
     """Parameters of the `frequency` and `fourier` targets."""
 
+    depends_on_seed = False
+
     kind: Literal["low_pass", "spectrum"] = "low_pass"
     """`low_pass`: pixels without high frequencies (PixMIM); `spectrum`: the transform of each patch (MFM)."""
     cutoff: float = Field(default=40 / 224, gt=0, le=1)
@@ -168,12 +178,16 @@ class FrequencyParams(TargetParams):
 class WaveletParams(TargetParams):
     """Parameters of the `wavelet` target."""
 
+    depends_on_seed = False
+
     levels: int | None = Field(default=None, ge=1, le=10)
     """Levels of details; unset: down to single coefficients."""
 
 
 class EdgesParams(TargetParams):
     """Parameters of the `edges` target."""
+
+    depends_on_seed = False
 
     operator: Literal["sobel", "laplacian", "lbp", "canny"] = "sobel"
     """Magnitude of the gradient, Laplacian, local binary pattern, or Canny's edges."""
@@ -183,6 +197,8 @@ class EdgesParams(TargetParams):
 
 class HogMultiscaleParams(TargetParams):
     """Parameters of the `hog_multiscale` target."""
+
+    depends_on_seed = False
 
     num_bins: int = Field(default=9, ge=2, le=360)
     """Orientation bins in 180 degrees."""

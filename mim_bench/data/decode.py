@@ -55,6 +55,8 @@ def decode(data: bytes | Path, location: str) -> Image8:
             array = _numpy(data)
         else:
             array = _pillow(data if isinstance(data, Path) else BytesIO(data))
+    except FileNotFoundError:
+        raise UserError(f"{location}: no such file") from None
     except UnidentifiedImageError:
         raise UserError(f"{location}: unreadable image (no format that Pillow knows)") from None
     except Exception as error:  # a broken file makes decoders raise almost anything

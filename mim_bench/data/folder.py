@@ -160,7 +160,9 @@ def _scan(folder: Path) -> tuple[FolderSet, tuple[str, ...] | None]:
     if flat:
         return FolderSet(folder, flat, None), None
     if not classes:
-        raise UserError(f"{folder}: no images, neither here nor in class folders")
+        has_parquet = any(folder.glob("*.parquet"))
+        hint = f"; its Parquet files: parquet:{folder}" if has_parquet else ""
+        raise UserError(f"{folder}: no images, neither here nor in class folders{hint}")
     _check_classes(folder, [name for name, _ in classes])
     labels = np.repeat(np.arange(len(classes)), [len(files) for _, files in classes])
     names = [os.path.join(name, file) for name, files in classes for file in files]
@@ -232,7 +234,9 @@ def existing_folder(path: Path | None) -> Path:
     if path is None or not path.is_dir():
         is_file = path is not None and path.is_file()
         raise UserError(
-            f"{path}: a file; give the folder it lies in" if is_file else f"{path}: no such folder"
+            f"data.source: {path}: a file; give the folder it lies in"
+            if is_file
+            else f"data.source: {path}: no such folder"
         )
     return path
 

@@ -176,7 +176,7 @@ def warn_of_batches(
         )
         if used_batch_size != batch_size:
             _logger.warning(
-                "%s.batch_size=%d is more than the %d training images; %d is used",
+                "%s.batch_size=%d is more than the %d training images; %d, an even number of them, is used",
                 name, batch_size, num_images, used_batch_size,
             )  # fmt: skip
 

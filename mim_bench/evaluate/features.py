@@ -37,7 +37,9 @@ def readouts(encoder: nn.Module, images: Tensor, names: Sequence[str] = READOUTS
     tokens = dict(zip(layer_names, layers(encoder, images, layer_names), strict=True))
     pooled = []
     for name in names:
-        layer, _, pooling = name.partition("/")
+        layer, slash, pooling = name.partition("/")
+        if not slash:
+            raise UserError(f"readout '{name}': allowed: LAYER/POOLING, such as last/patch_mean")
         first = int(has_class_token(encoder))
         pooled.append(tokens[layer][:, 0] if pooling == "cls" else tokens[layer][:, first:].mean(1))
     return torch.stack(pooled, dim=1).float()

@@ -27,6 +27,7 @@ from mim_bench.evaluate.encoders.named import PREFIX, open_named
 from mim_bench.evaluate.features import chosen_readouts
 from mim_bench.evaluate.load_encoder import LoadedEncoder, open_encoder
 from mim_bench.evaluate.protocols import evaluate
+from mim_bench.experiment.model_card import channel_text
 from mim_bench.records.external import ExternalFacts
 from mim_bench.records.record import Record, read
 from mim_bench.records.run_folder import record_hash, record_path
@@ -118,7 +119,8 @@ def prepare(
     for line in (
         f"{facts.family}: {facts.architecture}",
         facts.conversion,
-        f"input normalised by mean {facts.mean} and std {facts.std}: {facts.statistics_from}",
+        f"input normalised by mean {channel_text(facts.mean)} and std {channel_text(facts.std)}: "
+        f"{facts.statistics_from}",
     ):
         notify(line)
     device = environment.choose_device(resolved.config.runtime.device)

@@ -75,7 +75,8 @@ def _facts(folder: Path, config: RunConfig) -> list[str]:
     rows = {
         "encoder": f"ViT {model.depth} x {model.embed_dim}, {model.num_heads} heads, patch {model.patch_size}, "
         f"{data.in_chans} x {size} pixels",
-        "input": f"RGB or grey in [0, 1], normalised by mean {_numbers(data.mean)} and std {_numbers(data.std)}",
+        "input": f"RGB or grey in [0, 1], normalised by mean {channel_text(data.mean)} and std "
+        f"{channel_text(data.std)}",
         "data": f"{facts['source']}, {facts['num_train_images']:,} images, fingerprint {facts['fingerprint'][:16]}",
         "recipe": f"{pretrain.epochs} epochs, batch {pretrain.batch_size}, lr {pretrain.lr:g}, {config.mask.sampling} "
         f"mask of {config.mask.ratio:g}, mask tokens in {model.mask_tokens}, seed {config.seed}",
@@ -87,7 +88,8 @@ def _facts(folder: Path, config: RunConfig) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
 
 
-def _numbers(values: tuple[float, ...] | None) -> str:
+def channel_text(values: tuple[float, ...] | None) -> str:
+    """Values of the channels: `0.4912, 0.4825, 0.4471`."""
     return ", ".join(f"{value:.4g}" for value in values or ())
 
 

@@ -84,8 +84,8 @@ def write_similarity(
     runs = [(cell, folder) for cell in grid_cells if (folder := _finished(cell, data, out))]
     if len(runs) < 2:
         raise UserError(
-            f"{len(runs)} finished runs of {name} at {preset} below {out}; "
-            f"`sweep {name} --preset {preset}` makes them"
+            f"finished runs of {name} at {preset} below {out}: {len(runs)}; at least 2 are needed, "
+            f"which `sweep {name} --preset {preset}` makes"
         )
     config = complete(grid_cells[0].config, data)
     images = _Images(

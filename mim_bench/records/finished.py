@@ -26,14 +26,18 @@ def pretrained(out: Path, configs: Iterable[RunConfig]) -> set[str]:
     }
 
 
-def running(out: Path, configs: Iterable[RunConfig]) -> set[str]:
-    """Hashes of the runs that a process of this machine is busy with."""
-    busy = [folder for folder in out.glob("*/") if is_busy(folder)]
-    busy_configs = [flatten(read_config(folder).model_dump(mode="json")) for folder in busy]
+def running(out: Path, configs: Iterable[RunConfig]) -> dict[str, Path]:
+    """Hash -> folder of the runs that a process of this machine is busy with."""
+    busy = {
+        folder: flatten(read_config(folder).model_dump(mode="json"))
+        for folder in out.glob("*/")
+        if is_busy(folder)
+    }
     return {
-        config.hash
+        config.hash: folder
         for config in configs
-        if any(_fits(config.identity(), fields) for fields in busy_configs)
+        for folder, fields in busy.items()
+        if _fits(config.identity(), fields)
     }
 
 

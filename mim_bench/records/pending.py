@@ -30,6 +30,8 @@ class PendingCell:
     """Requested protocols, of those of its benchmark."""
     missing: tuple[str, ...]
     """Protocols of `wanted` without a current record."""
+    stale: tuple[str, ...] = ()
+    """Those of them that have a record which the command would not make today."""
 
     @property
     def config(self) -> RunConfig:
@@ -86,12 +88,15 @@ def list_pending(
         swept.remember(name, preset, results, overrides)
         remove_unfinished(folder, older_than_s=3600)
     recorded = _have(grid_cells, folder / "records", own_records, copy)
+    found = store.find(grid_cells, own_records)[0]
+    outdated = {(id(entry.cell), entry.record.protocol) for entry in found if entry.stale}
     pending_cells = []
     for number, cell in enumerate(grid_cells, start=1):
         cell_protocols = cell.config.evaluate.protocols
         chosen = tuple(name for name in cell_protocols if protocols is None or name in protocols)
         missing = tuple(protocol for protocol in chosen if protocol not in recorded[id(cell)])
-        pending_cells.append(PendingCell(cell, number, len(grid_cells), chosen, missing))
+        stale = tuple(protocol for protocol in missing if (id(cell), protocol) in outdated)
+        pending_cells.append(PendingCell(cell, number, len(grid_cells), chosen, missing, stale))
     return pending_cells
 
 

@@ -37,6 +37,7 @@ _MAX_OUTPUTS = 160_000
 wider target half of the views are fitted to, and the penalty is chosen at some positions."""
 _MAX_NUMBERS, _LEAST_VIEWS = 250_000_000, 64
 """Predictions in memory, and views that are measured all the same."""
+_LEAST_IMAGES = 8
 _LEAST_PROBABILITY = 1e-3
 _BATCH_SIZE = 256
 
@@ -67,9 +68,10 @@ def gate_losses(
 ) -> dict[str, float]:
     """Losses of the predictions above, `model_r2` and so on, `flat_share`; what cannot be computed is left out.
 
-    `model`: unset for the target alone. Of a target that compares views, which hides nothing, there are none.
+    `model`: unset for the target alone. Of a target that compares views, which hides nothing, there are none, nor of
+    fewer than 8 images, too few to fit, choose and measure on.
     """
-    if target.num_views > 1:
+    if target.num_views > 1 or data.train.num_images < _LEAST_IMAGES:
         return {}
     order = rng.permutation(data.train.num_images, seed=config.seed, epoch=0, stream="gate")
     sizes = _sizes(len(order), target.dim * target.geometry.num_patches)

@@ -115,6 +115,8 @@ def test_config_show__tells_values_and_origins(cli):
         (["run", "--target", "hog", "--preset", "tini"], "nearest: tiny"),
         (["run", "--target", "hog", "--protocols", "lineer"], "nearest: linear"),
         (["run", "--target", "hog", "--data", "imbedded"], "nearest: embedded"),
+        (["run", "--target", "hog", "--data", "fodler:/nowhere"], "nearest: folder"),
+        (["run", "--target", "hog", "--data", "folder:/nowhere"], "data.source: /nowhere: no such"),
         (["run", "--target", "hog", "--data", "folder:nowhere"], "nowhere"),
         (["run", "--target", "hog", "--device", "gpu"], "'cuda'"),
         (["run", "--target", "hog", "--seed", "-1"], "seed=-1"),
@@ -167,7 +169,7 @@ def test_results__go_from_records_to_table_compare_and_validate(cli, tmp_path):
     assert code == 0 and "1 folders of records" in out
     next(tmp_path.glob("results/*/*/records/*.npz")).unlink()
     code, _, err = cli("validate")
-    assert code == 2 and "cannot be read" in err and "1 faults" in err
+    assert code == 2 and "cannot be read" in err and err.endswith("error: 1 fault\n")
 
 
 def write_images(folder, num=12, size=(28, 28)):

@@ -478,12 +478,21 @@ def test_status__shows_what_a_process_of_this_machine_is_busy_with(sweep_request
             results=sweep_request.results,
             overrides=CELL,
         )
-        return [row.state for row in shown.cells]
+        return [row.state for row in shown.cells], shown.cells[0].detail
 
-    assert set(states_now()) == {"missing"}
+    folder, epochs = sweep_request.out / config.run_id, config.pretrain.epochs
+    assert set(states_now()[0]) == {"missing"}
     with run_folder.lock(sweep_request.out, config):
-        assert states_now() == ["running"] + ["missing"] * (len(tasks) - 1)
-    assert set(states_now()) == {"missing"}
+        states, detail = states_now()
+        assert states == ["running"] + ["missing"] * (len(tasks) - 1) and detail == "starting"
+        line = {"step": 50, "epoch": epochs / 4, "images_per_s": 1234.0, "seconds": 600.0}
+        (folder / "pretrain.jsonl").write_text(json.dumps(line | {"epoch": epochs}) + "\n")
+        assert states_now()[1] == "evaluating, pretrain is done"
+        (folder / "pretrain.jsonl").write_text(json.dumps(line) + "\n")
+        assert states_now()[1] == "pretrain: step 50 of 200, 1,234 images/s, 30 min left"
+        (folder / "pretrain.jsonl").write_text('{"step": 5')  # a line on its way
+        assert states_now()[1] == "starting"
+    assert set(states_now()[0]) == {"missing"}
 
 
 # ---- ledger and states

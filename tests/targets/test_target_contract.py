@@ -1,5 +1,6 @@
 """Every recipe in `targets/`: parses, builds, has the right shapes, is finite, sends gradient, draws."""
 
+import dataclasses
 import inspect
 from pathlib import Path
 
@@ -171,6 +172,14 @@ def test_feature__is_one_finite_row_an_image(built):
     assert torch.isfinite(feature).all() and not feature.requires_grad
     if not target(images).is_floating_point():
         assert torch.allclose(feature.sum(1), torch.ones(4))
+
+
+def test_fixed_function__is_the_same_at_every_seed(built):
+    """A baseline of such a target stands for all seeds in a table."""
+    target, images = built
+    if not target.Params.depends_on_seed:
+        context = dataclasses.replace(target.context, seed=target.context.seed + 1)
+        assert torch.equal(type(target)(target.params, context)(images), target(images))
 
 
 def test_model__trains_on_it_and_refuses_a_loss_of_another_shape(built, monkeypatch):

@@ -19,6 +19,15 @@ def test_gate__is_in_the_record_for_every_kind_of_target(small, tmp_path, target
     assert all(torch.isfinite(torch.tensor(list(gate.values()))))
 
 
+def test_gate__of_too_few_images_has_no_losses_and_the_run_goes_on(tmp_path):
+    config = mim_bench.load_config(
+        "hog", "tiny", ["data.limit_images=5", "pretrain.epochs=1", "evaluate.protocols=knn"]
+    )
+    records = execute(config, out=tmp_path).records
+    assert {record.protocol for record in records} == {"knn"}
+    assert all(record.pretrain.gate == {} for record in records)
+
+
 def found_on(images, small, monkeypatch, *, limit=2000, has_model=False):
     """The gate's losses of `pixel` on made-up views: index -> (B, 1, 32, 32) uint8."""
     from mim_bench.data.run_data import complete, open_data
