@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mim_bench.config import recipe as recipes
 from mim_bench.config.run import RunConfig
@@ -96,8 +96,34 @@ def split_override(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def explain(error: ValidationError) -> str:
-    """One line for pydantic's first complaint: field, value, what is allowed."""
+_BOUNDS = {
+    "gt": "greater than",
+    "ge": "greater than or equal to",
+    "lt": "less than",
+    "le": "less than or equal to",
+}
+"""Bounds of a number, in pydantic's words."""
+
+
+def _bounds(model: type[BaseModel], location: Sequence[str | int]) -> str:
+    """All bounds of a field, of which pydantic names the one that is broken; empty for an element of a list."""
+    field = None
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return ""
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return " and ".join(
+        f"{words} {getattr(bound, name)}"
+        for name, words in _BOUNDS.items()
+        for bound in (field.metadata if field else ())
+        if hasattr(bound, name)
+    )
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """One line for pydantic's first complaint: field, value, what is allowed; with its model every bound."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     location = ".".join(str(part) for part in first["loc"])
@@ -111,6 +137,9 @@ def explain(error: ValidationError) -> str:
         return f"{location} is missing"
     message = message.replace("Input should be ", "allowed: ")
     message = re.split(", (?:unable|got)", message)[0]
+    if model and re.search("(greater|less)_than", first["type"]):
+        bounds = _bounds(model, first["loc"])
+        message = f"allowed: {bounds}" if bounds else message
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         expected = first["msg"]
         if near := difflib.get_close_matches(first["input"], re.findall("'([^']+)'", expected)):
@@ -217,7 +246,7 @@ def resolve(
     try:
         full_params = schema.model_validate(params).model_dump(mode="json")
     except ValidationError as error:
-        raise UserError(f"target.{explain(error)}") from None
+        raise UserError(f"target.{explain(error, schema)}") from None
     nested["target"] = {
         "name": name,
         "class_path": recipe.class_path,
@@ -234,7 +263,7 @@ def validated(content: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise UserError(explain(error)) from None
+        raise UserError(explain(error, RunConfig)) from None
 
 
 def load_config(

@@ -46,8 +46,9 @@ def test_target_field__has_three_spellings(key):
         ("pixel.loss=l1", "'pixel' is another target's section; this one is 'hog'"),
         ("mask.sampling=blok", "nearest: block; allowed: 'random'"),
         ("hog.num_bins=none", "num_bins"),
-        ("mask.ratio=1", "mask.ratio=1"),
-        ("mask.ratio=0", "mask.ratio=0"),
+        ("mask.ratio=1", "mask.ratio=1: allowed: greater than 0 and less than 1"),
+        ("mask.ratio=0", "mask.ratio=0: allowed: greater than 0 and less than 1"),
+        ("hog.num_bins=999", "allowed: greater than or equal to 2 and less than or equal to 360"),
         (
             "mask.sampling=blocks",
             "'random', 'block', 'grid', 'square', 'multi_block' or 'inverse_block'",
