@@ -2,9 +2,10 @@
 
     python tools/replay.py targets --preset small --data parquet:PATH
 
-Each (target, commit) of the records trains a few steps from a `git worktree` of that commit, and so does HEAD, with
-this environment's packages, one thread, the records' precision. Equal weights, bit for bit, say that the rows are those
-of one training code. `results/<benchmark>/<preset>/replay.json` holds the outcome, which the note on commits reads.
+Each (target, commit) of the records trains a few steps from a `git worktree` of that commit, and so does one commit for
+all: HEAD at the first call or with --again, later the one of the file, which new pairs are compared with. With this
+environment's packages, one thread, the records' precision. Equal weights, bit for bit, say that the rows are those of
+one training code. `results/<benchmark>/<preset>/replay.json` holds the outcome, which the note on commits reads.
 """
 
 import argparse
@@ -37,35 +38,48 @@ def main() -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--data", required=True)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--again", action="store_true", help="replay every pair anew, against HEAD")
     options = parser.parse_args()
     home = store.home(options.benchmark, options.preset, options.results)
     wanted = trained_by(record for _, record in store.read_folder(home / "records"))
+    base, known = recorded(home / FILE) if not options.again else (git("rev-parse", "HEAD"), {})
     rows = []
-    head = git("rev-parse", "HEAD")
     with tempfile.TemporaryDirectory() as kept:
-        trees = {
-            commit: worktree(Path(kept), commit) for commit in {head, *(c for _, c, _ in wanted)}
-        }
-        known: dict[tuple[str, str, str], str] = {}
+        trees: dict[str, Path] = {}
         for target, commit, precision in sorted(wanted):
-            for one in (commit, head):
+            for one in (commit, base):
                 key = target, one, precision
                 if key not in known:
+                    if one not in trees:
+                        trees[one] = worktree(Path(kept), one)
                     known[key] = replay(trees[one], target, precision, options)
-            equal = known[target, commit, precision] == known[target, head, precision]
+            equal = known[target, commit, precision] == known[target, base, precision]
             rows.append({"target": target, "commit": commit, "precision": precision, "equal": equal,
                          "weights_sha256": known[target, commit, precision]})  # fmt: skip
             print(f"{target} at {commit[:12]}: {'equal' if equal else 'NOT equal'}", flush=True)
         for tree in trees.values():
             git("worktree", "remove", "--force", str(tree))
     content = {
-        "commit": head,
+        "commit": base,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": list(CUT),
         "rows": rows,
     }
     write_text(home / FILE, json.dumps(content, indent=1) + "\n")
     print(home / FILE)
+
+
+def recorded(file: Path) -> tuple[str, dict[tuple[str, str, str], str]]:
+    """The commit that all are compared with, and (target, commit, precision) -> weights that are known already."""
+    if not file.is_file():
+        return git("rev-parse", "HEAD"), {}
+    content = json.loads(file.read_text())
+    base, known = content["commit"], {}
+    for row in content["rows"]:
+        known[row["target"], row["commit"], row["precision"]] = row["weights_sha256"]
+        if row["equal"]:
+            known[row["target"], base, row["precision"]] = row["weights_sha256"]
+    return base, known
 
 
 def git(*words: str) -> str:

@@ -14,21 +14,21 @@ FILE = "replay.json"
 
 
 class Replay(Frozen):
-    """The beginning of one target's run, at one commit and at the newest."""
+    """The beginning of one target's run, at one commit and at the one that all are compared with."""
 
     target: str
     commit: str
     precision: str
     weights_sha256: str
     equal: bool
-    """True if the weights equal those of the newest commit."""
+    """True if the weights equal those of the other commit."""
 
 
 class Replays(Frozen):
     """The content of the file."""
 
     commit: str
-    """The newest, which the others are compared with."""
+    """The one that the others are compared with: HEAD when the file was begun."""
     made: str
     settings: tuple[str, ...]
     """Settings that shorten the runs."""
