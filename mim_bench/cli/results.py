@@ -172,10 +172,13 @@ def figure(
     out: Out = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too."""
+    """Draw a benchmark's figures from its records; with its runs at hand, every target's pictures too.
+
+    Where some of the runs are at hand, theirs are kept in `pictures/`, one a target.
+    """
     from mim_bench.analysis.figures import draw as figures
-    from mim_bench.records import swept
-    from mim_bench.records.finished import has_runs
+    from mim_bench.records import store, swept
+    from mim_bench.records.finished import has_runs, keep_pictures
 
     benchmark, preset, swept_with = swept.recall(
         benchmark, preset, results, settings_alone(overrides)
@@ -185,6 +188,9 @@ def figure(
         from mim_bench.experiment.gallery import draw_gallery
 
         paths += draw_gallery(benchmark, preset, out=out, results=results, overrides=swept_with)
+    else:
+        entries = store.benchmark_records(benchmark, preset, results, swept_with)
+        paths += keep_pictures(entries, out, store.home(benchmark, preset, results))
     _say_written(paths)
 
 

@@ -12,8 +12,9 @@ from mim_bench.config.cells import Cell, cells
 from mim_bench.config.resolve import flatten
 from mim_bench.config.run import RunConfig
 from mim_bench.errors import UserError
-from mim_bench.files import read_json
+from mim_bench.files import copy_file, read_json
 from mim_bench.records.run_folder import fit_path, is_busy, read_config
+from mim_bench.records.store import CellRecord
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +70,19 @@ def has_runs(name: str, preset: str, out: Path, overrides: Sequence[str] = ()) -
     return len(grid_cells) > 1 and pretrained(out, [cell.config for cell in grid_cells]) == {
         cell.config.hash for cell in grid_cells
     }
+
+
+def keep_pictures(entries: Iterable[CellRecord], out: Path, folder: Path) -> list[Path]:
+    """Copies `picture.png` of the runs below `out` to `folder`/pictures, one a target, under the target's name."""
+    kept: dict[str, Path] = {}
+    for entry in entries:
+        source = out / entry.record.run_id / "picture.png"
+        destination = folder / "pictures" / f"{entry.record.target}.png"
+        if entry.record.target not in kept and source.is_file():
+            destination.parent.mkdir(exist_ok=True)
+            copy_file(source, destination)
+            kept[entry.record.target] = destination
+    return list(kept.values())
 
 
 def _fits(expected: dict[str, Any], fields: dict[str, Any]) -> bool:
