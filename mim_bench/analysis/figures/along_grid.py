@@ -3,8 +3,9 @@ published curve in grey in a panel of its own, as two scales in one would look l
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from mim_bench.analysis import gates
@@ -20,6 +21,7 @@ from mim_bench.analysis.figures.layout import (
 from mim_bench.analysis.figures.panel import Curve, Panel
 from mim_bench.analysis.published.match import published_rows
 from mim_bench.analysis.published.rows import PublishedRow
+from mim_bench.analysis.table import half_interval
 from mim_bench.config.benchmark import Axis, Benchmark
 from mim_bench.config.cells import row_label
 from mim_bench.records.store import CellRecord
@@ -33,10 +35,7 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
     names = (
         {"": "linear probe, partial and full fine-tuning"} if axis.x == "blocks" else panel_titles()
     )
-    data = {key: _points(entries, axis.x, key) for key in names}
-    data = {
-        key: points_and_control for key, points_and_control in data.items() if points_and_control[0]
-    }
+    data = {key: points for key in names if (points := _points(entries, axis.x, key))}
     if not data:
         return None
     published = {key: _published(benchmark, axis, key) for key in data}
@@ -47,8 +46,12 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
     ]
     figure, panels = figure_of(benchmark.title, entries, titles)
     all_values, published_note, panel_iterator = [], "", iter(panels)
-    for key, (points, control) in data.items():
-        all_values += _add_measured(next(panel_iterator), axis, points, control)
+    targets = {_label(entry, axis.x): entry.record.target for entry in entries}
+    for key, points in data.items():
+        panel = next(panel_iterator)
+        all_values += _add_measured(panel, axis, points, targets)
+        if (control := _control(entries, key)) and axis.x != "blocks":
+            panel.add_level(*control)
         if published[key]:
             published_note = _add_published(
                 next(panel_iterator), axis, published[key], benchmark.rebuilds
@@ -59,17 +62,15 @@ def along_grid(benchmark: Benchmark, axis: Axis, entries: Sequence[CellRecord]) 
 
 
 def _add_measured(
-    panel: Panel, axis: Axis, points: Points, control: dict[float, list[float]]
+    panel: Panel, axis: Axis, points: Points, targets: Mapping[str, str]
 ) -> list[tuple[float, ...]]:
     """Draws the curves; returns the values behind each of their points."""
     x = sorted({x for of_x in points.values() for x in of_x})
     if axis.x == "blocks":  # evenly spaced
         points = {s: {float(x.index(k)): v for k, v in of_x.items()} for s, of_x in points.items()}
-    curves = as_curves(points)
+    curves = as_curves(points, targets)
     for curve in curves:
         panel.add(curve)
-    if control and axis.x != "blocks":
-        panel.add_control(as_curves({"random init": control})[0])
     _finish_x(panel, axis, x)
     panel.axes.set(xlabel=axis.label, ylabel=ACCURACY)
     return [values for curve in curves for values in curve.values]
@@ -81,26 +82,41 @@ def _finish_x(panel: Panel, axis: Axis, x: Sequence[float]) -> None:
     panel.ticks(range(len(x)) if axis.x == "blocks" else x, [f"{value:g}" for value in x])
 
 
-def _points(
-    entries: Sequence[CellRecord], field: str, measure_key: str
-) -> tuple[Points, dict[float, list[float]]]:
-    """Curve -> x -> values of a measure in per cent, and x -> those of the random initial weights."""
+def _points(entries: Sequence[CellRecord], field: str, measure_key: str) -> Points:
+    """Curve -> x -> values of a measure in per cent."""
     points: Points = {}
-    control: dict[float, list[float]] = {}
     for entry in entries:
-        others = {name: value for name, value in entry.cell.point.items() if name != field}
-        label = row_label(others) or entry.record.target
         for name, measure in entry.measures.items():
             if field == "blocks":
                 x = _blocks(name, entry.cell.config.model.depth)
             else:
                 x = float(entry.cell.point[field]) if name == measure_key else None
-            if x is None:
-                continue
-            points.setdefault(label, {}).setdefault(x, []).append(100 * measure.value)
-            if measure.control is not None:
-                control.setdefault(x, []).append(100 * measure.control)
-    return points, control
+            if x is not None:
+                of_x = points.setdefault(_label(entry, field), {})
+                of_x.setdefault(x, []).append(100 * measure.value)
+    return points
+
+
+def _label(entry: CellRecord, field: str) -> str:
+    """Curve of a record."""
+    others = {name: value for name, value in entry.cell.point.items() if name != field}
+    return row_label(others) or entry.record.target
+
+
+def _control(entries: Sequence[CellRecord], key: str) -> tuple[str, float] | None:
+    """Name and height of the line of the random initial weights, where they are the same all along the grid."""
+    of_seed: dict[int, set[float]] = {}
+    for entry in entries:
+        measure = entry.measures.get(key)
+        if measure is not None and measure.control is not None:
+            of_seed.setdefault(entry.record.seed, set()).add(100 * measure.control)
+    if not of_seed or any(len(values) > 1 for values in of_seed.values()):
+        return None
+    control = [value for values in of_seed.values() for value in values]
+    half = half_interval(control)
+    interval = "" if half is None else f" ± {half:.1f}"
+    mean = float(np.mean(control))
+    return f"random init {mean:.1f}{interval}", mean
 
 
 def _blocks(measure: str, depth: int) -> float | None:

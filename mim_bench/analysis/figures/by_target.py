@@ -3,14 +3,14 @@ curves, the loss of pre-training and the accuracy during fine-tuning.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mim_bench.analysis import gates
-from mim_bench.analysis.figures.color import color_numbers
+from mim_bench.analysis.figures.color import look_numbers
 from mim_bench.analysis.figures.label import Label
 from mim_bench.analysis.figures.layout import (
     ACCURACY,
@@ -36,6 +36,8 @@ _COSTS = {
 """File stem -> what is along x."""
 _HIGHEST = 1.5
 """Highest loss, relative to that of the mean predictor, that is drawn."""
+_SEEN = 0.01
+"""Least length of a bar across, over that of the axis."""
 _MANY = 6
 """Rows; of more only one a target has learning curves."""
 
@@ -76,7 +78,7 @@ def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str
     data: dict[str, dict[str, list[tuple[float, float]]]] = {key: {} for key in panel_titles()}
     baselines: dict[str, dict[str, list[float]]] = {}
     targets = {entry.cell.label: entry.record.target for entry in entries}
-    numbers = color_numbers(list(targets.values()))
+    numbers = look_numbers({target: target for target in targets.values()})
     costs_of_run = costs(entries, figure_name)
     for entry in entries:
         cost = costs_of_run.get(entry.record.run_hash)
@@ -93,14 +95,17 @@ def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str
     names = [panel_titles()[key] for key in data]
     cost_name = "compute" if figure_name == "compute" else "cost"
     figure, panels = figure_of(f"{benchmark.title}: accuracy and {cost_name}", entries, names)
-    all_values, crowded = [], False
+    all_values, crowded, has_bars = [], False, False
     for panel, (key, of_rows) in zip(panels, data.items(), strict=True):
         panel.labels_at_points = True
+        width = np.ptp([cost for pairs in of_rows.values() for cost, _ in pairs])
         for label, pairs in of_rows.items():
             x, values = zip(*pairs, strict=True)
             curve = Curve(label, (float(np.mean(x)),), (values,), numbers[targets[label]])
             panel.add(curve)
-            panel.axes.hlines(curve.mean, min(x), max(x), color=curve.color, linewidth=1)
+            if np.ptp(x) > _SEEN * width:
+                panel.axes.hlines(curve.mean, min(x), max(x), color=curve.color, linewidth=1)
+                has_bars = True
             all_values.append(values)
         _add_front(panel)
         if crowded := len(of_rows) > len(numbers):
@@ -114,9 +119,8 @@ def pareto(benchmark: Benchmark, entries: Sequence[CellRecord], figure_name: str
         for level_index, name in enumerate(sorted(levels, key=lambda name: -levels[name])):
             panel.add_level(name, levels[name], is_below=level_index % 2 == 1)
         panel.axes.set(xlabel=_COSTS[figure_name], ylabel=ACCURACY)
-    note = seeds_behind(all_values) + (
-        " Bars across: least to greatest." if len(all_values[0]) > 1 else ""
-    )
+    note = seeds_behind(all_values)
+    note += " Bars across: least to greatest." if has_bars else ""
     note += " Steps: best mean at that cost or less."
     note += " Named: the best row of each target." if crowded else ""
     note += gates.remark(entries)
@@ -127,7 +131,9 @@ def _add_front(panel: Panel) -> None:
     ends = sorted((label.x, label.y) for label in panel.labels)
     cost, accuracy = zip(*ends, strict=True)
     best = np.maximum.accumulate(accuracy)
-    panel.axes.step(cost, best, where="post", color=GREY, linewidth=0.8, alpha=0.5, zorder=0)
+    look: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "alpha": 0.5, "zorder": 0}
+    panel.axes.hlines(best[:-1], cost[:-1], cost[1:], **look)
+    panel.axes.vlines(cost[1:], best[:-1], best[1:], **look)
 
 
 # ---- learning curves ----
@@ -152,25 +158,26 @@ def learning(benchmark: Benchmark, entries: Sequence[CellRecord]) -> Figure | No
     data = [entry for entry in data if entry[-1]]
     if not data:
         return None
-    labels = [label for label in {**losses, **accuracies} if not label.startswith("scratch")]
-    numbers = color_numbers(labels)
+    targets = {_label(entry, fixed): entry.record.target for entry in kept}
     title = f"{benchmark.title}: learning curves"
     figure, panels = figure_of(title, entries, [name for name, _, _ in data])
+    cut = ""
     for panel, (_, y, points) in zip(panels, data, strict=True):
-        for curve in as_curves(points):
-            if curve.label.startswith("scratch"):
-                panel.add(curve, band=True, color=GREY, line="--")
-            else:
-                panel.add(replace(curve, number=numbers[curve.label]), band=True)
+        for curve in as_curves(points, targets):
+            is_scratch = curve.label not in targets
+            grey = {"color": GREY, "line": "--"} if is_scratch else {}
+            panel.add(curve, band=True, **grey)
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.axes.set(xlabel="epoch", ylabel=y)
         if points is losses and has_gate:  # the first epoch may be far above the mean's
-            panel.axes.set_ylim(0, min(panel.axes.get_ylim()[1], _HIGHEST))
+            top = panel.axes.get_ylim()[1]
+            panel.axes.set_ylim(0, min(top, _HIGHEST))
+            cut = f" Losses above {_HIGHEST:g} are cut off." if top > _HIGHEST else ""
     drawn_points = [at for points in (losses, accuracies) for at in points.values()]
     count = span(len(values) for at in drawn_points for values in at.values())
     note = "One seed." if count == "1" else f"Mean of {count} seeds; band: least to greatest."
     at = row_label({field: kept[0].cell.point[field] for field in fixed})
-    note += (f" At {at}." if at else "") + gates.remark(entries)
+    note += cut + (f" At {at}." if at else "") + gates.remark(entries)
     return close(figure, panels, note, kept)
 
 
@@ -183,7 +190,7 @@ def _by_epoch(
     runs = set()
     for entry in entries:
         record, facts = entry.record, entry.record.pretrain
-        label = row_label({k: v for k, v in entry.cell.point.items() if k not in fixed})
+        label = _label(entry, fixed)
         if facts is not None and facts.epoch_losses and record.run_id not in runs:
             runs.add(record.run_id)
             unit = facts.gate["mean_loss"] if has_gate else facts.epoch_losses[0][1]
@@ -194,6 +201,10 @@ def _by_epoch(
             for epoch, accuracy in enumerate(record.curves.get("model", ()), start=1):
                 accuracies.setdefault(label, {}).setdefault(epoch, []).append(100 * accuracy)
     return losses, accuracies
+
+
+def _label(entry: CellRecord, fixed: Sequence[str]) -> str:
+    return row_label({k: v for k, v in entry.cell.point.items() if k not in fixed})
 
 
 def _one_a_target(entries: Sequence[CellRecord]) -> tuple[list[CellRecord], list[str]]:

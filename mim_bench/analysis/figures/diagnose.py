@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mim_bench.analysis import gates
-from mim_bench.analysis.figures.color import color_numbers
+from mim_bench.analysis.figures.color import look_numbers
 from mim_bench.analysis.figures.layout import ACCURACY, close, panels_of, seeds_behind
 from mim_bench.analysis.figures.panel import Curve, save, style
 from mim_bench.config.run import digest
@@ -54,7 +54,7 @@ def compose(table: pd.DataFrame, trained: Accuracies, preset: str) -> Figure:
     """Inside `panel.style()`."""
     table = table.dropna(subset=["ridge_r2", "linear"])
     rows = zip(table["target"], table["ridge_r2"], table["linear"], strict=True)
-    numbers = color_numbers(list(table["target"]))
+    numbers = look_numbers({name: name for name in table["target"]})
     targets = [name for name in table["target"] if name in trained]
     names = ["the target itself as a feature", *["encoders trained on it"] * bool(targets)]
     figure, panels = panels_of("How predictable, how useful", preset, names)

@@ -1,12 +1,12 @@
 """Layout shared by the figures of a benchmark: a figure with a panel a measure, and the note under it."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mim_bench.analysis.figures.color import color_numbers
+from mim_bench.analysis.figures.color import look_numbers
 from mim_bench.analysis.figures.panel import GREY, Curve, Panel, finish
 from mim_bench.analysis.row import span
 from mim_bench.config.protocol import PROTOCOLS
@@ -69,12 +69,15 @@ def seeds_behind(values: Iterable[Sequence[float]]) -> str:
     return f"Mean of {count} seeds; bars: 95 % interval (Student's t), of three or more."
 
 
-def as_curves(points: Points) -> list[Curve]:
-    """Curves of points, in the colours of their targets, x ascending."""
-    numbers = color_numbers(list(points))
+def as_curves(points: Points, targets: Mapping[str, str]) -> list[Curve]:
+    """Curves of points, x ascending, in the looks of their targets (label -> target, of all panels)."""
+    numbers = look_numbers(targets)
     return [
         Curve(
-            label, tuple(sorted(of_x)), tuple(tuple(of_x[x]) for x in sorted(of_x)), numbers[label]
+            label,
+            tuple(sorted(of_x)),
+            tuple(tuple(of_x[x]) for x in sorted(of_x)),
+            numbers.get(label, 0),
         )
         for label, of_x in points.items()
     ]

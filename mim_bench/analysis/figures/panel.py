@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from mim_bench.analysis.figures.color import NUM_COLORS
+from mim_bench.analysis.figures import color as colors
 from mim_bench.analysis.figures.label import Label, place_labels
 from mim_bench.analysis.table import half_interval
 from mim_bench.files import replacing
@@ -28,7 +28,6 @@ from mim_bench.records import png_stamp
 STYLE = Path(__file__).with_name("figure.mplstyle")
 GREY = "#6e6e6e"
 """Grey of curves not measured here or not pre-trained; legible as text on white."""
-_MARKERS = "osD^vPX"
 _DODGE = 2.5
 """Points between curves at the same x."""
 
@@ -48,7 +47,7 @@ class Curve:
     values: tuple[tuple[float, ...], ...]
     """(P,) times the seeds of the point."""
     number: int = 0
-    """Number of its colour and marker; see `color_numbers`."""
+    """Number of its look; see `color.look_numbers`."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -57,11 +56,15 @@ class Curve:
 
     @property
     def color(self) -> str:
-        return f"C{self.number % NUM_COLORS}"
+        return f"C{self.number % colors.NUM_COLORS}"
 
     @property
     def marker(self) -> str:
-        return _MARKERS[sum(divmod(self.number, NUM_COLORS)) % len(_MARKERS)]
+        return colors.MARKERS[colors.marker_number(self.number)]
+
+    @property
+    def line(self) -> colors.Line:
+        return colors.LINES[colors.line_number(self.number)]
 
 
 @dataclass
@@ -72,24 +75,31 @@ class Panel:
     labels: list[Label] = field(default_factory=list)
     labels_at_points: bool = False
     """Labels are next to their points; else in a column at the right."""
+    peaks: set[float] = field(default_factory=set)
+    """x of the greatest mean of each curve."""
     _drawn: list[list[Artist]] = field(default_factory=list)
 
-    def add(self, curve: Curve, *, band: bool = False, color: str = "", line: str = "-") -> None:
+    def add(
+        self, curve: Curve, *, band: bool = False, color: str = "", line: colors.Line = ""
+    ) -> None:
         """Mean over seeds with bars of 95 %, or with a band from the least to the greatest.
 
         Of two seeds, whose interval would say nothing, the two points are drawn instead.
         """
-        color, mean, num_points = color or curve.color, curve.mean, len(curve.values)
-        marker = "" if (band or line != "-") and num_points > 1 else curve.marker
+        color, line, mean = color or curve.color, line or curve.line, curve.mean
+        self.peaks.add(curve.x[int(np.argmax(mean))])
+        marker = "" if band and len(curve.values) > 1 else curve.marker
         artists: list[Artist] = [
-            *self.axes.plot(curve.x, mean, line, marker=marker, color=color, label=curve.label)
+            *self.axes.plot(
+                curve.x, mean, linestyle=line, marker=marker, color=color, label=curve.label
+            )
         ]
         if band:
             low, high = ([end(values) for values in curve.values] for end in (min, max))
             self.axes.fill_between(curve.x, low, high, color=color, alpha=0.2, linewidth=0)
         else:
             self._drawn.append(artists + self._bars(curve, color))
-        self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, color))
+        self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, color, line))
 
     def _bars(self, curve: Curve, color: str) -> list[Artist]:
         """Error bars of the points with several seeds."""
@@ -125,12 +135,6 @@ class Panel:
             for artist in artists:
                 artist.set_transform(_shifted(self.axes, points))
 
-    def add_control(self, curve: Curve) -> None:
-        """A thin dashed line in grey, without interval."""
-        mean = curve.mean
-        self.axes.plot(curve.x, mean, "--", color=GREY, linewidth=0.9, label=curve.label)
-        self.labels.append(Label(self.axes, curve.x[-1], mean[-1], curve.label, GREY))
-
     def add_level(self, name: str, y: float, *, is_below: bool = False) -> None:
         """The same at one height for every x, named at its left, above or below the line."""
         self.axes.axhline(y, color=GREY, linestyle="--", linewidth=0.9, label=name)
@@ -143,6 +147,7 @@ class Panel:
     def add_published(self, curve: Curve, is_open: Sequence[bool]) -> None:
         """Adds a published curve in grey, with open markers where `is_open`, (P,)."""
         y, is_hollow = curve.mean, np.array(is_open)
+        self.peaks.add(curve.x[int(np.argmax(y))])
         style: dict[str, Any] = {"color": GREY, "marker": curve.marker, "linewidth": 0}
         self.axes.plot(curve.x, y, color=GREY, linewidth=0.9, alpha=0.6, label=curve.label)
         for hollow, face in ((False, GREY), (True, "white")):
@@ -178,18 +183,20 @@ def finish(figure: Figure, panels: Sequence[Panel]) -> None:
             panel.dodge()
     figure.draw_without_rendering()
     for panel in panels:
-        _thin_ticks(panel.axes)
+        _thin_ticks(panel)
 
 
-def _thin_ticks(axes: Axes) -> None:
-    """Leaves out names of x ticks that would touch the one before."""
-    names, end = [], -np.inf
-    for text in axes.get_xticklabels():
-        box = text.get_window_extent()
-        fits = box.x0 > end + 0.3 * box.height
-        names.append(text.get_text() if fits else "")
-        end = box.x1 if fits else end
-    axes.set_xticks(axes.get_xticks(), names)
+def _thin_ticks(panel: Panel) -> None:
+    """Leaves out names of x ticks that would touch another, rather than those of the curves' peaks."""
+    axes, kept = panel.axes, []
+    ticks, texts = list(axes.get_xticks()), axes.get_xticklabels()
+    names = [""] * len(ticks)
+    for place in sorted(range(len(ticks)), key=lambda place: ticks[place] not in panel.peaks):
+        box = texts[place].get_window_extent()
+        if not box.padded(0.15 * box.height).count_overlaps(kept):
+            names[place] = texts[place].get_text()
+            kept.append(box)
+    axes.set_xticks(ticks, names)
 
 
 # ---- files ----

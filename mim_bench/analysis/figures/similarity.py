@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from mim_bench.analysis.figures.color import text_on
 from mim_bench.analysis.figures.panel import GREY, save, style
 from mim_bench.errors import UserError
 from mim_bench.records import png_stamp, swept
@@ -67,7 +69,7 @@ def _cka(cka: pd.DataFrame, rows: list[str]) -> np.ndarray:
 def _matrix(
     axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], title: str
 ) -> None:
-    axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    shown = axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="cividis", aspect="auto")
     axes.set_title(title, fontsize=8)
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), rows)
@@ -75,8 +77,8 @@ def _matrix(
     axes.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            shade = "black" if value > 0.6 else "white"
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=shade)
+            color = text_on(to_hex(tuple(shown.to_rgba(value))))
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=color)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from mim_bench.config.protocol import PROTOCOLS
 _MOST_IN_MATRIX = 10
 """Rows: of more the pairs fill no page that anybody reads."""
 _MOST_NAMED = 6
+_MOST_BRACKETS = 6
 Pairs = Mapping[tuple[str, str], Difference]
 
 
@@ -35,7 +36,7 @@ class Comparison:
     """Row minus column; unset where there are too many rows."""
 
 
-def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
+def comparisons(table: Table, looks: Mapping[str, int]) -> list[Comparison]:
     """One for each measure of accuracy that at least two encoders have."""
     sections = []
     for key, heading in _measures(table).items():
@@ -48,13 +49,15 @@ def comparisons(table: Table, colors: Mapping[str, int]) -> list[Comparison]:
             pairs = difference.all_pairs(correct)
             order = sorted(correct, key=lambda label: -table.row(label).values[key].mean)
             matrix = _matrix(order, pairs) if len(order) <= _MOST_IN_MATRIX else None
-            dots = _dots(table, key, order, pairs, colors)
-            sections.append(Comparison(key, heading, _sentence(pairs), dots, matrix))
+            groups = _groups(order, pairs)
+            dots = _dots(table, key, order, groups, looks)
+            sentence = _sentence(pairs) + _without_bracket(groups)
+            sections.append(Comparison(key, heading, sentence, dots, matrix))
     return sections
 
 
 def ranks(
-    table: Table, comparisons: Sequence[Comparison], colors: Mapping[str, int]
+    table: Table, comparisons: Sequence[Comparison], looks: Mapping[str, int]
 ) -> Markup | None:
     """Chart of the ranks of rows above the gate by measure; unset for a single measure or row, or more rows
     than a page holds."""
@@ -71,7 +74,11 @@ def ranks(
         order = sorted(means, key=lambda label: -means[label])
         for label in labels:
             ranks_of[label].append(order.index(label) + 1 if label in means else None)
-    return rank_plot([comparison.heading for comparison in comparisons], ranks_of, dict(colors))
+    return rank_plot(
+        [comparison.heading for comparison in comparisons],
+        {label: places for label, places in ranks_of.items() if any(places)},
+        {label: looks.get(label) for label in labels},
+    )
 
 
 def _measures(table: Table) -> dict[str, str]:
@@ -104,6 +111,13 @@ def _sentence(pairs: Pairs) -> str:
     return f"Cannot be separated at this budget: {'; '.join(clauses[:_MOST_NAMED])}{more}."
 
 
+def _without_bracket(groups: Sequence[Sequence[int]]) -> str:
+    left_out = len(groups) - _MOST_BRACKETS
+    return f" The {_MOST_BRACKETS} largest sets have brackets, {left_out} more have none." * (
+        left_out > 0
+    )
+
+
 def _between(pairs: Pairs, a: str, b: str) -> tuple[Difference, int] | None:
     """The difference of two rows and its sign."""
     if (a, b) in pairs:
@@ -130,7 +144,11 @@ def _pair_cell(pairs: Pairs, a: str, b: str) -> TableCell:
 
 
 def _dots(
-    table: Table, key: str, order: Sequence[str], pairs: Pairs, colors: Mapping[str, int]
+    table: Table,
+    key: str,
+    order: Sequence[str],
+    groups: list[list[int]],
+    looks: Mapping[str, int],
 ) -> Markup:
     rows = []
     for label in order:
@@ -138,33 +156,55 @@ def _dots(
         value = row.values[key]
         seeds = tuple(100 * seed_value for seed_value in value.of_seed.values())
         half = None if value.half is None else 100 * value.half
-        rows.append(Dots(label, 100 * value.mean, half, seeds, colors[label], bool(row.below_gate)))
-    levels = {
-        row.label.removesuffix(" (control)").partition(",")[0]: 100 * row.values[key].mean
+        look = looks.get(label)
+        rows.append(Dots(label, 100 * value.mean, half, seeds, look, bool(row.below_gate)))
+    return dot_plot(rows, _levels(table, key), sorted(groups[:_MOST_BRACKETS]))
+
+
+def _levels(table: Table, key: str) -> dict[str, float]:
+    """Name -> accuracy of what needs no pre-training; of the targets as features the best alone."""
+    means = {
+        row.label: 100 * row.values[key].mean
         for row in table.rows
-        if key in row.values and (row.label == CONTROL or _is_fixed(table, row.label))
+        if row.is_baseline and key in row.values
     }
-    return dot_plot(rows, levels, _groups(order, pairs))
+    features = [
+        label for label in means if label != CONTROL and not table.by_label[label].is_fixed_image
+    ]
+    others = sorted(features, key=lambda label: -means[label])[1:]
+    return {
+        label.removesuffix(" (control)").partition(",")[0]: mean
+        for label, mean in means.items()
+        if label not in others
+    }
 
 
-def _is_fixed(table: Table, label: str) -> bool:
-    return label in table.by_label and table.by_label[label].is_fixed_image
+def _groups(order: Sequence[str], pairs: Pairs) -> list[list[int]]:
+    """Places in `order` of rows of which no two can be separated, each set as large as it can be; the largest first.
 
-
-def _groups(order: Sequence[str], pairs: Pairs) -> list[range]:
-    """Runs of rows, by falling mean, of which no two can be separated; each as long as it can be."""
+    The maximal cliques, after Bron and Kerbosch (1973) with a pivot.
+    """
 
     def is_alike(a: str, b: str) -> bool:
         pair = _between(pairs, a, b)
         return pair is None or not pair[0].is_distinguishable
 
-    groups: list[range] = []
-    for start in range(len(order)):
-        end = start + 1
-        while end < len(order) and all(
-            is_alike(order[index], order[end]) for index in range(start, end)
-        ):
-            end += 1
-        if end - start > 1 and not (groups and groups[-1].stop >= end):
-            groups.append(range(start, end))
-    return groups
+    alike = [
+        {other for other, label in enumerate(order) if label != own and is_alike(own, label)}
+        for own in order
+    ]
+    groups: list[list[int]] = []
+
+    def grow(group: list[int], candidates: set[int], seen: set[int]) -> None:
+        if not candidates | seen:
+            groups.append(sorted(group))
+            return
+        pivot = max(candidates | seen, key=lambda place: len(alike[place] & candidates))
+        for place in sorted(candidates - alike[pivot]):
+            grow([*group, place], candidates & alike[place], seen & alike[place])
+            candidates, seen = candidates - {place}, seen | {place}
+
+    grow([], set(range(len(order))), set())
+    return sorted(
+        (group for group in groups if len(group) > 1), key=lambda group: (-len(group), group)
+    )

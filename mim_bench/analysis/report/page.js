@@ -49,10 +49,11 @@ const read = () => {
   const [place, query] = location.hash.slice(1).split("?");
   return { place: decodeURIComponent(place), chosen: new URLSearchParams(query) };
 };
+const address = (place, chosen) => `#${place}${chosen.size ? "?" + chosen : ""}`;
 const write = (name, value) => {
   const { place, chosen } = read();
   if (value) chosen.set(name, value); else chosen.delete(name);
-  history.replaceState(null, "", `#${place}${chosen.size ? "?" + chosen : ""}`);
+  history.replaceState(null, "", address(place, chosen));
   show();
 };
 const switches = [...document.querySelectorAll("select[data-switch]")];
@@ -60,8 +61,8 @@ const filter = document.querySelector("input[data-filter]");
 function show() {
   const { place, chosen } = read();
   for (const one of switches) {
-    const wanted = chosen.get("measure");
-    if ([...one.options].some(option => option.value === wanted)) one.value = wanted;
+    const wanted = chosen.get("measure"), has = [...one.options].some(option => option.value === wanted);
+    one.value = has ? wanted : one.options[0].value;
     for (const measure of one.closest(".compare").querySelectorAll(".measure")) {
       measure.hidden = measure.dataset.measure !== one.value;
     }
@@ -85,5 +86,17 @@ function go() {
 }
 for (const one of switches) one.addEventListener("change", () => write("measure", one.value));
 filter.addEventListener("input", () => write("rows", filter.value));
+// a link on the page changes the place alone, what is chosen stays
+for (const link of document.querySelectorAll('a[href^="#"]')) {
+  link.addEventListener("click", event => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    history.pushState(null, "", address(link.hash.slice(1), read().chosen));
+    go();
+    const found = document.getElementById(read().place);
+    found.tabIndex = -1;
+    found.focus({ preventScroll: true });
+  });
+}
 addEventListener("hashchange", go);
 go();

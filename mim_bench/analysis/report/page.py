@@ -16,8 +16,8 @@ from markupsafe import Markup
 from mim_bench.analysis import gates, headline, render, write
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.external import external_grid
-from mim_bench.analysis.figures.color import NUM_COLORS, color_numbers
-from mim_bench.analysis.grid import Grid
+from mim_bench.analysis.figures.color import look_numbers
+from mim_bench.analysis.grid import Grid, TableCell
 from mim_bench.analysis.report import provenance
 from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
 from mim_bench.analysis.report.diagnoses import LEGEND, diagnosed
@@ -207,15 +207,22 @@ def _fill(section: PresetSection, table: Table, overrides: Sequence[str]) -> Non
     section.main = CaptionedGrid(title, render.main_grid(table, brief=True))
     section.headline = headline.sentence(table)
     section.notes = [inline(note) for note in render.notes(table)]
-    numbers = color_numbers(list(table.by_label))
-    colors = {label: number % NUM_COLORS for label, number in numbers.items()}
-    section.comparisons = comparisons(table, colors)
-    section.ranks = ranks(table, section.comparisons, colors)
+    looks = look_numbers(
+        {
+            label: row.entries[0].record.target
+            for label, row in table.by_label.items()
+            if row.is_pretrained
+        }
+    )
+    section.comparisons = comparisons(table, looks)
+    section.ranks = ranks(table, section.comparisons, looks)
     section.readouts = _captioned(f"{title}: every readout", render.readout_grid(table))
     section.comparison_with_published = _captioned(
         f"{title}: published and measured", render.published_and_measured(table)
     )
-    section.settings = _captioned(f"{title}: settings that differ", provenance.settings_grid(table))
+    section.settings = _captioned(
+        f"{title}: settings that differ", _by_setting(provenance.settings_grid(table))
+    )
     section.shared = provenance.shared_settings(table)
     section.origins = provenance.origins(table, section.anchor, overrides)
     section.downloads = _downloads(section.anchor, table)
@@ -223,6 +230,22 @@ def _fill(section: PresetSection, table: Table, overrides: Sequence[str]) -> Non
 
 def _captioned(caption: str, grid: Grid) -> CaptionedGrid | None:
     return CaptionedGrid(caption, grid) if grid.rows else None
+
+
+def _by_setting(grid: Grid) -> Grid:
+    """A line a setting, each value with the rows that have it: a column a setting would be wider than any page."""
+    lines = []
+    for column, name in enumerate(grid.headings[1:], start=1):
+        rows_of: dict[str, list[str]] = {}
+        for row in grid.rows:
+            rows_of.setdefault(row[column].text, []).append(row[0].text)
+        most = max(rows_of, key=lambda value: len(rows_of[value]))
+        values = [
+            f"{value}: {'all others' if value == most and len(rows_of) > 1 else ', '.join(rows)}"
+            for value, rows in sorted(rows_of.items(), key=lambda item: item[0] == most)
+        ]
+        lines.append([TableCell(name), TableCell("; ".join(values))])
+    return Grid(["setting", "value: rows"], lines)
 
 
 def _downloads(name: str, table: Table) -> list[Markup]:
