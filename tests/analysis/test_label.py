@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from mim_bench.analysis.figures.label import spread
+from mim_bench.analysis.figures.color import legible
+from mim_bench.analysis.figures.label import _crosses, spread
 from mim_bench.analysis.figures.panel import Curve, Panel, finish, style
 
 NAMES = ("pixel", "norm_pixel", "hog", "dvae")
@@ -36,8 +37,10 @@ def test_place__every_curve_named_in_its_colour_none_over_another(at_points: boo
     panel = labelled(at_points=at_points)
     labels = placed(panel)
     assert list(labels) == list(NAMES)
-    colors = {str(one.get_label()): to_rgba(str(one.get_color())) for one in panel.axes.lines}
-    assert {name: to_rgba(str(text.get_color())) for name, text in labels.items()} == colors
+    with style():
+        lines = {str(one.get_label()): to_hex(str(one.get_color())) for one in panel.axes.lines}
+        colors = {name: to_rgba(legible(color)) for name, color in lines.items()}
+        assert {name: to_rgba(str(text.get_color())) for name, text in labels.items()} == colors
     boxes = [Text.get_window_extent(text) for text in labels.values()]
     for number, box in enumerate(boxes):
         assert not box.count_overlaps(boxes[:number])
@@ -68,6 +71,41 @@ def test_place__rather_over_bars_than_over_another_label() -> None:
     assert len(boxes) == 4
     for number, box in enumerate(boxes):
         assert not box.count_overlaps(boxes[:number])
+
+
+def test_place__over_no_marker_and_no_line_through_a_text() -> None:
+    """`targets` at `tiny`: pixel's label was over a seed of hog; `all_targets`: lines crossed words."""
+    with style():
+        panel = Panel(
+            Figure(figsize=(3.6, 3.4), layout="constrained").subplots(), labels_at_points=True
+        )
+        points = {"pixel": (0.318, 80.3, 0.2), "norm_pixel": (0.329, 80.43, 0.28),
+                  "hog": (0.346, 80.15, 0.2), "dvae": (0.544, 80.9, 0.8)}  # fmt: skip
+        for number, (name, (x, y, half)) in enumerate(points.items()):
+            panel.add(Curve(name, (x,), ((y - half, y + half),), number))
+        figure = panel.axes.get_figure(root=True)
+        assert isinstance(figure, Figure)
+        finish(figure, [panel])
+    assert_legible(panel)
+
+
+def assert_legible(panel: Panel) -> None:
+    """No label is over a marker, no visible line goes through another label."""
+    labels = list(placed(panel).values())
+    boxes = np.array([Text.get_window_extent(text).extents for text in labels])
+    for line in panel.axes.lines:
+        for x, y in line.get_transform().transform(line.get_xydata()):
+            inside = (boxes[:, :2] < (x, y)).all(1) & (boxes[:, 2:] > (x, y)).all(1)
+            assert not inside.any(), (labels[int(inside.argmax())], line.get_label())
+    for text, (left, low, right, high) in zip(labels, boxes, strict=True):
+        if text.arrow_patch is not None and text.arrow_patch.get_visible():
+            end = panel.axes.transData.transform(text.xy)
+            start = right if left < end[0] else left
+            others = np.array(
+                [box for other, box in zip(labels, boxes, strict=True) if other is not text]
+            )
+            line = np.array([[start, (low + high) / 2, *end]])
+            assert not _crosses(line, others).any(), text
 
 
 def test_place__a_column_right_of_every_curve_in_their_order() -> None:
@@ -105,3 +143,4 @@ def test_place__a_crowd_at_the_left_finds_room_at_the_right() -> None:
     for number, box in enumerate(boxes):
         assert not box.padded(-1).count_overlaps(boxes[:number])
         assert panel.axes.bbox.x0 <= box.x0 and box.x1 <= panel.axes.bbox.x1 + 1
+    assert_legible(panel)

@@ -16,7 +16,6 @@ from PIL import Image
 
 from mim_bench.analysis import difference, headline, render, table, write
 from mim_bench.analysis.grid import TableCell
-from mim_bench.analysis.report import comparison
 from mim_bench.analysis.report.inline import cell_html, inline, svg
 from mim_bench.analysis.report.page import write_report
 from mim_bench.analysis.table import Table
@@ -353,24 +352,6 @@ def test_headline__says_of_each_row_where_it_is_better_worse_or_alike() -> None:
         "dvae is worse on linear (-1.0 points), not separated on kNN",
         "pca is not separated on any",
     ]
-
-
-def test_comparison__brackets_what_cannot_be_separated(tmp_path: Path) -> None:
-    def groups(spread: float) -> list[range]:
-        home = tmp_path / str(spread)
-        fake_results("targets", "small", home, spread=spread)
-        made = table.build("targets", "small", home)
-        correct = {
-            label: row.correctness("linear")
-            for label, row in made.by_label.items()
-            if not row.is_baseline and row.values("linear")
-        }
-        pairs = difference.all_pairs(correct)
-        order = sorted(correct, key=lambda label: -made.row(label).values["linear"].mean)
-        return comparison._groups(order, pairs)
-
-    assert groups(0.0) == [range(0, 4)]
-    assert groups(0.25) == []  # no more: answers cannot be more than right
 
 
 _WIDTHS = "return [document.documentElement.scrollWidth, innerWidth]"

@@ -16,9 +16,9 @@ _GAP = 9.0
 """Points between a curve's end and its label."""
 _LINE = 1.25
 """Distance of two labels, in font sizes."""
-_COVERED, _OUTSIDE, _CROSSED, _NEAR = 9.0, 99.0, 8.0, 2.0
-"""Cost of covering a marker or another text, of leaving the panel, of a thin line through a text or a marker, and
-of standing next to another's marker; a bar costs 1."""
+_COVERED, _OUTSIDE, _CROSSED, _NEAR = 20.0, 99.0, 8.0, 2.0
+"""Cost of covering a marker or another text, of leaving the panel, of a thin line through a text, and of standing
+next to another's marker or of a thin line through it; a bar costs 1."""
 _STEPS = tuple(
     sorted((0.0, *(side * (0.7 + 1.1 * n) for n in range(7) for side in (1, -1))), key=abs)
 )
@@ -110,10 +110,10 @@ def _at_points(
         has_line = (off > _FAR) | (near > 0)
         lines[number, has_line] = _lines(boxes[has_line], end)
         is_outside = (boxes[:, :2] < room[:, :2]).any(1) | (boxes[:, 2:] > room[:, 2:]).any(1)
-        costs[number] = (
-            _MOVED * off + _NEAR * near + _OUTSIDE * is_outside + (_gaps(boxes, bars) <= 0).sum(1)
-            + _COVERED * (_gaps(boxes, markers) <= 0).sum(1) + _CROSSED * _crosses(lines[number], foreign).sum(1)
-        )  # fmt: skip
+        near = near + _crosses(lines[number], foreign).sum(1)
+        covered = (_gaps(boxes, markers) <= 0).sum(1)
+        costs[number] = _MOVED * off + _NEAR * near + _OUTSIDE * is_outside + _COVERED * covered
+        costs[number] += (_gaps(boxes, bars) <= 0).sum(1)
     chosen = np.arange(len(places)), _cheapest(costs, _pair_costs(places, lines))
     return places[chosen], np.isfinite(lines[chosen][:, 0])
 

@@ -17,7 +17,7 @@ from mim_bench.analysis import gates, headline, render, write
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.external import external_grid
 from mim_bench.analysis.figures.color import look_numbers
-from mim_bench.analysis.grid import Grid, TableCell
+from mim_bench.analysis.grid import MISSING, Grid, TableCell
 from mim_bench.analysis.report import provenance
 from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
 from mim_bench.analysis.report.diagnoses import LEGEND, diagnosed
@@ -233,19 +233,16 @@ def _captioned(caption: str, grid: Grid) -> CaptionedGrid | None:
 
 
 def _by_setting(grid: Grid) -> Grid:
-    """A line a setting, each value with the rows that have it: a column a setting would be wider than any page."""
+    """A line for each value of a setting and the rows that have it: a column a setting is wider than any page."""
     lines = []
     for column, name in enumerate(grid.headings[1:], start=1):
         rows_of: dict[str, list[str]] = {}
         for row in grid.rows:
-            rows_of.setdefault(row[column].text, []).append(row[0].text)
-        most = max(rows_of, key=lambda value: len(rows_of[value]))
-        values = [
-            f"{value}: {'all others' if value == most and len(rows_of) > 1 else ', '.join(rows)}"
-            for value, rows in sorted(rows_of.items(), key=lambda item: item[0] == most)
-        ]
-        lines.append([TableCell(name), TableCell("; ".join(values))])
-    return Grid(["setting", "value: rows"], lines)
+            if row[column] != MISSING:
+                rows_of.setdefault(row[column].text, []).append(row[0].text)
+        for value, rows in rows_of.items():
+            lines.append([TableCell("; ".join(rows)), TableCell(name), TableCell(value)])
+    return Grid(["rows", "setting", "value"], lines)
 
 
 def _downloads(name: str, table: Table) -> list[Markup]:
