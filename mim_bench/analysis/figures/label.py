@@ -16,7 +16,7 @@ _GAP = 9.0
 """Points between a curve's end and its label."""
 _LINE = 1.25
 """Distance of two labels, in font sizes."""
-_COVERED, _OUTSIDE, _CROSSED, _NEAR = 20.0, 99.0, 8.0, 2.0
+_COVERED, _OUTSIDE, _CROSSED, _NEAR = 20.0, 99.0, 8.0, 4.0
 """Cost of covering a marker or another text, of leaving the panel, of a thin line through a text, and of standing
 next to another's marker or of a thin line through it; a bar costs 1."""
 _STEPS = tuple(
