@@ -267,7 +267,9 @@ def _cited(table: Table) -> list[str]:
 
 def _provenance(table: Table) -> str:
     records = table.records
-    commits = sorted({r.code.commit[:12] + (" (dirty)" if r.code.dirty else "") for r in records})
+    # a run may have been trained by one commit and evaluated by another
+    codes = [r.code for r in records] + [r.pretrain.code for r in records if r.pretrain]
+    commits = sorted({c.commit[:12] + " (dirty)" * c.dirty for c in codes if c})
     devices = sorted({f"{r.device.name}, {r.device.cpu_threads} threads" if r.device.kind == "cpu"
                       else f"{r.device.count} x {r.device.name}" for r in records})  # fmt: skip
     replay_note = replay.note(table.entries[0].path.parents[1], records)
@@ -276,6 +278,15 @@ def _provenance(table: Table) -> str:
         max(record.started for record in records),
     )
     return (
-        f"Commit {', '.join(commits)}{replay_note}; {'; '.join(devices)}; {records[0].precision}; {runs} runs, "
-        f"{len(records)} records, the last of {last[:10]}."
+        f"Commit {', '.join(commits)}{replay_note}; {_packages(records)}; {'; '.join(devices)}; "
+        f"{records[0].precision}; {runs} runs, {len(records)} records, the last of {last[:10]}."
     )
+
+
+def _packages(records: Sequence[Record]) -> str:
+    """`torch 2.11.0, timm 1.0.31`; of several versions all, for numbers may change with them."""
+    versions = {
+        name: sorted({record.versions.get(name, "unknown") for record in records})
+        for name in ("torch", "timm")
+    }
+    return ", ".join(f"{name} {' and '.join(numbers)}" for name, numbers in versions.items())

@@ -292,3 +292,16 @@ def test_answers__are_those_of_the_rows_own_protocol(results):
              if o.record.protocol == "finetune" and o.record.target == "hog"}  # fmt: skip
     mean = np.mean([tuned[s].mean() - scratch[s].mean() for s in scratch])
     assert made.row("hog").differences["finetune"].mean == pytest.approx(mean)
+
+
+def test_provenance__names_a_dirty_training_and_every_version(results, tmp_path):
+    def change(content):
+        content["versions"]["torch"] = "2.6.0"
+        if content["pretrain"]:
+            content["pretrain"]["code"] = {"commit": "f" * 40, "dirty": True}
+
+    made = table.build("targets", "tiny", changed(results, tmp_path, change, "hog*__linear.json"))
+    (line,) = re.findall("- Commit .*", render.markdown(made))
+    assert "ffffffffffff (dirty)" in line and re.search(
+        r"torch 2\.6\.0 and \d|torch \S+ and 2\.6\.0", line
+    )
