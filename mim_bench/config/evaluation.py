@@ -31,7 +31,9 @@ class LinearConfig(ScheduleConfig):
     penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1
     )
-    """`lbfgs`: inverse penalties c to choose from (loss: c * sum of cross-entropies + half the squared weights)."""
+    """`lbfgs`: inverse penalties c to choose from (loss: c * sum of cross-entropies + half the squared weights). At
+    `small` the last is chosen, next to no penalty: up to 1,000 c became 10, and the accuracy of `hog_pixel` 55.53 for
+    55.55 %."""
     tune_fraction: Fraction = 0.1
     """`lbfgs`: share of the training images that the penalty is chosen on; it is then solved on all."""
 
