@@ -24,6 +24,7 @@ from mim_bench.targets.check import check_target, check_values
 from mim_bench.train import checkpoint, distributed, loop
 from mim_bench.train.backend import accelerate
 from mim_bench.train.distributed import full_tensor, shard, sharded_modules
+from mim_bench.train.drawn_ahead import DrawnAhead
 from mim_bench.train.log import read_log
 from mim_bench.train.loss_watch import LossNotFinite
 from mim_bench.train.optimizer import adamw, decay_groups
@@ -39,7 +40,7 @@ class PretrainTask:
 
     model: MaskedAutoencoder
     target: Target
-    sampler: masking.MaskSampler
+    sampler: masking.MaskSampler | DrawnAhead
     seed: int
     whole_model: MaskedAutoencoder | None = None
     """Whole copy of a model whose weights are split over ranks, for the target to follow."""
@@ -157,7 +158,7 @@ def pretrain(
     target.requires_grad_(False)
     model = build_model(config, target.dim).to(device)
     target.begin(model)
-    sampler = masking.MaskSampler(config.mask, model.geometry.grid)
+    sampler = _sampler(config, device)
     is_split = config.runtime.shard and distributed.size() > 1
     whole_model = copy.deepcopy(model) if is_split and target.follows_student else None
     accelerate(model, device, config.runtime)
@@ -168,6 +169,8 @@ def pretrain(
     )
 
     def batches(index_batches: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if isinstance(sampler, DrawnAhead):
+            sampler.expect(index_batches, seed=config.seed, epoch=epoch)
         own = (config, data, index_batches, epoch, device, data.num_workers)
         if target.num_views == 1:
             return views(*own)
@@ -194,6 +197,13 @@ def pretrain(
         model = build_model(config, target.dim).to(device)
         load_weights(folder, model)
     return model, outcome
+
+
+def _sampler(config: RunConfig, device: torch.device) -> masking.MaskSampler | DrawnAhead:
+    """The run's masks, drawn ahead where the host draws them for another device."""
+    sampler = masking.MaskSampler(config.mask, geometry(config).grid)
+    is_ahead = config.mask.sampling == "block" and device.type == "cuda"
+    return DrawnAhead(sampler) if is_ahead else sampler
 
 
 def _blame_target(target: Target, batches: Iterator[tuple[Tensor, Tensor]]) -> None:

@@ -10,6 +10,7 @@ from skimage import data, feature, filters
 
 from mim_bench.errors import UserError
 from mim_bench.targets.build import build_target
+from mim_bench.targets.class_target import _cross_entropy
 from mim_bench.targets.fitted import centers, nearest
 from mim_bench.targets.wavelet import haar
 
@@ -110,6 +111,14 @@ def test_downsized__loss_is_the_mean_cross_entropy_of_its_cells_however_many_pie
     loss.square().sum().backward()
     torch.testing.assert_close(loss.double(), -right[..., 0].mean(-1))
     torch.testing.assert_close(got.grad.double(), want.grad)
+
+
+def test_single_index__has_the_same_loss_with_its_classes_in_either_order():
+    target = built("mean_color")
+    indices = target(IMAGES[:3])
+    logits = torch.randn(3, 6, target.dim, generator=torch.Generator().manual_seed(0))
+    other = _cross_entropy(logits.flatten(0, 1), indices.flatten()).view(3, 6)
+    torch.testing.assert_close(target.loss(logits, indices), other)
 
 
 def test_palette__is_the_nearest_colour_of_each_pixel_by_scipy():
