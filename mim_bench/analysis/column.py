@@ -40,7 +40,8 @@ def columns_of(
     keys = [key for key, fraction in is_fraction.items() if fraction and ":" not in key]
     keys.sort(key=lambda key: ("@" in key, key != primary, order.index(key.split()[0])))
     columns = [Column(key, _heading(key), True) for key in keys]
-    if any("scratch" in line.protocols and line.entries for line in by_label.values()):
+    has_scratch = any("scratch" in line.protocols and line.entries for line in by_label.values())
+    if has_scratch and "finetune" in benchmark.protocols:
         columns.append(Column("epochs_to_scratch", "epochs to scratch", False, False))
     if "step_s" in is_fraction:
         columns += [Column(key, *COSTS[key]) for key in benchmark.cost]

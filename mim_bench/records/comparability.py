@@ -1,6 +1,6 @@
 """Conditions that must hold before rows are put into one table; otherwise the table is refused and says why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mim_bench.config.protocol import PROTOCOLS
 from mim_bench.config.resolve import flatten
@@ -72,37 +72,44 @@ def _same_images(entries: Sequence[CellRecord]) -> None:
             )
 
 
-def compared_sections(entries: Sequence[CellRecord]) -> list[str]:
-    """Sections of a config that the numbers of these records depend on."""
-    used = {part for entry in entries for part in PROTOCOLS[entry.record.protocol].sections}
-    return [*IDENTITY, *sorted(used)]
+def compared_settings(entries: Iterable[CellRecord]) -> dict[str, str]:
+    """Field -> value, as text, of what the numbers of one run's records depend on: its identity, and the sections of
+    their protocols; what has joined since has its default.
+    """
+    settings: dict[str, str] = {}
+    for record in {entry.record.protocol: entry.record for entry in entries}.values():
+        content = keys.config_of(record).model_dump(mode="json")
+        sections = {*IDENTITY, *PROTOCOLS[record.protocol].sections}
+        flat = flatten({section: content[section] for section in sections})
+        settings |= {name: str(value) for name, value in flat.items() if name not in _NOT_COMPARED}
+    return settings
 
 
-def compared_settings(record: Record, sections: Sequence[str]) -> dict[str, str]:
-    """Field -> value, as text, of a record's config in these sections; what has joined since has its default."""
-    content = keys.config_of(record).model_dump(mode="json")
-    flat = flatten({section: content[section] for section in sections})
-    return {name: str(value) for name, value in flat.items() if name not in _NOT_COMPARED}
+def differing(configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Fields with several values; a parameter of one target counts, a section of a protocol that others have not run
+    does not.
+    """
+    values: dict[str, set[str]] = {}
+    for config in configs:
+        for name, value in config.items():
+            values.setdefault(name, set()).add(value)
+    for name in [name for name in values if name.startswith("target.")]:
+        values[name] |= {config.get(name, "-") for config in configs}
+    return sorted(name for name, several in values.items() if len(several) > 1)
 
 
 def differing_fields(entries: Sequence[CellRecord]) -> list[str]:
     """Fields in which the rows' configs differ; all of them are what the grid names, or the target's."""
-    sections = compared_sections(entries)
     # of configs that differ in their seed alone one stands for all
-    shared = {keys.shared_text(entry.record): entry.record for entry in entries}
-    configs = [compared_settings(record, sections) for record in shared.values()]
-    differing = [
-        name
-        for name in sorted({name for config in configs for name in config})
-        if len({config.get(name, "-") for config in configs}) > 1
-    ]
+    shared = {(keys.shared_text(entry.record), entry.record.protocol): entry for entry in entries}
+    found = differing([compared_settings([entry]) for entry in shared.values()])
     allowed = {field for entry in entries for field in entry.cell.varies()}
     varies_target = any(entry.cell.varies_target() for entry in entries)
     outside = [
         name
-        for name in differing
+        for name in found
         if name not in allowed and not (varies_target and name.startswith("target."))
     ]
     if outside:
         raise UserError(f"rows differ in {', '.join(outside)}: this is no closed table")
-    return differing
+    return found

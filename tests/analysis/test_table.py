@@ -245,6 +245,17 @@ def test_table__refuses_what_proves_nothing(results, tmp_path, change, message):
         table.build("targets", "tiny", changed(results, tmp_path, change, "*__linear.json"))
 
 
+def test_settings_of_a_protocol__are_compared_among_its_own_records(results, tmp_path):
+    """A row that is fine-tuned later, under other settings of `finetune`, has the same linear probe as before."""
+
+    def change(content):
+        content["config"]["finetune"].update(epochs=7)
+
+    table.build("targets", "tiny", changed(results, tmp_path / "a", change, "*__linear.json"))
+    with pytest.raises(UserError, match=r"rows differ in finetune\.epochs"):
+        table.build("targets", "tiny", changed(results, tmp_path / "b", change, "*__finetune.json"))
+
+
 def test_record_without_flops__makes_its_row_stale(results, tmp_path):
     def change(content):
         content["pretrain"].update(flops=None)

@@ -8,7 +8,7 @@ from mim_bench.analysis.row import RowRecords
 from mim_bench.analysis.table import Table
 from mim_bench.config.cells import SEEDS
 from mim_bench.config.resolve import flatten
-from mim_bench.records.comparability import compared_sections, compared_settings
+from mim_bench.records.comparability import compared_settings, differing
 from mim_bench.records.store import CellRecord
 
 
@@ -39,14 +39,14 @@ def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrig
     """One for each row that is pre-trained."""
     rows = _encoders(table)
     configs = _configs(rows)
-    differing = _differing(configs)
+    names = differing(list(configs.values()))
     return [
         RowOrigin(
             f"{prefix}-row-{index}",
             row.label,
             _command(row, table.preset, overrides),
             _states(row),
-            [(name, configs[row.label].get(name, "-")) for name in differing],
+            [(name, configs[row.label].get(name, "-")) for name in names],
         )
         for index, row in enumerate(rows)
     ]
@@ -55,15 +55,15 @@ def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrig
 def settings_grid(table: Table) -> Grid:
     """Every setting in which two rows differ: read down a column."""
     configs = _configs(_encoders(table))
-    differing = _differing(configs)
+    names = differing(list(configs.values()))
     rows = [
         [
             TableCell(label),
-            *(TableCell(config[name]) if name in config else MISSING for name in differing),
+            *(TableCell(config[name]) if name in config else MISSING for name in names),
         ]
         for label, config in configs.items()
     ]
-    return Grid(["row", *differing], rows if differing else [])
+    return Grid(["row", *names], rows if names else [])
 
 
 def shared_settings(table: Table) -> list[tuple[str, str]]:
@@ -81,16 +81,7 @@ def _encoders(table: Table) -> list[RowRecords]:
 
 
 def _configs(rows: Sequence[RowRecords]) -> dict[str, dict[str, str]]:
-    sections = compared_sections([entry for row in rows for entry in row.entries])
-    return {
-        row.label: dict(sorted(compared_settings(row.entries[0].record, sections).items()))
-        for row in rows
-    }
-
-
-def _differing(configs: dict[str, dict[str, str]]) -> list[str]:
-    names = sorted({name for config in configs.values() for name in config})
-    return [name for name in names if len({config.get(name) for config in configs.values()}) > 1]
+    return {row.label: dict(sorted(compared_settings(row.entries).items())) for row in rows}
 
 
 def _command(row: RowRecords, preset: str, overrides: Sequence[str]) -> str:
