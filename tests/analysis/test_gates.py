@@ -68,7 +68,7 @@ def test_row__whose_loss_is_not_below_ridge_is_marked_and_not_ranked(tmp_path, m
     assert ("| decoder depth 4 (below the gate" in text) == is_below
     assert ("decoder depth 4 (loss 0.600, ridge 0.500)" in text) == is_below
     assert ("decoder depth 4" in best) != is_below
-    assert f"decoder depth 4 {1 - model:.3f}" in text  # R2 is shown either way
+    assert f"decoder depth 4: {1 - model:.3f}" in text  # R2 is shown either way
 
 
 def test_row__has_to_be_below_the_mean_where_ridge_is_worse(tmp_path):
