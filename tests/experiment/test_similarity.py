@@ -27,7 +27,7 @@ def test_similarity__of_every_two_runs_and_every_target(tmp_path):
     name = str(tmp_path / "two.toml")
     (tmp_path / "two.toml").write_text(FILE)
     out, results = tmp_path / "runs", tmp_path / "results"
-    with pytest.raises(UserError, match="0 finished runs"):
+    with pytest.raises(UserError, match=": 0; at least 2 are needed"):
         write_similarity(name, "tiny", out=out, results=results, overrides=SMALL)
     swept.remember(name, "tiny", results, SMALL)
     assert sweep(name, "tiny", out=out, results=results, overrides=SMALL, notify=print) == []
