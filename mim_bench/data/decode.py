@@ -56,7 +56,7 @@ def decode(data: bytes | Path, location: str) -> Image8:
         else:
             array = _pillow(data if isinstance(data, Path) else BytesIO(data))
     except FileNotFoundError:
-        raise UserError(f"{location}: no such file") from None
+        raise UserError(f"{location}: unreadable image (no such file)") from None
     except UnidentifiedImageError:
         raise UserError(f"{location}: unreadable image (no format that Pillow knows)") from None
     except Exception as error:  # a broken file makes decoders raise almost anything
