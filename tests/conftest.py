@@ -1,11 +1,12 @@
 """Shared by the tests: golden files, tiny configs, one thread so that several test processes fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import Browser
 
 from mim_bench.config.resolve import load_config
 from mim_bench.config.run import RunConfig
@@ -57,6 +58,15 @@ def small() -> Callable[..., RunConfig]:
         return load_config(target, "tiny", [*SMALL, *overrides])
 
     return build
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path) -> Iterator[Browser]:
+    """A browser that shows the module's `page`, as wide as a desk's."""
+    with Browser() as browser:
+        browser.resize(1280)
+        browser.open(page)
+        yield browser
 
 
 @pytest.fixture(autouse=True, scope="session")

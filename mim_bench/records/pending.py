@@ -87,9 +87,9 @@ def list_pending(
             check_source(source)
         swept.remember(name, preset, results, overrides)
         remove_unfinished(folder, older_than_s=3600)
-    recorded = _have(grid_cells, folder / "records", own_records, copy)
-    found = store.find(grid_cells, own_records)[0]
-    outdated = {(id(entry.cell), entry.record.protocol) for entry in found if entry.stale}
+    own_entries, _ = store.find(grid_cells, own_records)
+    recorded = _have(grid_cells, folder / "records", own_entries, copy)
+    outdated = {(id(entry.cell), entry.record.protocol) for entry in own_entries if entry.stale}
     pending_cells = []
     for number, cell in enumerate(grid_cells, start=1):
         cell_protocols = cell.config.evaluate.protocols
@@ -117,17 +117,18 @@ def lacking(config: RunConfig, records: Path) -> tuple[ProtocolName, ...]:
         records: the benchmark's, `results/<benchmark>/<preset>/records`.
     """
     cell = Cell(config, {}, {})
-    recorded = _have([cell], records, store.read_folder(records), copy=True)[id(cell)]
+    own_entries, _ = store.find([cell], store.read_folder(records))
+    recorded = _have([cell], records, own_entries, copy=True)[id(cell)]
     return tuple(protocol for protocol in config.evaluate.protocols if protocol not in recorded)
 
 
 def _have(
-    grid_cells: Sequence[Cell], folder: Path, own_records: Records, copy: bool
+    grid_cells: Sequence[Cell], folder: Path, own_entries: Sequence[CellRecord], copy: bool
 ) -> dict[int, set[str]]:
-    """Protocols of each cell that have a record: `own_records`, those of the benchmark's folder, or another's."""
+    """Protocols of each cell that have a record: `own_entries`, those of the benchmark's folder, or another's."""
     recorded: dict[int, set[str]] = {id(cell): set() for cell in grid_cells}
-    for cell, entry in _matching(grid_cells, own_records):
-        recorded[id(cell)].add(entry.record.protocol)
+    for entry in _current(own_entries):
+        recorded[id(entry.cell)].add(entry.record.protocol)
     results, preset = folder.parents[2], folder.parent.name
     for other in sorted(results.glob(f"*/{preset}/records")):
         if other != folder:
@@ -136,18 +137,17 @@ def _have(
                 for cell in grid_cells
                 if set(cell.config.evaluate.protocols) - recorded[id(cell)]
             ]
-            for cell, entry in _matching(lack, store.read_folder(other)):
-                if entry.record.protocol not in recorded[id(cell)]:
+            for entry in _current(store.find(lack, store.read_folder(other))[0]):
+                if entry.record.protocol not in recorded[id(entry.cell)]:
                     if copy:
                         store.copy(entry.path, entry.record, folder)
-                    recorded[id(cell)].add(entry.record.protocol)
+                    recorded[id(entry.cell)].add(entry.record.protocol)
     return recorded
 
 
-def _matching(grid_cells: Sequence[Cell], records: Records) -> list[tuple[Cell, CellRecord]]:
-    matching, _ = store.find(grid_cells, records)
+def _current(entries: Sequence[CellRecord]) -> list[CellRecord]:
     return [
-        (entry.cell, entry)
-        for entry in matching
+        entry
+        for entry in entries
         if not entry.stale and store.of_same_data(entry.record, entry.cell.config)
     ]

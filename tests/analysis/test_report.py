@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -149,14 +149,6 @@ def test_svg__refuses_what_is_none(text: str) -> None:
 
 
 # ---- in a browser ----
-
-
-@pytest.fixture(scope="module")
-def browser(page: Path) -> Iterator[Browser]:
-    with Browser() as browser:
-        browser.resize(1280)
-        browser.open(page)
-        yield browser
 
 
 _TABLE = """

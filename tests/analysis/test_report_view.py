@@ -1,6 +1,5 @@
 """The report in a real browser: on a phone, in the dark, in print, and by its address."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = {label: Figure(figsize=(6, 2), facecolor=label) for label in ("red", "lime", "blue")}
     write_frames(frames, home("targets", "tiny", results) / "ratios.png")
     return write_report(results, lambda line: None)
-
-
-@pytest.fixture(scope="module")
-def browser(page: Path) -> Iterator[Browser]:
-    with Browser() as browser:
-        browser.resize(1280)
-        browser.open(page)
-        yield browser
 
 
 def _hex(rgb: str) -> str:

@@ -27,15 +27,18 @@ Accuracies = Mapping[str, Mapping[str, float]]
 
 def draw_diagnoses(path: Path, preset: str, results: Path) -> list[Path]:
     """`<preset>.png`, `.svg` and `.pdf` next to the CSV file that `diagnose` wrote."""
-    table = pd.read_csv(path)
+    table, trained = pd.read_csv(path), trained_accuracies(preset, results)
     with style():
-        figure = compose(table, trained_accuracies(preset, results), preset)
-        return save(figure, path.with_suffix(""), stamp(path, preset, results))
+        return save(compose(table, trained, preset), path.with_suffix(""), _stamp(table, trained))
 
 
 def stamp(path: Path, preset: str, results: Path) -> str:
     """Digest of what the figure of a CSV file is drawn from, the records of encoders too."""
-    return digest([pd.read_csv(path).to_json(), trained_accuracies(preset, results)])
+    return _stamp(pd.read_csv(path), trained_accuracies(preset, results))
+
+
+def _stamp(table: pd.DataFrame, trained: Accuracies) -> str:
+    return digest([table.to_json(), trained])
 
 
 def trained_accuracies(preset: str, results: Path) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from mim_bench.analysis import gates, headline, render, write
 from mim_bench.analysis import table as tables
 from mim_bench.analysis.external import external_grid
 from mim_bench.analysis.figures.color import look_numbers
-from mim_bench.analysis.grid import MISSING, Grid, TableCell
+from mim_bench.analysis.grid import Grid
 from mim_bench.analysis.report import provenance
 from mim_bench.analysis.report.comparison import Comparison, comparisons, ranks
 from mim_bench.analysis.report.diagnoses import LEGEND, diagnosed
@@ -220,9 +220,7 @@ def _fill(section: PresetSection, table: Table, overrides: Sequence[str]) -> Non
     section.comparison_with_published = _captioned(
         f"{title}: published and measured", render.published_and_measured(table)
     )
-    section.settings = _captioned(
-        f"{title}: settings that differ", _by_setting(provenance.settings_grid(table))
-    )
+    section.settings = _captioned(f"{title}: settings that differ", provenance.settings_grid(table))
     section.shared = provenance.shared_settings(table)
     section.origins = provenance.origins(table, section.anchor, overrides)
     section.downloads = _downloads(section.anchor, table)
@@ -230,19 +228,6 @@ def _fill(section: PresetSection, table: Table, overrides: Sequence[str]) -> Non
 
 def _captioned(caption: str, grid: Grid) -> CaptionedGrid | None:
     return CaptionedGrid(caption, grid) if grid.rows else None
-
-
-def _by_setting(grid: Grid) -> Grid:
-    """A line for each value of a setting and the rows that have it: a column a setting is wider than any page."""
-    lines = []
-    for column, name in enumerate(grid.headings[1:], start=1):
-        rows_of: dict[str, list[str]] = {}
-        for row in grid.rows:
-            if row[column] != MISSING:
-                rows_of.setdefault(row[column].text, []).append(row[0].text)
-        for value, rows in rows_of.items():
-            lines.append([TableCell("; ".join(rows)), TableCell(name), TableCell(value)])
-    return Grid(["rows", "setting", "value"], lines)
 
 
 def _downloads(name: str, table: Table) -> list[Markup]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mim_bench.analysis.grid import MISSING, Grid, TableCell
+from mim_bench.analysis.grid import Grid, TableCell
 from mim_bench.analysis.row import RowRecords
 from mim_bench.analysis.table import Table
 from mim_bench.config.cells import SEEDS
@@ -53,17 +53,21 @@ def origins(table: Table, prefix: str, overrides: Sequence[str]) -> list[RowOrig
 
 
 def settings_grid(table: Table) -> Grid:
-    """Every setting in which two rows differ: read down a column."""
+    """Every setting in which two rows differ, a line for each value and the rows that have it: a column a setting is
+    wider than any page.
+    """
     configs = _configs(_encoders(table))
-    names = differing(list(configs.values()))
-    rows = [
-        [
-            TableCell(label),
-            *(TableCell(config[name]) if name in config else MISSING for name in names),
+    lines = []
+    for name in differing(list(configs.values())):
+        rows_of: dict[str, list[str]] = {}
+        for label, config in configs.items():
+            if name in config:
+                rows_of.setdefault(config[name], []).append(label)
+        lines += [
+            [TableCell("; ".join(labels)), TableCell(name), TableCell(value)]
+            for value, labels in rows_of.items()
         ]
-        for label, config in configs.items()
-    ]
-    return Grid(["row", *names], rows if names else [])
+    return Grid(["rows", "setting", "value"], lines)
 
 
 def shared_settings(table: Table) -> list[tuple[str, str]]:
